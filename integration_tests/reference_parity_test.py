@@ -1,0 +1,205 @@
+"""The recorded outputs of the official implementation: outputs, memory and gradients.
+
+Reads every .npz of the folder MELODI_GOLDEN_DIR (default: the copies in golden/).  A file names its
+system; a system that is not built yet is an expected failure, and `NOT_BUILT` lists them all.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from integration_tests.golden_files import GoldenFile, files
+from melodi_plugin.attention import rms_norm
+from melodi_plugin.memory import Memory
+from melodi_plugin.schedule import read_segment
+from melodi_plugin.segments import plan_windows
+from melodi_plugin.testing import assert_close, stack_layers
+
+NOT_BUILT = {"transformer_xl", "memorizing_transformer", "block_recurrent"}
+SCHEDULES = ("layers", "windows")
+
+
+def by_system(*, language_model: bool):
+  """The files of one kind, as pytest parameters."""
+  params = []
+  for path in files():
+    golden = GoldenFile(path)
+    if "system" not in golden.meta or golden.language_model != language_model:
+      continue
+    not_built = golden.meta["system"] in NOT_BUILT
+    marks = [pytest.mark.xfail(reason="system not built yet", strict=True)] if not_built else []
+    params.append(pytest.param(path, marks=marks, id=path.stem))
+  return params
+
+
+def require_system(golden: GoldenFile) -> None:
+  """Says which system a file wants, if it is not MELODI."""
+  if golden.meta["system"] != "melodi":
+    raise NotImplementedError(f"no {golden.meta['system']} yet")
+
+
+def as_jax(tree):
+  return jax.tree.map(jnp.asarray, tree)
+
+
+@functools.cache
+def segment_function(config, schedule):
+  """(layers, summary, final_norm, x, short, long, positions) -> (y, memory, per-window y)."""
+
+  def run(params, x, short, long, positions):
+    layers, summary, final_norm = params
+    batch = x.shape[0]
+    windows = plan_windows(
+      positions,
+      jnp.ones_like(positions),
+      jnp.zeros(batch, jnp.int32),
+      window_length=config.window_length,
+      queue_windows=config.long_term_windows,
+    )
+    memory = Memory(short, long, jnp.zeros(batch, jnp.int32))
+    y, memory = read_segment(
+      stack_layers(layers, config), config, x, summary, memory, windows, schedule=schedule
+    )
+    return rms_norm(y, final_norm), memory
+
+  return run
+
+
+@functools.cache
+def loss_and_grads(config, schedule):
+  run = segment_function(config, schedule)
+
+  def loss(params, x, short, long, positions, weights):
+    return jnp.sum(run(params, x, short, long, positions)[0] * weights)
+
+  return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("path", by_system(language_model=False))
+def test_stack(path, schedule):
+  golden = GoldenFile(path)
+  require_system(golden)
+  config = golden.config
+  params = as_jax(
+    (
+      golden.layers(),
+      golden["params/summary_embeddings"],
+      golden["params/final_layernorm/scale"],
+    )
+  )
+  run = jax.jit(segment_function(config, schedule))
+  for segment in range(1, golden.meta["segments"] + 1):
+    before = golden.memory(f"state{segment - 1}")
+    positions = golden.positions(segment)
+    x = golden["xs"][segment - 1]
+    y, after = run(params, x, before.short, before.long, positions)
+    expected = golden.memory(f"state{segment}")
+    assert_close(y, golden["ys"][segment - 1])
+    assert_close((after.short, after.long), (expected.short, expected.long))
+    if f"grad{segment}_loss" in golden:
+      check_gradients(golden, schedule, params, segment)
+  check_layers(golden, params)
+  check_last_window(golden, schedule, params)
+  check_twins(golden)
+  assert golden.unread() == []
+
+
+def check_gradients(golden, schedule, params, segment):
+  """d sum(ys * R) of one segment, with respect to parameters, input and incoming memory."""
+  before, group = golden.memory(f"state{segment - 1}"), f"grad{segment}"
+  loss, grads = loss_and_grads(golden.config, schedule)(
+    params,
+    golden["xs"][segment - 1],
+    before.short,
+    before.long,
+    golden.positions(segment),
+    golden["R"][segment - 1],
+  )
+  state = golden.memory(f"{group}_state", mode="train")
+  expected = (
+    (
+      golden.layers(f"{group}_params"),
+      golden[f"{group}_params/summary_embeddings"],
+      golden[f"{group}_params/final_layernorm/scale"],
+    ),
+    golden[f"{group}_xs"],
+    state.short,
+    state.long,
+  )
+  assert_close(loss, golden[f"{group}_loss"], relative=2e-5)
+  assert_close(grads, expected)
+
+
+def check_last_window(golden, schedule, params):
+  """The loss of the last window alone: its gradient reaches the earlier windows' input."""
+  name = "grad_lastwindow_xs_seg2"
+  if name not in golden:
+    return
+  before, window = golden.memory("state1"), golden.config.window_length
+  weights = golden["R"][1] * (np.arange(golden.meta["segment_length"]) >= golden.meta[
+    "segment_length"] - window)[None, :, None]
+  args = (golden["xs"][1], before.short, before.long, golden.positions(2), weights)
+  _, grads = loss_and_grads(golden.config, schedule)(params, *args)
+  assert_close(grads[1], golden[name])
+  assert np.abs(golden[name][:, :-window]).max() > 0.01
+
+
+def check_layers(golden, params):
+  """Per-layer outputs: the stack cut off above each layer, its last stream compared."""
+  config = golden.config
+  for segment in range(1, golden.meta["segments"] + 1):
+    if f"inter{segment}/melodi_layers_0/xs" not in golden:
+      continue
+    before, positions = golden.memory(f"state{segment - 1}"), golden.positions(segment)
+    outs = jax.jit(functools.partial(streams_of_layers, config))(
+      params, golden["xs"][segment - 1], before, positions
+    )
+    for index, (x, u) in enumerate(outs):
+      assert_close(x, golden[f"inter{segment}/melodi_layers_{index}/xs"])
+      assert_close(u, golden[f"inter{segment}/melodi_layers_{index}/us"])
+
+
+def streams_of_layers(config, params, x, memory, positions):
+  """(x, u) above every layer, by calling the cells one by one."""
+  layers, summary, _ = params
+  batch, length, width = x.shape
+  count = length // config.window_length
+  windows = plan_windows(
+    positions,
+    jnp.ones_like(positions),
+    memory.windows,
+    window_length=config.window_length,
+    queue_windows=config.long_term_windows,
+  )
+  xs = list(jnp.split(x, count, axis=1))
+  us = [jnp.broadcast_to(summary[None], (batch, *summary.shape))] * count
+  shorts, longs, outs = iter(memory.short), iter(memory.long), []
+  empty = jnp.zeros((batch, 0, width))
+  from melodi_plugin.memory import LayerMemory
+
+  for stage in stack_layers(layers, config, scan_layers=False):
+    params_of_layer = jax.tree.map(lambda leaf: leaf[0], stage.params)
+    own = LayerMemory(
+      next(shorts) if stage.run.spec.short_tokens else empty,
+      next(longs) if stage.run.spec.increment else empty,
+    )
+    fixed, state = stage.cell.begin(params_of_layer, own, windows)
+    for k in range(count):
+      window = jax.tree.map(lambda leaf, k=k: leaf[k], windows)
+      result = stage.cell.window(
+        params_of_layer, fixed, state, xs[k], us[k], window, jnp.int32(k)
+      )
+      state, xs[k], us[k] = result.state, result.x, result.u
+    outs.append((jnp.concatenate(xs, axis=1), jnp.concatenate(us, axis=1)))
+  return outs
+
+
+def check_twins(golden):
+  """The reference keeps a second set of variables for training, which its evaluation leaves zero."""
+  for segment in range(golden.meta["segments"] + 1):
+    memory = golden.memory(f"state{segment}", mode="train")
+    assert not memory.short.any() and not memory.long.any()

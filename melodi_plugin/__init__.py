@@ -1,0 +1,1 @@
+"""MELODI memory for MaxText."""

@@ -1,0 +1,1 @@
+"""Parameters as Flax NNX modules, with initialisers and logical axes.  No MaxText here."""
