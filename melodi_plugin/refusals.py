@@ -1,0 +1,167 @@
+"""MaxText settings that would silently break memory: each is refused with one sentence.
+
+A setting leaves this list when a test shows that it works.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Refusal(NamedTuple):
+  """When a config is refused, and the sentence that says what is wrong and what to do."""
+
+  when: Callable[[Any], bool]
+  sentence: str
+
+
+def _set(key: str) -> Callable[[Any], bool]:
+  return lambda config: bool(getattr(config, key, False))
+
+
+def _context_parallel(config: Any) -> bool:
+  shards = config.ici_context_parallelism * config.dcn_context_parallelism
+  return shards not in (0, 1)
+
+
+REFUSALS = (
+  # Rows must go on where they stopped.
+  Refusal(
+    _set("packing"),
+    "packing=true packs every row anew, so memory would mix documents; set packing=false, the "
+    "loader already fills rows with whole documents.",
+  ),
+  Refusal(
+    lambda c: getattr(c.dataset_type, "value", c.dataset_type) not in ("grain", "synthetic"),
+    "dataset_type={c.dataset_type.value} starts every row anew at every step, so memory would "
+    "never be used; set dataset_type=grain and grain_train_files to a folder of documents.",
+  ),
+  Refusal(
+    _set("enable_rampup_batch_size"),
+    "enable_rampup_batch_size=true moves documents between rows, and memory belongs to rows; set "
+    "it to false.",
+  ),
+  Refusal(
+    lambda c: 0 < c.expansion_factor_real_data < 1,
+    "expansion_factor_real_data={c.expansion_factor_real_data} alternates between loaders, so rows "
+    "would change their document at every step; set it to -1.",
+  ),
+  Refusal(
+    lambda c: c.generate_padding_batch_train or c.generate_padding_batch_eval,
+    "generate_padding_batch_* inserts batches that are not the rows' documents; set both to false.",
+  ),
+  Refusal(
+    _set("grain_use_elastic_iterator"),
+    "grain_use_elastic_iterator=true reassigns documents to rows; set it to false.",
+  ),
+  Refusal(
+    _set("elastic_enabled"),
+    "elastic_enabled=true changes the rows of the batch while memory belongs to them; set it to "
+    "false.",
+  ),
+  Refusal(
+    lambda c: c.context_parallel_load_balance and _context_parallel(c),
+    "context_parallel_load_balance=true permutes the tokens of a segment, and windows are read in "
+    "order; set it to false.",
+  ),
+  Refusal(
+    lambda c: c.enable_emergency_checkpoint or c.enable_multi_tier_checkpointing,
+    "emergency and multi-tier checkpoints do not save the loader's place in the documents, so "
+    "memory and text would part; use ordinary checkpoints.",
+  ),
+  Refusal(
+    lambda c: c.gradient_accumulation_steps > 1,
+    "gradient_accumulation_steps={c.gradient_accumulation_steps} deals the rows of a batch out to "
+    "microbatches that share one memory; set it to 1 and lower per_device_batch_size instead.",
+  ),
+  Refusal(
+    lambda c: c.eval_interval > 0,
+    "eval_interval={c.eval_interval} would evaluate with the memory of the training rows; set it "
+    "to -1 and run `python -m melodi_plugin.evaluate` on a checkpoint.",
+  ),
+  Refusal(
+    _set("skip_step_on_spikes"),
+    "skip_step_on_spikes=true undoes the parameters of a step but not its memory; set it to false "
+    "(a row with non-finite memory keeps its old one anyway).",
+  ),
+  # Places where memory cannot follow.
+  Refusal(
+    _set("using_pipeline_parallelism"),
+    "pipeline parallelism runs stages on rows out of step and forbids state in layers; set "
+    "ici_pipeline_parallelism and dcn_pipeline_parallelism to 1.",
+  ),
+  Refusal(
+    _set("enable_diloco"),
+    "enable_diloco=true splits the batch over replicas that would need a memory each; set it to "
+    "false.",
+  ),
+  Refusal(
+    lambda c: c.num_experts > 1 and c.capacity_factor > 0,
+    "capacity_factor={c.capacity_factor} drops tokens, and what is dropped depends on the other "
+    "rows; set it to -1.",
+  ),
+  Refusal(
+    lambda c: c.num_experts > 1,
+    "num_experts={c.num_experts}: the paper's layers have a dense feed-forward network; set it "
+    "to 1.",
+  ),
+  Refusal(
+    lambda c: c.use_sft or c.use_dpo or hasattr(c, "rl"),
+    "MaxText's post-training (SFT, DPO, RL) feeds rows that are not documents read in order and "
+    "has not been shown to work with memory; pre-train with `python -m melodi_plugin.train`.",
+  ),
+  Refusal(
+    lambda c: str(getattr(c.attention, "value", c.attention)).startswith("vllm"),
+    "vLLM's attention keeps a cache of its own and knows nothing of memory; set "
+    "attention=dot_product.",
+  ),
+  # Parts of MaxText that this decoder does not have.
+  Refusal(
+    lambda c: c.mtp_num_layers > 0,
+    "mtp_num_layers={c.mtp_num_layers}: multi-token prediction would run MELODI layers without "
+    "memory; set it to 0.",
+  ),
+  Refusal(
+    lambda c: bool(c.quantization) or c.use_qwix_quantization,
+    "quantization={c.quantization} has not been shown to work with memory, and Qwix's trial run "
+    "writes into it; leave quantization empty.",
+  ),
+  Refusal(
+    _set("use_multimodal"),
+    "use_multimodal=true inserts tokens that are not text of the document; set it to false.",
+  ),
+  Refusal(
+    lambda c: c.trainable_position_size > 0 or c.use_untrainable_positional_embedding,
+    "absolute position embeddings do not reach the end of a long document; leave "
+    "trainable_position_size at -1 and use_untrainable_positional_embedding at false.",
+  ),
+  Refusal(
+    _set("parameter_memory_host_offload"),
+    "parameter_memory_host_offload=true is not supported by this decoder; set it to false.",
+  ),
+  Refusal(
+    _set("record_internal_nn_metrics"),
+    "record_internal_nn_metrics={c.record_internal_nn_metrics} looks for MaxText's own layers; set "
+    "it to 0.",
+  ),
+  Refusal(
+    lambda c: c.mhc_expansion_rate > 1 or bool(c.engram_layers),
+    "mhc_expansion_rate and engram_layers belong to other decoders; leave them at their defaults.",
+  ),
+  Refusal(
+    lambda c: c.num_kv_heads != c.num_query_heads,
+    "base_num_kv_heads must equal base_num_query_heads, since the paper's attention has as many "
+    "key heads as query heads; they are {c.num_kv_heads} and {c.num_query_heads}.",
+  ),
+  Refusal(
+    lambda c: c.max_target_length % c.melodi_window_length != 0,
+    "max_target_length={c.max_target_length} is not a whole number of windows of "
+    "melodi_window_length={c.melodi_window_length} tokens; change one of them.",
+  ),
+)
+
+
+def check(config: Any) -> None:
+  """Raises ValueError with the sentence of the first refusal that holds for a MaxText config."""
+  for refusal in REFUSALS:
+    if refusal.when(config):
+      raise ValueError("decoder_block: melodi refuses " + refusal.sentence.format(c=config))

@@ -1,0 +1,51 @@
+"""`register()` and `unregister()`: all or nothing, twice is harmless, undone without a trace."""
+
+import importlib.metadata
+
+from melodi_plugin import host
+
+_undos: list[host.Undo] = []
+
+
+class UnsupportedHost(RuntimeError):
+  """This MaxText is not the one that the plugin was written for."""
+
+
+def register() -> None:
+  """Teaches the imported MaxText `decoder_block: melodi` and its keys.
+
+  Nothing on disk changes.  All seams are checked before the first is touched.
+
+  Raises:
+    UnsupportedHost: if MaxText has another version, or one of its internals looks different.
+  """
+  if _undos:
+    return
+  version = importlib.metadata.version("maxtext")
+  if version != host.VERSION:
+    raise UnsupportedHost(
+      f"melodi_plugin works with maxtext=={host.VERSION}, but {version} is installed; run "
+      f"`pip install maxtext=={host.VERSION}`, or look for a newer melodi-plugin."
+    )
+  for seam in host.SEAMS:
+    try:
+      problem = seam.probe()
+    except (ImportError, AttributeError, TypeError, ValueError, OSError) as error:
+      problem = f"cannot be read ({error})"
+    if problem:
+      raise UnsupportedHost(
+        f"melodi_plugin cannot hook into MaxText {version}: maxtext.{seam.name} {problem}.  Has "
+        "MaxText been changed, or another plugin loaded?"
+      )
+  try:
+    for seam in host.SEAMS:
+      _undos.append(seam.apply())
+  except BaseException:
+    unregister()
+    raise
+
+
+def unregister() -> None:
+  """Undoes `register()`."""
+  while _undos:
+    _undos.pop()()
