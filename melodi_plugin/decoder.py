@@ -28,6 +28,7 @@ from melodi_plugin.schedule import Stage, read_segment
 from melodi_plugin.segments import plan_windows
 
 _TOKENS = ("activation_batch", "activation_length", "activation_embed")
+_LOGITS = ("activation_embed_and_logits_batch", "activation_length", "activation_vocab")
 _MEMORY_AXES = Memory(
   short=(None, "activation_batch", None, "activation_embed"),
   long=(None, "activation_batch", None, "activation_embed"),
@@ -193,6 +194,34 @@ class MelodiDecoder(NNXDecoder):
     self.keep(memory)
     return self._shard(x, _TOKENS)
 
+  def apply_output_head(
+    self,
+    shared_embedding: nnx.Module,
+    y: jax.Array,
+    deterministic: bool,
+    model_mode: str,
+    normalize_y: bool = True,
+  ) -> jax.Array:
+    """Final norm, dropout and logits (B, T, V).
+
+    Tied logits are float32 products with the float32 table (SEMANTICS 1.7); MaxText's own head
+    rounds the table to bfloat16 whatever the dtype.
+    """
+    config = self.config
+    if not config.logits_via_embedding:
+      return super().apply_output_head(shared_embedding, y, deterministic, model_mode, normalize_y)
+    if normalize_y:
+      y = self.decoder_norm(y)
+    y = self.dropout(y, deterministic=deterministic).astype(jnp.float32)
+    table = shared_embedding.embedding[...].astype(jnp.float32)
+    logits = jnp.einsum("BTD,VD->BTV", y, table)
+    if config.normalize_embedding_logits:
+      logits /= jnp.sqrt(jnp.float32(y.shape[-1]))
+    if config.final_logits_soft_cap:
+      logits = config.final_logits_soft_cap * jnp.tanh(logits / config.final_logits_soft_cap)
+    logits = self._shard(logits, _LOGITS)
+    return logits if config.cast_logits_to_fp32 else logits.astype(config.dtype)
+
   def __call__(
     self,
     shared_embedding: nnx.Module,
@@ -208,7 +237,7 @@ class MelodiDecoder(NNXDecoder):
     given = sorted(name for name, value in unused.items() if value is not None)
     if given:
       raise NotImplementedError(f"decoder_block: melodi does not know what to do with {given[0]}.")
-    precision = self.config.matmul_precision
+    precision = self.config.matmul_precision.value
     context = (
       contextlib.nullcontext() if precision == "default" else jax.default_matmul_precision(precision)
     )

@@ -1,0 +1,133 @@
+"""Closed forms against the sizes of real parameters and memory, and against published numbers."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from melodi_plugin.accounting import (
+  T5_TABLE,
+  MemoryNumbers,
+  layer_parameters,
+  memory_numbers,
+  parameters,
+)
+from melodi_plugin.attention import T5_BUCKETS
+from melodi_plugin.config import MelodiConfig
+from melodi_plugin.layers.paper import PaperLayerParams, summary_embeddings
+from melodi_plugin.memory import memory_shapes
+from melodi_plugin.schedule_test import CASES
+from melodi_plugin.testing import tiny_config
+
+PAPER = MelodiConfig(
+  num_layers=12,
+  emb_dim=1024,
+  num_heads=8,
+  head_dim=128,
+  mlp_dim=4096,
+  window_length=512,
+  summary_tokens=64,
+  short_term_tokens=64,
+  long_term_increment=32,
+  long_term_windows=128,
+  long_term_layers=(6,),
+  short_term_layers=tuple(range(12)),
+)
+BENCHMARK = MelodiConfig(
+  num_layers=12,
+  emb_dim=256,
+  num_heads=4,
+  head_dim=64,
+  mlp_dim=1024,
+  window_length=128,
+  summary_tokens=32,
+  short_term_tokens=32,
+  long_term_increment=8,
+  long_term_windows=16,
+  long_term_layers=(6,),
+  short_term_layers=tuple(range(12)),
+)
+MORE = {
+  "more short than summary": dict(short_term_tokens=7),
+  "some layers without short": dict(short_term_layers=(0,)),
+  "long layer without short": dict(short_term_layers=(0, 2)),
+  "no layer is short or long": dict(short_term_layers=(), long_term_layers=()),
+  "no summary, no branching": dict(
+    summary_tokens=0, short_term_tokens=0, summary_branching=False
+  ),
+  "no short, no branching": dict(short_term_tokens=0, summary_branching=False),
+  "head size is not width / heads": dict(num_heads=3, head_dim=5, mlp_dim=7),
+}
+CONFIGS = {name: tiny_config(**case) for name, case in (CASES | MORE).items()}
+CONFIGS |= {"the paper's size": PAPER, "the benchmark's size": BENCHMARK}
+
+
+# By hand from SEMANTICS 1.10.  A tiny layer without mixers has 2194 numbers, a full mixer 84.
+BY_HAND = {
+  "paper": 3 * (2194 + 84 + 84) + (26 + 16) + 80,
+  "summary differs from short": 3 * (2194 + 84 + 39) + (26 + 16) + 80,
+  "no short-term memory": 3 * 2194 + (84 + 26 + 16) + 80,
+  "no branching": 3 * 2194 + (26 + 16) + 80,
+  "no summary": 3 * (2194 + 36) + (18 + 16) + 16,
+  "no increment": 3 * (2194 + 84 + 84) + 80,
+  "no queue": 3 * (2194 + 84 + 84) + 80,
+  "no position": 3 * (2194 - 64 + 84 + 84) + (26 + 16) + 80,
+  "some layers without short": 3 * 2194 + (84 + 84) + (84 + 26 + 16) + 80,
+}
+
+
+def numbers(make):
+  """How many numbers the parameters of a module hold, without making them."""
+  with nnx.use_eager_sharding(False):  # there is no mesh here
+    shapes = jax.eval_shape(lambda: nnx.state(make(nnx.Rngs(0)), nnx.Param))
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_closed_form_equals_sizes_of_real_parameters(name):
+  config = CONFIGS[name]
+
+  def layer(spec):
+    return numbers(lambda rngs: PaperLayerParams(config, spec, dtype=jnp.float32, rngs=rngs))
+
+  def table(rngs):
+    return nnx.Dict(table=summary_embeddings(config, dtype=jnp.float32, rngs=rngs))
+
+  by_spec = {spec: layer(spec) for spec in set(config.layers)}
+  assert {spec: layer_parameters(config, spec) for spec in by_spec} == by_spec
+  stack = sum(by_spec[spec] for spec in config.layers) + numbers(table) + config.emb_dim
+  assert parameters(config) == stack
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_closed_form_equals_count_by_hand(name):
+  assert parameters(CONFIGS[name]) == BY_HAND[name]
+
+
+def test_benchmark_size_has_the_references_count():
+  assert parameters(BENCHMARK) == 9_606_200
+
+
+def test_paper_size_has_the_references_counts():
+  assert layer_parameters(PAPER, PAPER.layer(0)) == 12_668_296
+  assert parameters(PAPER) == 152_105_600
+  assert parameters(PAPER, vocab_size=32128) == 185_004_672
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_memory_numbers_equal_sizes_of_real_memory(name):
+  short, long, _ = memory_shapes(CONFIGS[name], batch=1)
+  expected = MemoryNumbers(math.prod(short), math.prod(long))
+  assert memory_numbers(CONFIGS[name]) == expected
+  assert expected.all == math.prod(short) + math.prod(long)
+
+
+def test_paper_size_remembers_five_million_numbers():
+  assert memory_numbers(PAPER) == (12 * 64 * 1024, 4096 * 1024)
+  assert memory_numbers(PAPER).all == 4_980_736
+
+
+def test_t5_table_is_the_one_that_attention_reads():
+  assert T5_TABLE == T5_BUCKETS

@@ -1,0 +1,277 @@
+"""The keys, the forms in which layers are named, the specs of layers and every error message."""
+
+import re
+import types
+
+import pytest
+from pydantic import ValidationError
+
+from melodi_plugin.config import LayerSpec, MelodiConfig, MelodiKeys, Run, parse_layers
+from melodi_plugin.testing import tiny_config
+
+# What MaxText itself brings.
+SIZES = dict(
+  num_decoder_layers=4,
+  emb_dim=16,
+  num_query_heads=2,
+  head_dim=8,
+  mlp_dim=32,
+  dropout_rate=0.25,
+)
+
+
+def from_keys(**keys):
+  """A config as MaxText would make it: its own sizes, and our keys after their checks."""
+  return MelodiConfig.from_maxtext(
+    types.SimpleNamespace(**SIZES, **MelodiKeys(**keys).model_dump())
+  )
+
+
+# -- Layers ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  "value, layers",
+  [
+    (None, ()),
+    ("", ()),
+    ("none", ()),
+    ("all", (0, 1, 2, 3, 4, 5, 6)),
+    ("middle", (3,)),
+    (6, (6,)),
+    (0, (0,)),
+    ("0", (0,)),
+    ("6", (6,)),
+    ("2,6", (2, 6)),
+    (" 6 , 2 ", (2, 6)),
+    ("[2, 6]", (2, 6)),
+    ("(2, 6)", (2, 6)),
+    ([6, 2, 6], (2, 6)),
+    ((2, 6), (2, 6)),
+    ([], ()),
+  ],
+)
+def test_layers_are_read_from_every_form(value, layers):
+  assert parse_layers("melodi_long_term_layers", value, 7) == layers
+
+
+@pytest.mark.parametrize("num_layers, middle", [(1, 0), (2, 1), (12, 6), (13, 6)])
+def test_middle_is_the_references_layer(num_layers, middle):
+  assert parse_layers("melodi_long_term_layers", "middle", num_layers) == (middle,)
+
+
+@pytest.mark.parametrize("value", ["upper", "2,", "2;6", "1.5", "2 6"])
+def test_what_is_no_list_of_layers_is_named_with_its_key_and_the_forms(value):
+  message = (
+    f"melodi_short_term_layers={value!r} is not a list of layers; write 'all', 'middle', 'none', "
+    "or numbers from 0 such as '2,6'."
+  )
+  with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    parse_layers("melodi_short_term_layers", value, 7)
+
+
+@pytest.mark.parametrize("key", ["long_term_layers", "short_term_layers"])
+@pytest.mark.parametrize("layer", [-1, 3])
+def test_layer_outside_the_model_is_named(key, layer):
+  message = f"melodi_{key} names layer {layer}, but the model has layers 0 to 2."
+  with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    tiny_config(**{key: (0, layer)})
+
+
+# -- Specs and runs -------------------------------------------------------------------------------
+
+SHORT = LayerSpec(4, 0, 0, mixes_summary=True, mixes_short=True, residual_short=True)
+LONG = SHORT._replace(increment=2, queue_tokens=6)
+BARE = LayerSpec(0, 0, 0, mixes_summary=False, mixes_short=False, residual_short=False)
+
+
+@pytest.mark.parametrize(
+  "changes, short, long",
+  [
+    ({}, SHORT, LONG),
+    (
+      dict(short_term_tokens=3),
+      SHORT._replace(short_tokens=3, residual_short=False),
+      LONG._replace(short_tokens=3, residual_short=False),
+    ),
+    # The reference's asymmetry: without short-term memory only a long-term layer mixes u.
+    (dict(short_term_tokens=0), BARE, LayerSpec(0, 2, 6, True, False, False)),
+    (dict(short_term_layers=()), BARE, LayerSpec(0, 2, 6, True, False, False)),
+    (
+      dict(summary_branching=False),
+      LayerSpec(4, 0, 0, False, False, False),
+      LayerSpec(4, 2, 6, False, False, False),
+    ),
+    (
+      dict(summary_branching=False, short_term_tokens=0),
+      BARE,
+      LayerSpec(0, 2, 6, False, False, False),
+    ),
+    (
+      dict(summary_tokens=0),
+      LayerSpec(4, 0, 0, False, True, False),
+      LayerSpec(4, 2, 6, False, True, False),
+    ),
+    (dict(long_term_increment=0), SHORT, SHORT),
+    (dict(long_term_windows=0), SHORT, SHORT),
+  ],
+)
+def test_spec_of_short_and_long_layers(changes, short, long):
+  config = tiny_config(**changes)
+  assert config.layer(0) == config.layer(2) == short
+  assert config.layer(1) == long
+  assert config.layers == (short, long, short)
+
+
+def test_layers_keep_their_own_memories():
+  config = tiny_config(long_term_layers=(0, 1), short_term_layers=(1, 2))
+  assert config.layers == (LayerSpec(0, 2, 6, True, False, False), LONG, SHORT)
+
+
+def test_runs_are_maximal():
+  every = tuple(range(7))
+  config = tiny_config(num_layers=7, long_term_layers=(0, 3, 4), short_term_layers=every)
+  assert config.runs() == (
+    Run(LONG, 0, 1),
+    Run(SHORT, 1, 2),
+    Run(LONG, 3, 2),
+    Run(SHORT, 5, 2),
+  )
+
+
+def test_homogeneous_stack_is_one_run():
+  config = tiny_config(num_layers=7, long_term_layers=(), short_term_layers=tuple(range(7)))
+  assert config.runs() == (Run(SHORT, 0, 7),)
+
+
+def test_every_layer_is_a_run_of_its_own_without_scan():
+  config = tiny_config()
+  assert config.runs(scan_layers=False) == (Run(SHORT, 0, 1), Run(LONG, 1, 1), Run(SHORT, 2, 1))
+
+
+def test_derived_sizes():
+  config = tiny_config()
+  assert config.queue_tokens == 3 * 2
+  assert config.mixer_inputs == 8 + 4
+
+
+# -- Checks ---------------------------------------------------------------------------------------
+
+
+def test_summary_tokens_handed_on_unmixed_must_fit_short_term_memory():
+  message = (
+    "melodi_summary_branching=false hands the 4 summary tokens on as short-term memory, so "
+    "melodi_short_term_tokens must be 4 or 0, not 3."
+  )
+  with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    tiny_config(summary_branching=False, short_term_tokens=3)
+
+
+def test_short_term_memory_cannot_come_from_no_summary_tokens():
+  with pytest.raises(ValueError, match="must be 0"):
+    tiny_config(summary_branching=False, summary_tokens=0)
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    dict(short_term_tokens=4),
+    dict(short_term_tokens=0),
+    dict(short_term_tokens=3, short_term_layers=()),
+  ],
+)
+def test_sizes_that_fit_without_branching(changes):
+  assert not tiny_config(summary_branching=False, **changes).layer(0).mixes_summary
+
+
+def test_config_can_be_a_static_argument():
+  assert hash(tiny_config()) == hash(tiny_config())
+  assert tiny_config() == tiny_config() != tiny_config(window_length=4)
+  with pytest.raises(AttributeError, match="cannot assign to field"):
+    tiny_config().window_length = 4
+
+
+# -- Keys -----------------------------------------------------------------------------------------
+
+
+def test_every_key_has_our_prefix_a_default_and_a_sentence():
+  for name, field in MelodiKeys.model_fields.items():
+    assert name.startswith("melodi_")
+    assert not field.is_required(), name
+    assert re.fullmatch(r"\S.{15,}[^.]\.", field.description or "", re.DOTALL), name
+
+
+def test_keys_reach_the_config_under_their_names():
+  given = dict(
+    window_length=24,
+    summary_tokens=5,
+    short_term_tokens=5,
+    long_term_increment=3,
+    long_term_windows=7,
+    summary_branching=False,
+    position="none",
+    mask_empty_slots=True,
+  )
+  config = from_keys(
+    melodi_long_term_layers=[1, 3],
+    melodi_short_term_layers="0,2",
+    **{f"melodi_{name}": value for name, value in given.items()},
+  )
+  assert config == MelodiConfig(
+    num_layers=4,
+    emb_dim=16,
+    num_heads=2,
+    head_dim=8,
+    mlp_dim=32,
+    dropout_rate=0.25,
+    long_term_layers=(1, 3),
+    short_term_layers=(0, 2),
+    **given,
+  )
+
+
+def test_defaults_are_the_references():
+  config = from_keys()
+  assert (config.window_length, config.summary_tokens, config.short_term_tokens) == (512, 64, 64)
+  assert config.queue_tokens == 4096 == 128 * config.long_term_increment
+  assert (config.long_term_layers, config.short_term_layers) == ((2,), (0, 1, 2, 3))
+  assert config.summary_branching
+  assert config.position == "t5"
+  assert not config.mask_empty_slots
+
+
+def test_keys_are_read_from_the_text_of_environment_variables():
+  config = from_keys(
+    melodi_window_length="24",
+    melodi_summary_branching="false",
+    melodi_mask_empty_slots="True",
+    melodi_long_term_layers="1, 2",
+    melodi_short_term_layers="0",
+  )
+  assert config.window_length == 24
+  assert config.summary_branching is False
+  assert config.mask_empty_slots is True
+  assert (config.long_term_layers, config.short_term_layers) == ((1, 2), (0,))
+
+
+def test_null_of_yaml_means_no_layer():
+  assert from_keys(melodi_long_term_layers=None).long_term_layers == ()
+
+
+@pytest.mark.parametrize(
+  "key, value",
+  [
+    ("melodi_window_length", 0),
+    ("melodi_summary_tokens", -1),
+    ("melodi_short_term_tokens", -1),
+    ("melodi_long_term_increment", -1),
+    ("melodi_long_term_windows", -1),
+    ("melodi_position", "rotary"),
+    ("melodi_memory_dtype", "float16"),
+    ("melodi_schedule", "diagonal"),
+    ("melodi_long_term_layers", 1.5),
+  ],
+)
+def test_impossible_value_is_refused_by_the_key(key, value):
+  with pytest.raises(ValidationError, match=key):
+    MelodiKeys(**{key: value})

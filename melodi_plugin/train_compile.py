@@ -1,0 +1,19 @@
+"""`python -m melodi_plugin.train_compile config.yml compile_topology=...`: compile without a TPU."""
+
+from collections.abc import Sequence
+
+from absl import app
+
+from melodi_plugin.registration import register
+
+
+def main(argv: Sequence[str]) -> None:
+  """Registers the plugin and hands over to `maxtext.trainers.pre_train.train_compile`."""
+  register()
+  from maxtext.trainers.pre_train import train_compile
+
+  train_compile.main(argv)
+
+
+if __name__ == "__main__":
+  app.run(main)
