@@ -1,4 +1,4 @@
-"""Strict numerics and shapes in every test.  Eight fake devices, as MaxText's sharding tests want."""
+"""Strict numerics and shapes in every test, on eight fake devices."""
 
 import os
 import pathlib

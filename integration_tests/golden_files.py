@@ -119,9 +119,7 @@ class GoldenFile:
       **{field: read(name) for field, name in LAYER_NAMES.items()},
       gate=when(spec.increment, read, "attn_gate"),
       summary_mixer=when(spec.mixes_summary, mixer, MIXER_NAMES["summary_mixer"], True),
-      short_mixer=when(
-        spec.mixes_short, mixer, MIXER_NAMES["short_mixer"], spec.residual_short
-      ),
+      short_mixer=when(spec.mixes_short, mixer, MIXER_NAMES["short_mixer"], spec.residual_short),
       long_mixer=when(spec.increment, mixer, MIXER_NAMES["long_mixer"], False),
     )
 
@@ -139,7 +137,9 @@ class GoldenFile:
       return np.stack(own) if own else np.zeros((0, batch, tokens, width), np.float32)
 
     return Memory(
-      variables("short_memory", [s.short_tokens > 0 for s in config.layers], config.short_term_tokens),
+      variables(
+        "short_memory", [s.short_tokens > 0 for s in config.layers], config.short_term_tokens
+      ),
       variables("long_memory", [s.increment > 0 for s in config.layers], config.queue_tokens),
       np.zeros(self.meta["batch"], np.int32),
     )

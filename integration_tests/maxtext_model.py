@@ -84,8 +84,7 @@ def gradients(grads: nnx.State, golden: GoldenFile) -> dict:
     "final_norm": decoder["decoder_norm"]["scale"][...],
     "summary": decoder["summary_embeddings"][...],
     "layers": [
-      _get(decoder[f"layers_{index}"], layer)
-      for index, layer in enumerate(golden.layers("params"))
+      _get(decoder[f"layers_{index}"], layer) for index, layer in enumerate(golden.layers("params"))
     ],
   }
 

@@ -190,9 +190,7 @@ def streams_of_layers(config, params, x, memory, positions):
     fixed, state = stage.cell.begin(params_of_layer, own, windows)
     for k in range(count):
       window = jax.tree.map(lambda leaf, k=k: leaf[k], windows)
-      result = stage.cell.window(
-        params_of_layer, fixed, state, xs[k], us[k], window, jnp.int32(k)
-      )
+      result = stage.cell.window(params_of_layer, fixed, state, xs[k], us[k], window, jnp.int32(k))
       state, xs[k], us[k] = result.state, result.x, result.u
     outs.append((jnp.concatenate(xs, axis=1), jnp.concatenate(us, axis=1)))
   return outs
@@ -211,9 +209,7 @@ def check_twins(golden):
 def model_loss(graphdef, params, rest, tokens, positions, targets, mask):
   """Masked cross-entropy of one segment: its sum, (per token, logits, state after)."""
   model = nnx.merge(graphdef, params, rest, copy=True)
-  logits = model(
-    tokens, positions, decoder_segment_ids=jnp.ones_like(tokens), enable_dropout=False
-  )
+  logits = model(tokens, positions, decoder_segment_ids=jnp.ones_like(tokens), enable_dropout=False)
   each = -jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], axis=-1)[..., 0]
   each = jnp.where(mask, each, 0)
   return each.sum(), (each, logits, nnx.state(model, nnx.BatchStat))
@@ -259,7 +255,9 @@ def test_language_model_through_maxtext(path, maxtext_promotion):
     after = own["memory_short"][...], own["memory_long"][...]
     assert_close(after, (expected.short, expected.long))
     check_metrics(golden, segment, batch, each, logits)
-  assert_close(language_model_batch(golden, 2)[2:], (golden["targets_seg2"], golden["loss_mask_seg2"]))
+  assert_close(
+    language_model_batch(golden, 2)[2:], (golden["targets_seg2"], golden["loss_mask_seg2"])
+  )
   check_twins(golden)
   assert golden.unread() == []
 
@@ -289,9 +287,7 @@ def test_training_through_maxtext(path, maxtext_promotion):
   golden = GoldenFile(path)
   model = maxtext_model.build(golden)
   maxtext_model.set_memory(model, golden.memory("state0"))
-  step_function = jax.jit(
-    jax.value_and_grad(model_loss, argnums=1, has_aux=True), static_argnums=0
-  )
+  step_function = jax.jit(jax.value_and_grad(model_loss, argnums=1, has_aux=True), static_argnums=0)
   memory = None
   for step, segment in enumerate((1, 2, 3, 2)):
     group = "params" if step == 0 else f"params_after_step{step - 1}"

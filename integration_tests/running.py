@@ -1,6 +1,7 @@
 """Runs MaxText for the tests of this folder: in this process, or as a user's command."""
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -14,8 +15,8 @@ from typing import Any
 import jax
 import numpy as np
 
-# A MELODI model of MaxText that compiles in seconds: 4 layers of which one has a queue, 4 windows
-# per segment, 8 rows on the 8 fake devices of conftest.py.
+# A model that compiles in seconds: 3 layers of which the last has a queue, so two runs of layers;
+# 4 windows per segment; 8 rows on the 8 fake devices of conftest.py.
 TINY = {
   "run_name": "tiny",
   "base_output_directory": "unused",
@@ -32,7 +33,7 @@ TINY = {
   "base_num_kv_heads": 2,
   "head_dim": 16,
   "base_mlp_dim": 64,
-  "base_num_decoder_layers": 4,
+  "base_num_decoder_layers": 3,
   "vocab_size": 64,
   "max_target_length": 64,
   "per_device_batch_size": 1,
@@ -44,10 +45,13 @@ MELODI = {
   "melodi_short_term_tokens": 4,
   "melodi_long_term_increment": 2,
   "melodi_long_term_windows": 4,
+  "melodi_long_term_layers": "2",
 }
-WEIGHTS = ("params", "opt_state")
 
-_CHANGED_BY_MAXTEXT = (
+# Halves the time to compile, which is nearly all of the time of these tests.
+_FAST = "jax_disable_most_optimizations"
+_CHANGED = (
+  _FAST,
   "jax_default_prng_impl",
   "jax_numpy_dtype_promotion",
   "jax_remove_size_one_mesh_axis_from_type",
@@ -63,10 +67,11 @@ def maxtext_process(*, registered: bool = True) -> Iterator[None]:
   """Registers the plugin (or not), lifts strict promotion, and puts back what MaxText changes."""
   import melodi_plugin
 
-  settings = {name: getattr(jax.config, name) for name in _CHANGED_BY_MAXTEXT}
+  settings = {name: jax.config.values[name] for name in _CHANGED}
   environment = dict(os.environ)
   (melodi_plugin.register if registered else melodi_plugin.unregister)()
   jax.config.update("jax_numpy_dtype_promotion", "standard")
+  jax.config.update(_FAST, True)
   try:
     yield
   finally:
@@ -89,11 +94,63 @@ def melodi_config(**keys: Any):
 
 
 def train(*argv: str) -> None:
-  """What `python -m melodi_plugin.train` does, in this process."""
+  """MaxText's trainer with the plugin, in this process."""
   with maxtext_process():
     from maxtext.trainers.pre_train import train as trainer
 
     trainer.main(["", *argv])
+
+
+class Trainer:
+  """MaxText's state, loader and compiled train step, on devices of our choice."""
+
+  def __init__(self, config, devices: list[jax.Device] | None = None):
+    from flax import nnx
+    from maxtext.utils import sharding, train_utils
+
+    self.config = config
+    parts = train_utils.setup_train_loop(config, None, devices)
+    _, _, shardings, _, self.mesh, _, _, self.loader, _, _, train_state = parts
+    self.graphdef, self.state = nnx.split(train_state)
+    params, self.shardings = sharding.maybe_update_params_sharding_with_opt(config, shardings)
+    self._params_shardings = params
+
+  @functools.cached_property
+  def _step(self):
+    from maxtext.trainers.pre_train import train as trainer
+    from maxtext.utils import train_utils
+
+    return train_utils.jit_train_and_eval_step(
+      self.config,
+      self.graphdef,
+      self.mesh,
+      self.state,
+      self.shardings,
+      trainer.train_step,
+      params_shardings=self._params_shardings,
+    )[0]
+
+  def step(self) -> dict[str, float]:
+    """Trains on the next batch; returns MaxText's metrics of it."""
+    from flax.linen import logical_axis_rules
+
+    batch = self.loader.load_next_batch()
+    with jax.set_mesh(self.mesh), logical_axis_rules(self.config.logical_axis_rules):
+      self.state, metrics = self._step(self.state, batch)
+    return {name: float(value) for name, value in metrics["scalar"].items()}
+
+  def memory(self) -> dict[str, jax.Array]:
+    """The memory variables."""
+    decoder = self.state.model.decoder
+    names = (f"memory_{field}" for field in ("short", "long", "windows"))
+    return {name: decoder[name][...] for name in names}
+
+  def params(self) -> dict[str, jax.Array]:
+    """The parameters, by path."""
+    from flax import nnx
+
+    flat = nnx.to_flat_state(self.state.model.filter(nnx.Param))
+    return {"/".join(map(str, path)): leaf[...] for path, leaf in flat}
 
 
 # -- As a command ------------------------------------------------------------------------------------
@@ -110,7 +167,7 @@ def environment(**more: str) -> dict[str, str]:
   """Of a user's shell: CPU, one device, no key of MaxText; compiled programs are shared."""
   own = re.compile(r"M_|MAXTEXT_|XLA_FLAGS$|LIBTPU|PYTEST|TFDS")
   clean = {name: value for name, value in os.environ.items() if not own.match(name)}
-  return clean | {"JAX_PLATFORMS": "cpu"} | more
+  return clean | {"JAX_PLATFORMS": "cpu", _FAST.upper(): "1"} | more
 
 
 def start(*arguments: str, cwd: pathlib.Path, **env: str) -> subprocess.Popen[str]:
@@ -173,6 +230,17 @@ def write_documents(folder: pathlib.Path, lengths: list[int]) -> pathlib.Path:
   return folder
 
 
+def documents_config(folder: pathlib.Path, lengths: list[int]) -> dict[str, Any]:
+  """Writes documents and a tokenizer into `folder`; returns the keys that read them."""
+  return {
+    "dataset_type": "grain",
+    "grain_train_files": str(write_documents(folder / "documents", lengths)),
+    "grain_worker_count": 0,
+    "tokenizer_path": str(write_tokenizer(folder / "tokenizer.model")),
+    "tokenizer_type": "sentencepiece",
+  }
+
+
 def write_tokenizer(path: pathlib.Path) -> pathlib.Path:
   """A SentencePiece model with one token per character."""
   import sentencepiece
@@ -183,6 +251,7 @@ def write_tokenizer(path: pathlib.Path) -> pathlib.Path:
       model_writer=model,
       vocab_size=15,
       model_type="char",
+      add_dummy_prefix=False,
       minloglevel=2,
     )
   return path

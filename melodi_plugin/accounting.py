@@ -18,7 +18,7 @@ def parameters(config: MelodiConfig, vocab_size: int | None = None) -> int:
 
 
 def layer_parameters(config: MelodiConfig, spec: LayerSpec) -> int:
-  """Numbers that one layer learns (SEMANTICS 1.10): attention, feed-forward network, mixers, gate."""
+  """Numbers that one layer learns (SEMANTICS 1.10): attention, FFN, mixers, gate."""
   width, ffn, heads = config.emb_dim, config.mlp_dim, config.num_heads
   all_heads, norms = heads * config.head_dim, 2 * width
   attention = 4 * width * all_heads + heads + (heads * T5_TABLE if config.position == "t5" else 0)

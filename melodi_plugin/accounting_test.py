@@ -17,7 +17,7 @@ from melodi_plugin.accounting import (
 from melodi_plugin.attention import T5_BUCKETS
 from melodi_plugin.config import MelodiConfig
 from melodi_plugin.layers.paper import PaperLayerParams, summary_embeddings
-from melodi_plugin.memory import memory_shapes
+from melodi_plugin.memory import empty_memory
 from melodi_plugin.schedule_test import CASES
 from melodi_plugin.testing import tiny_config
 
@@ -54,9 +54,7 @@ MORE = {
   "some layers without short": dict(short_term_layers=(0,)),
   "long layer without short": dict(short_term_layers=(0, 2)),
   "no layer is short or long": dict(short_term_layers=(), long_term_layers=()),
-  "no summary, no branching": dict(
-    summary_tokens=0, short_term_tokens=0, summary_branching=False
-  ),
+  "no summary, no branching": dict(summary_tokens=0, short_term_tokens=0, summary_branching=False),
   "no short, no branching": dict(short_term_tokens=0, summary_branching=False),
   "head size is not width / heads": dict(num_heads=3, head_dim=5, mlp_dim=7),
 }
@@ -118,10 +116,10 @@ def test_paper_size_has_the_references_counts():
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_memory_numbers_equal_sizes_of_real_memory(name):
-  short, long, _ = memory_shapes(CONFIGS[name], batch=1)
-  expected = MemoryNumbers(math.prod(short), math.prod(long))
-  assert memory_numbers(CONFIGS[name]) == expected
-  assert expected.all == math.prod(short) + math.prod(long)
+  memory = jax.eval_shape(lambda: empty_memory(CONFIGS[name], batch=1))
+  counted = memory_numbers(CONFIGS[name])
+  assert counted == MemoryNumbers(memory.short.size, memory.long.size)
+  assert counted.all == memory.short.size + memory.long.size
 
 
 def test_paper_size_remembers_five_million_numbers():

@@ -29,11 +29,11 @@ from melodi_plugin.segments import plan_windows
 
 _TOKENS = ("activation_batch", "activation_length", "activation_embed")
 _LOGITS = ("activation_embed_and_logits_batch", "activation_length", "activation_vocab")
-_MEMORY_AXES = Memory(
-  short=(None, "activation_batch", None, "activation_embed"),
-  long=(None, "activation_batch", None, "activation_embed"),
-  windows=("activation_batch",),
-)
+_MEMORY_AXES = {
+  "short": (None, "activation_batch", None, "activation_embed"),
+  "long": (None, "activation_batch", None, "activation_embed"),
+  "windows": ("activation_batch",),
+}
 
 
 class MelodiMemory(nnx.BatchStat):
@@ -100,9 +100,10 @@ class MelodiDecoder(NNXDecoder):
   def _init_memory(self) -> None:
     batch, _ = max_utils.get_batch_seq_len_for_mode(self.config, self.model_mode)
     empty = empty_memory(self.melodi, batch, jnp.dtype(self.config.melodi_memory_dtype))
-    for field, array, axes in zip(Memory._fields, empty, _MEMORY_AXES, strict=True):
+    for field, array in empty._asdict().items():
       if array.size:  # Orbax does not save arrays without elements
-        setattr(self, f"memory_{field}", MelodiMemory(array, out_sharding=axes))
+        variable = MelodiMemory(array, out_sharding=_MEMORY_AXES[field])
+        setattr(self, f"memory_{field}", variable)
 
   # -- The stack -----------------------------------------------------------------------------------
 
@@ -132,7 +133,7 @@ class MelodiDecoder(NNXDecoder):
     """The memory of `batch` rows, before this segment."""
     empty = empty_memory(self.melodi, batch, jnp.dtype(self.config.melodi_memory_dtype))
     fields = {}
-    for field, array in zip(Memory._fields, empty, strict=True):
+    for field, array in empty._asdict().items():
       variable = getattr(self, f"memory_{field}", None)
       fields[field] = array if variable is None else variable[...]
       if fields[field].shape != array.shape:
@@ -145,12 +146,12 @@ class MelodiDecoder(NNXDecoder):
 
   def keep(self, memory: Memory) -> None:
     """Stores the memory after this segment."""
-    for field, array, axes in zip(Memory._fields, memory, _MEMORY_AXES, strict=True):
+    for field, array in memory._asdict().items():
       variable = getattr(self, f"memory_{field}", None)
       if variable is not None:
-        variable[...] = self._shard(array, axes)
+        variable[...] = self._shard(array, _MEMORY_AXES[field])
 
-  def _shard(self, array: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+  def _shard(self, array: jax.Array, axes: tuple[str | None, ...]) -> Any:
     return sharding.maybe_shard_with_logical(array, axes, self.mesh, self.config.shard_mode)
 
   def _remat(self, function):
@@ -179,7 +180,7 @@ class MelodiDecoder(NNXDecoder):
     summary = jnp.zeros((0, x.shape[2]), x.dtype)
     if self.melodi.summary_tokens:
       summary = self.summary_embeddings[...]
-    dropping = config.dropout_rate > 0 and not deterministic
+    dropout_rngs = None if deterministic else self.dropout.rngs  # also None at rate 0
     x, memory = read_segment(
       self.stages(),
       self.melodi,
@@ -188,7 +189,7 @@ class MelodiDecoder(NNXDecoder):
       memory,
       windows,
       schedule=config.melodi_schedule,
-      key=self.dropout.rngs.dropout() if dropping else None,
+      key=None if dropout_rngs is None else dropout_rngs.dropout(),
       remat=self._remat,
     )
     self.keep(memory)
@@ -238,10 +239,10 @@ class MelodiDecoder(NNXDecoder):
     if given:
       raise NotImplementedError(f"decoder_block: melodi does not know what to do with {given[0]}.")
     precision = self.config.matmul_precision.value
-    context = (
-      contextlib.nullcontext() if precision == "default" else jax.default_matmul_precision(precision)
-    )
-    with context:
+    as_set = contextlib.nullcontext()
+    if precision != "default":
+      as_set = jax.default_matmul_precision(precision)
+    with as_set:
       x = self._apply_embedding(
         shared_embedding,
         decoder_input_tokens,

@@ -8,8 +8,11 @@ import contextlib
 import enum
 import functools
 import inspect
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+import pydantic
 
 from melodi_plugin.config import MelodiConfig, MelodiKeys
 from melodi_plugin.progress import Progress
@@ -47,7 +50,7 @@ def _parameters(function: Any, *expected: str) -> str | None:
   return None if found[: len(expected)] == expected else f"takes {found}, not {expected}"
 
 
-# -- The name of the block ---------------------------------------------------------------------------
+# -- The name of the block -------------------------------------------------------------------------
 
 
 def _block_enum() -> type[enum.Enum]:
@@ -83,7 +86,7 @@ def _apply_block() -> Undo:
   return undo
 
 
-# -- Config keys -------------------------------------------------------------------------------------
+# -- Config keys -----------------------------------------------------------------------------------
 
 
 def _probe_initialize() -> str | None:
@@ -92,10 +95,20 @@ def _probe_initialize() -> str | None:
   return _parameters(pyconfig._initialize_pydantic, "argv", "config_class", "kwargs")
 
 
+def _absolute_output(values: dict[str, Any]) -> dict[str, Any]:
+  """Orbax refuses a relative folder, but only when the first checkpoint is due."""
+  folder = values.get("base_output_directory")
+  if folder and "://" not in folder and values.get("decoder_block") == BLOCK:
+    return {**values, "base_output_directory": os.path.abspath(folder)}
+  return values
+
+
 @functools.cache
 def with_melodi_keys(base: type) -> type:
   """MaxText's config class with our keys."""
-  return type(f"Melodi{base.__name__}", (MelodiKeys, base), {"__module__": __name__})
+  validator = pydantic.model_validator(mode="before")(_absolute_output)
+  body = {"__module__": __name__, "absolute_output": validator}
+  return type(f"Melodi{base.__name__}", (MelodiKeys, base), body)
 
 
 def _apply_initialize() -> Undo:
@@ -126,7 +139,7 @@ def _apply_load() -> Undo:
   from maxtext.configs import pyconfig
 
   original = pyconfig._load_config
-  defaults = MelodiKeys().model_dump()
+  defaults = MelodiKeys.model_validate({}).model_dump()
 
   @functools.wraps(original)
   def load(config_name):
@@ -135,7 +148,7 @@ def _apply_load() -> Undo:
   return _replace(pyconfig, "_load_config", load)
 
 
-# -- The decoder -------------------------------------------------------------------------------------
+# -- The decoder -----------------------------------------------------------------------------------
 
 
 def _probe_decoder() -> str | None:
@@ -147,9 +160,7 @@ def _probe_decoder() -> str | None:
   decoder = nnx_decoders.NNXDecoder
   return (
     _parameters(decoder.__init__, "self", "config", "mesh", "quant", "model_mode", "rngs")
-    or _parameters(
-      decoder._init_decoder_layers, "self", "decoder_block_classes", "rngs", "mesh"
-    )
+    or _parameters(decoder._init_decoder_layers, "self", "decoder_block_classes", "rngs", "mesh")
     or _parameters(decoder.get_norm_layer, "self", "num_features", "rngs")
     or _parameters(decoder.get_remat_policy, "self")
     or _parameters(
@@ -182,7 +193,7 @@ def _apply_decoder() -> Undo:
   return _replace(models, "NNXDecoder", make_decoder)
 
 
-# -- Data --------------------------------------------------------------------------------------------
+# -- Data ------------------------------------------------------------------------------------------
 
 
 def _probe_iterators() -> str | None:
@@ -220,7 +231,12 @@ def _apply_iterators() -> Undo:
       ("eval", interface.make_grain_eval_iterator),
     )
   ]
-  return lambda: [undo() for undo in undos] and None
+
+  def undo_all() -> None:
+    for undo in undos:
+      undo()
+
+  return undo_all
 
 
 def _probe_guard() -> str | None:
@@ -249,7 +265,7 @@ def _apply_guard() -> Undo:
   return _replace(data_loader, "loader_exception_guard", guard)
 
 
-# -- Progress ----------------------------------------------------------------------------------------
+# -- Progress --------------------------------------------------------------------------------------
 
 
 def _probe_progress() -> str | None:

@@ -33,24 +33,14 @@ class Memory(NamedTuple):
   windows: Int[Array, "B"]  # windows of the current document that memory holds
 
 
-def memory_shapes(config: MelodiConfig, batch: int) -> Memory:
-  """Shapes of the memory of `batch` rows, as tuples in a `Memory`."""
+def empty_memory(config: MelodiConfig, batch: int, dtype=jnp.float32) -> Memory:
+  """The memory of `batch` rows that have read nothing."""
   num_short = sum(spec.short_tokens > 0 for spec in config.layers)
   num_long = sum(spec.increment > 0 for spec in config.layers)
   return Memory(
-    short=(num_short, batch, config.short_term_tokens, config.emb_dim),
-    long=(num_long, batch, config.queue_tokens, config.emb_dim),
-    windows=(batch,),
-  )
-
-
-def empty_memory(config: MelodiConfig, batch: int, dtype=jnp.float32) -> Memory:
-  """The memory of `batch` rows that have read nothing."""
-  shapes = memory_shapes(config, batch)
-  return Memory(
-    short=jnp.zeros(shapes.short, dtype),
-    long=jnp.zeros(shapes.long, dtype),
-    windows=jnp.zeros(shapes.windows, jnp.int32),
+    short=jnp.zeros((num_short, batch, config.short_term_tokens, config.emb_dim), dtype),
+    long=jnp.zeros((num_long, batch, config.queue_tokens, config.emb_dim), dtype),
+    windows=jnp.zeros((batch,), jnp.int32),
   )
 
 
@@ -85,9 +75,7 @@ def write(memory: LayerMemory, update: Update, writes: Rows) -> LayerMemory:
   )
 
 
-def replay(
-  long: Float[Array, "B M D"], updates: Update, windows: Windows
-) -> Float[Array, "B M D"]:
+def replay(long: Float[Array, "B M D"], updates: Update, windows: Windows) -> Float[Array, "B M D"]:
   """The queue after a segment: every window's reset and push, in order (leaves have K first)."""
 
   def step(long, xs):
@@ -116,6 +104,4 @@ def settle(old: Memory, new: Memory, windows: Windows) -> Memory:
 
   ok = finite(new.short) & finite(new.long)
   kept = select_rows(ok, by_row(new), reset(restarted, by_row(old)))
-  return kept._replace(
-    short=jnp.moveaxis(kept.short, 0, 1), long=jnp.moveaxis(kept.long, 0, 1)
-  )
+  return kept._replace(short=jnp.moveaxis(kept.short, 0, 1), long=jnp.moveaxis(kept.long, 0, 1))

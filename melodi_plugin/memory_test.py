@@ -1,5 +1,7 @@
 """Writes of single windows, the replay of a segment, and what a row with a NaN keeps."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,6 @@ from melodi_plugin.memory import (
   Memory,
   Update,
   empty_memory,
-  memory_shapes,
   push,
   replay,
   settle,
@@ -22,6 +23,8 @@ from melodi_plugin.segments import plan_windows
 from melodi_plugin.testing import document_rows, random_memory, tiny_config
 
 D, S, L, Q, W = 2, 3, 2, 3, 4
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+compiled_settle = jit(settle)
 
 
 def numbered(first, batch, tokens):
@@ -38,7 +41,6 @@ def names(tokens):
 
 def test_memory_of_layers_that_have_it():
   config = tiny_config(long_term_layers=(0, 2), short_term_layers=(1,))
-  assert memory_shapes(config, 5) == ((1, 5, 4, 16), (2, 5, 6, 16), (5,))
   memory = empty_memory(config, 5, jnp.bfloat16)
   assert [leaf.shape for leaf in memory] == [(1, 5, 4, 16), (2, 5, 6, 16), (5,)]
   assert [leaf.dtype for leaf in memory] == [jnp.bfloat16, jnp.bfloat16, jnp.int32]
@@ -48,7 +50,8 @@ def test_memory_of_layers_that_have_it():
 @pytest.mark.parametrize("changes", [dict(long_term_increment=0), dict(long_term_windows=0)])
 def test_turned_off_queue_has_no_layers(changes):
   config = tiny_config(short_term_tokens=0, **changes)
-  assert memory_shapes(config, 5) == ((0, 5, 0, 16), (0, 5, 0, 16), (5,))
+  shapes = [leaf.shape for leaf in empty_memory(config, 5)]
+  assert shapes == [(0, 5, 0, 16), (0, 5, 0, 16), (5,)]
 
 
 def test_push_drops_the_oldest_and_appends_in_order():
@@ -88,15 +91,12 @@ def test_nan_of_a_window_of_padding_is_not_written():
   assert names(after.long) == names(memory.long)
 
 
-def plan(rows, held, windows=6):
-  positions, ids = document_rows(rows, windows * W, W)
-  return plan_windows(
-    jnp.asarray(positions),
-    jnp.asarray(ids),
-    jnp.asarray(held, jnp.int32),
-    window_length=W,
-    queue_windows=Q,
-  )
+compiled_plan = jit(functools.partial(plan_windows, window_length=W, queue_windows=Q))
+
+
+def plan(rows, held):
+  """The plan of rows of six windows."""
+  return compiled_plan(*document_rows(rows, 6 * W, W), np.array(held, np.int32))
 
 
 def test_replay_equals_a_python_list_that_forgets():
@@ -104,7 +104,7 @@ def test_replay_equals_a_python_list_that_forgets():
   increments = [numbered(50 + 5 * k, 4, L) for k in range(6)]
   start = numbered(0, 4, Q * L)
   updates = Update(jnp.zeros((6, 4, S, D)), jnp.stack(increments))
-  after = jax.jit(replay)(start, updates, windows)
+  after = jit(replay)(start, updates, windows)
   for row in range(4):
     queue = names(start)[row]
     for k in range(6):
@@ -134,7 +134,7 @@ def test_non_finite_row_keeps_its_old_memory_and_its_count(nan, part, layer):
   old, new, windows = stack_of(1.0), stack_of(2.0), plan(SETTLED_ROWS, [5] * 4)
   for row in range(4):
     broken = new._replace(**{part: getattr(new, part).at[layer, row, -1, -1].set(nan)})
-    after = settle(old, broken, windows)
+    after = compiled_settle(old, broken, windows)
     for other in range(4):
       restarted = other == 2
       value = 2.0 if other != row else 0.0 if restarted else 1.0
@@ -145,7 +145,7 @@ def test_non_finite_row_keeps_its_old_memory_and_its_count(nan, part, layer):
 
 
 def test_finite_rows_take_the_new_memory_and_count_their_windows():
-  after = settle(stack_of(1.0), stack_of(2.0), plan(SETTLED_ROWS, [5] * 4))
+  after = compiled_settle(stack_of(1.0), stack_of(2.0), plan(SETTLED_ROWS, [5] * 4))
   assert (after.short == 2.0).all()
   assert (after.long == 2.0).all()
   assert after.windows.tolist() == SETTLED_HELD
@@ -154,7 +154,7 @@ def test_finite_rows_take_the_new_memory_and_count_their_windows():
 
 def test_nan_of_the_document_before_is_forgotten_even_if_the_row_breaks_again():
   nan = stack_of(jnp.nan)
-  after = settle(nan, nan, plan(SETTLED_ROWS, [5] * 4))
+  after = compiled_settle(nan, nan, plan(SETTLED_ROWS, [5] * 4))
   assert (after.short[:, 2] == 0).all()
   assert (after.long[:, 2] == 0).all()
 
@@ -162,7 +162,7 @@ def test_nan_of_the_document_before_is_forgotten_even_if_the_row_breaks_again():
 def test_stack_without_memory_still_counts_windows():
   config = tiny_config(summary_tokens=0, short_term_tokens=0, long_term_layers=())
   memory = empty_memory(config, 4)
-  after = settle(memory, memory, plan(SETTLED_ROWS, [0] * 4))
+  after = compiled_settle(memory, memory, plan(SETTLED_ROWS, [0] * 4))
   assert after.windows.tolist() == [6, 3, 3, 0]
 
 

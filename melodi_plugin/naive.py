@@ -62,7 +62,9 @@ def attend(layer: PaperLayer, query, key, value, bias, seen):
   return softmax_with_null(jnp.where(seen, logits, -1e6)) @ value
 
 
-def read_window(layer: PaperLayer, spec: LayerSpec, config: MelodiConfig, x, u, z, queue, held):
+def read_window(
+  layer: PaperLayer, spec: LayerSpec, config: MelodiConfig, x: Any, u: Any, z: Any, queue: Any, held
+):
   """One layer, one window of one row: n <= W tokens of text, U summary tokens.
 
   Args:
@@ -156,7 +158,9 @@ def read_row(layers, config: MelodiConfig, x, summary, memory: Memory, positions
       s = next(shorts) if spec.short_tokens else None
       q = next(longs) if spec.increment else None
       z = jnp.zeros((0, width), x.dtype) if s is None else short[s]
-      queue = None if q is None else long[q]
+      queue: Any = None if q is None else long[q]
+      new: Any
+      increment: Any
       context, u, new, increment = read_window(layer, spec, config, context, u, z, queue, held)
       if s is not None:
         short[s] = new

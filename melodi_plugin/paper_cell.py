@@ -180,8 +180,9 @@ class PaperCell:
       self._recall_long(fixed, state, window),
     )
     tokens = jnp.concatenate([x, u], axis=1)
-    query, *key_value = self._project(params, tokens, input_key)
-    own = Slots(*key_value, jnp.pad(window.valid, ((0, 0), (0, u.shape[1])), constant_values=True))
+    query, own_key, own_value = self._project(params, tokens, input_key)
+    valid = jnp.pad(window.valid, ((0, 0), (0, u.shape[1])), constant_values=True)
+    own = Slots(own_key, own_value, valid)
     places = (self.spec.short_tokens + jnp.arange(tokens.shape[1], dtype=jnp.int32))[None]
     tokens = self._body(
       params, tokens, query, places, join(recall.short, own), recall.long, body_key

@@ -1,6 +1,7 @@
 """Progress of a training run: step, loss, tokens per second, time left."""
 
 import datetime
+import logging as python_logging
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -40,3 +41,12 @@ class Progress:
       f"{self.tokens / seconds:,.0f}",
       datetime.timedelta(seconds=round(left)),
     )
+
+
+def quiet_checkpoint_log() -> None:
+  """Leaves out Orbax's dozens of lines per checkpoint; MaxText says in one that it is saved."""
+
+  def keep(record: python_logging.LogRecord) -> bool:
+    return record.levelno > python_logging.INFO or "/orbax/" not in record.pathname
+
+  logging.get_absl_handler().addFilter(keep)

@@ -7,8 +7,8 @@ from melodi_plugin import host
 _undos: list[host.Undo] = []
 
 
-class UnsupportedHost(RuntimeError):
-  """This MaxText is not the one that the plugin was written for."""
+class UnsupportedHost(RuntimeError):  # noqa: N818, it is the host that is unsupported
+  """The installed MaxText is not the one that the plugin was written for."""
 
 
 def register() -> None:

@@ -101,9 +101,7 @@ def _by_layers(stages, x_KBWD, u_KBUD, memories, walk: _Walk):
 
       @walk.remat
       def read_window(params, fixed, state, x, u, window, index):
-        return cell.window(
-          params, fixed, state, x, u, window, index, walk.key_of(number, index)
-        )
+        return cell.window(params, fixed, state, x, u, window, index, walk.key_of(number, index))
 
       def step(state, window):
         result = read_window(params, fixed, state, *window)
@@ -145,9 +143,7 @@ def _by_windows(stages, x_KBWD, u_KBUD, memories, walk: _Walk):
         )
         return (result.x, result.u), (result.state, result.update)
 
-      streams, (state, update) = jax.lax.scan(
-        read_layer, tuple(streams), (stage.params, *layers)
-      )
+      streams, (state, update) = jax.lax.scan(read_layer, tuple(streams), (stage.params, *layers))
       after.append(state)
       updates.append(update)
     return tuple(after), (streams[0], updates)

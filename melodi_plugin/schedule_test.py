@@ -99,11 +99,9 @@ def test_schedules_equal_naive(name):
   segment = 4 if config.window_length == 1 else SEGMENT
   rows = [[-2, 2], [1, 3]] if config.window_length == 1 else ROWS
   x, summary, memory, positions, ids, weights = inputs(config, rows, segment)
-  truth = jit(
-    lambda *args: value_and_grads(slow(config, positions, ids, memory.windows), *args)
-  )(layers, x, summary, memory, weights)
+  truth = jit(lambda *args: value_and_grads(slow(config, positions, ids, memory.windows), *args))(
+    layers, x, summary, memory, weights
+  )
   for schedule in ("layers", "windows"):
-    run = jit(
-      lambda *args, schedule=schedule: value_and_grads(fast(config, schedule), *args)
-    )
+    run = jit(lambda *args, schedule=schedule: value_and_grads(fast(config, schedule), *args))
     assert_close(run(layers, x, summary, memory, weights, positions, ids), truth, 1e-9, 1e-9)

@@ -9,7 +9,7 @@ from flax import nnx
 
 from melodi_plugin.config import MelodiConfig, Run
 from melodi_plugin.layers.paper import PaperLayerParams
-from melodi_plugin.memory import Memory, memory_shapes
+from melodi_plugin.memory import Memory, empty_memory
 from melodi_plugin.paper_cell import PaperCell, PaperLayer
 from melodi_plugin.schedule import Stage
 
@@ -68,15 +68,15 @@ def random_memory(
   config: MelodiConfig, batch: int, seed: int = 0, windows: int = 2, dtype: Any = jnp.float32
 ) -> Memory:
   """A memory as `windows` windows would leave it: older slots of the queue are still empty."""
-  shapes, rng = memory_shapes(config, batch), np.random.default_rng(seed)
-  short, long = (rng.normal(size=shape).astype(dtype) for shape in shapes[:2])
+  empty, rng = empty_memory(config, batch), np.random.default_rng(seed)
+  short, long = (rng.normal(size=leaf.shape).astype(dtype) for leaf in (empty.short, empty.long))
   long[:, :, : max(0, config.queue_tokens - windows * config.long_term_increment)] = 0
-  return Memory(
-    jnp.asarray(short), jnp.asarray(long), jnp.full(shapes.windows, windows, jnp.int32)
-  )
+  return Memory(jnp.asarray(short), jnp.asarray(long), jnp.full_like(empty.windows, windows))
 
 
-def document_rows(rows: list[list[int]], segment: int, window: int) -> tuple[np.ndarray, np.ndarray]:
+def document_rows(
+  rows: list[list[int]], segment: int, window: int
+) -> tuple[np.ndarray, np.ndarray]:
   """Positions and segment ids (B, T) of rows of documents.
 
   Args:
@@ -97,7 +97,9 @@ def document_rows(rows: list[list[int]], segment: int, window: int) -> tuple[np.
   return positions, ids
 
 
-def assert_close(actual: Any, expected: Any, absolute: float = 2e-5, relative: float = 2e-4) -> None:
+def assert_close(
+  actual: Any, expected: Any, absolute: float = 2e-5, relative: float = 2e-4
+) -> None:
   """Compares trees leaf by leaf, naming the leaf that differs: |Δ| <= absolute + relative·|ref|."""
   flat, treedef = jax.tree_util.tree_flatten_with_path(expected)
   assert jax.tree.structure(actual) == treedef, f"{jax.tree.structure(actual)} != {treedef}"

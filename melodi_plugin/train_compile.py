@@ -1,4 +1,4 @@
-"""`python -m melodi_plugin.train_compile config.yml compile_topology=...`: compile without a TPU."""
+"""`python -m melodi_plugin.train_compile config.yml compile_topology=...`: no TPU needed."""
 
 from collections.abc import Sequence
 

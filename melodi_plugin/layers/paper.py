@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
 
@@ -72,9 +71,7 @@ class PaperLayerParams(nnx.Module):
     self.out = param(_kernel_init, (all_heads, width), ("heads", "embed"))
     self.temperature = param(ones, (heads,), (None,))
     t5 = config.position == "t5"
-    self.position_bias = (
-      param(_bias_table_init, (heads, T5_BUCKETS), (None, None)) if t5 else None
-    )
+    self.position_bias = param(_bias_table_init, (heads, T5_BUCKETS), (None, None)) if t5 else None
     self.ffn_norm = param(ones, (width,), ("norm",))
     self.ffn_in = param(_kernel_init, (width, ffn), ("embed", "mlp"))
     self.ffn_in_bias = param(zeros, (ffn,), ("mlp",))
@@ -90,10 +87,10 @@ class PaperLayerParams(nnx.Module):
   def parameters(self) -> PaperLayer:
     """The arrays, for the pure functions; stacked if the module is."""
     mixers = ("summary_mixer", "short_mixer", "long_mixer")
-    leaves = {name: _value(getattr(self, name)) for name in PaperLayer._fields[: -len(mixers)]}
-    for name in mixers:
-      mixer = getattr(self, name)
-      leaves[name] = None if mixer is None else mixer.parameters()
+    leaves: dict[str, Any] = {}
+    for name in PaperLayer._fields:
+      own = getattr(self, name)
+      leaves[name] = own.parameters() if own and name in mixers else _value(own)
     return PaperLayer(**leaves)
 
 
@@ -103,5 +100,5 @@ def summary_embeddings(config: MelodiConfig, *, dtype: Any, rngs: nnx.Rngs) -> n
   return _param(rngs, _small_init, shape, (None, "embed"), dtype)
 
 
-def _value(param: nnx.Param | None) -> jnp.ndarray | None:
+def _value(param: nnx.Param | None) -> Any:
   return None if param is None else param[...]

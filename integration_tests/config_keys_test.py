@@ -1,0 +1,200 @@
+"""The melodi_* keys: from every place that MaxText reads keys from, and refused in readable words."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from integration_tests import running
+from melodi_plugin.config import MelodiConfig, MelodiKeys
+
+ENVIRONMENT = {  # as text, what becomes of it
+  "melodi_window_length": ("32", 32),
+  "melodi_summary_tokens": ("8", 8),
+  "melodi_short_term_tokens": ("0", 0),
+  "melodi_long_term_increment": ("4", 4),
+  "melodi_long_term_windows": ("2", 2),
+  "melodi_long_term_layers": ("0,2", (0, 2)),
+  "melodi_short_term_layers": ("1", (1,)),
+  "melodi_summary_branching": ("false", False),
+  "melodi_position": ("none", "none"),
+  "melodi_mask_empty_slots": ("true", True),
+  "melodi_memory_dtype": ("bfloat16", "bfloat16"),
+  "melodi_schedule": ("windows", "windows"),
+  "melodi_reset_every_window": ("true", True),
+  "melodi_prepare_data": ("shakespeare", "shakespeare"),
+  "melodi_evaluate_after_training": ("true", True),
+}
+LAYERS = ("melodi_long_term_layers", "melodi_short_term_layers")
+
+
+@pytest.fixture(autouse=True)
+def registered():
+  with running.maxtext_process():
+    yield
+
+
+def layers(config) -> tuple[tuple[int, ...], tuple[int, ...]]:
+  """Layers with a queue, layers with short-term memory."""
+  sizes = MelodiConfig.from_maxtext(config)
+  return sizes.long_term_layers, sizes.short_term_layers
+
+
+def as_read(config, key: str):
+  """The value of a key; of a list of layers, what the model makes of it."""
+  return layers(config)[LAYERS.index(key)] if key in LAYERS else getattr(config, key)
+
+
+def error_of(**keys) -> str:
+  with pytest.raises(ValueError) as error:
+    running.melodi_config(**keys)
+  return str(error.value)
+
+
+def test_every_key_has_a_default_and_the_defaults_are_a_valid_model():
+  config = running.initialize(
+    decoder_block="melodi", max_target_length=1024, base_num_decoder_layers=12
+  )
+  assert {key: getattr(config, key) for key in MelodiKeys.model_fields} == (
+    MelodiKeys().model_dump()
+  )
+  assert layers(config) == ((6,), tuple(range(12)))
+
+
+def test_keys_of_a_yaml_on_top_of_base_yml(tmp_path):
+  keys = {"decoder_block": "melodi", "melodi_window_length": 32, "melodi_long_term_layers": [0, 2]}
+  file = running.write_yaml(tmp_path / "own.yml", **keys)
+  config = running.initialize(str(file), max_target_length=96)
+  assert config.decoder_block.value == "melodi"
+  assert (config.melodi_window_length, config.melodi_summary_tokens) == (32, 64)
+  assert layers(config)[0] == (0, 2)
+
+
+def test_a_yaml_on_top_of_another_yaml_keeps_the_keys_of_both(tmp_path):
+  running.write_yaml(tmp_path / "lower.yml", melodi_window_length=32, melodi_summary_tokens=8)
+  upper = tmp_path / "upper.yml"
+  upper.write_text("base_config: lower.yml\nmelodi_summary_tokens: 2\n")
+  config = running.initialize(str(upper))
+  assert (config.melodi_window_length, config.melodi_summary_tokens) == (32, 2)
+
+
+def test_command_line_wins_over_the_yaml(tmp_path):
+  file = running.write_yaml(tmp_path / "own.yml", **running.MELODI)
+  arguments = ["melodi_window_length=32", "melodi_schedule=windows", "melodi_long_term_layers=0,1"]
+  config = running.initialize(str(file), *arguments)
+  assert (config.melodi_window_length, config.melodi_schedule) == (32, "windows")
+  assert layers(config)[0] == (0, 1)
+
+
+@pytest.mark.parametrize("key", MelodiKeys.model_fields)
+def test_environment_variable_sets_the_key(monkeypatch, tmp_path, key):
+  text, value = ENVIRONMENT[key]
+  others = {k: v for k, v in running.MELODI.items() if k != key}
+  file = running.write_yaml(tmp_path / "own.yml", **others)
+  monkeypatch.setenv(f"M_{key.upper()}", text)
+  config = running.initialize(str(file), max_target_length=512)
+  assert as_read(config, key) == value != MelodiKeys.model_fields[key].default
+
+
+@pytest.mark.parametrize(
+  "written, expected",
+  [
+    ("middle", (1,)),
+    ("all", (0, 1, 2)),
+    ("none", ()),
+    ("", ()),
+    ("1", (1,)),
+    ("0,2", (0, 2)),
+    ("2, 0", (0, 2)),
+    ("[0,2]", (0, 2)),
+  ],
+)
+def test_lists_of_layers_on_the_command_line(tmp_path, written, expected):
+  file = running.write_yaml(
+    tmp_path / "own.yml", **(running.MELODI | {"melodi_long_term_layers": "2"})
+  )
+  config = running.initialize(str(file), f"melodi_long_term_layers={written}")
+  assert layers(config)[0] == expected
+
+
+def test_position_bias_can_be_turned_off(tmp_path):
+  file = running.write_yaml(tmp_path / "own.yml", **running.MELODI)
+  config = running.initialize(str(file), "melodi_position=none")
+  assert MelodiConfig.from_maxtext(config).position == "none"
+
+
+def test_misspelt_key_is_refused_by_name():
+  assert "'melodi_window_lenght' not in" in error_of(melodi_window_lenght=16)
+
+
+def test_value_outside_the_choices_is_refused_with_the_choices():
+  message = error_of(melodi_schedule="diagonal")
+  assert "melodi_schedule" in message and "'layers' or 'windows'" in message
+
+
+def test_window_of_no_tokens_is_refused():
+  message = error_of(melodi_window_length=0)
+  assert "melodi_window_length" in message and "greater than 0" in message
+
+
+def test_short_term_memory_without_branching_must_be_of_the_summary_size():
+  keys = {"melodi_summary_branching": False, "melodi_short_term_tokens": 3}
+  assert error_of(**keys) == (
+    "melodi_summary_branching=false hands the 4 summary tokens on as short-term memory, so "
+    "melodi_short_term_tokens must be 4 or 0, not 3."
+  )
+  running.melodi_config(**(keys | {"melodi_short_term_tokens": 4}))
+  running.melodi_config(**(keys | {"melodi_short_term_tokens": 0}))
+  running.melodi_config(**(keys | {"melodi_short_term_layers": "none"}))
+
+
+@pytest.mark.parametrize("key", LAYERS)
+@pytest.mark.parametrize("layer", [3, -1])
+def test_layer_outside_of_the_model_is_refused(key, layer):
+  assert error_of(**{key: [0, layer]}) == (
+    f"{key} names layer {layer}, but the model has layers 0 to 2."
+  )
+
+
+def test_list_of_layers_that_is_none_is_refused():
+  message = error_of(melodi_long_term_layers="first")
+  assert message.startswith("melodi_long_term_layers='first' is not a list of layers; write")
+
+
+def test_segment_must_be_whole_windows():
+  message = error_of(melodi_window_length=24)
+  assert "max_target_length=64 is not a whole number of windows of melodi_window_length=24" in (
+    message
+  )
+
+
+def test_sizes_are_not_checked_without_melodi():
+  running.initialize(decoder_block="llama2", melodi_window_length=24, melodi_long_term_layers="99")
+
+
+def test_bad_config_ends_the_command_with_failure_and_the_sentence(tmp_path):
+  file = running.write_yaml(
+    tmp_path / "bad.yml", **(running.TINY | running.MELODI | {"gradient_accumulation_steps": 2})
+  )
+  code, log = running.command("-m", "melodi_plugin.train", str(file), cwd=tmp_path)
+  # MaxText means to exit with 2, but takes the `unittest` that its dependencies import for a test.
+  assert code in (1, 2), log
+  assert "gradient_accumulation_steps=2 deals the rows of a batch out to" in log.splitlines()[-1]
+
+
+def test_every_key_is_described_without_importing_maxtext():
+  script = (
+    "import json, sys, melodi_plugin\n"
+    "fields = melodi_plugin.MelodiKeys.model_fields\n"
+    "assert 'maxtext' not in sys.modules and 'jax' not in sys.modules\n"
+    "print(json.dumps({k: f.description for k, f in fields.items()}))"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", script],
+    env=running.environment(),
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert all(json.loads(done.stdout).values())

@@ -1,0 +1,174 @@
+"""Settings that would silently break memory are refused, in a sentence, and only for MELODI."""
+
+import pathlib
+
+import jax
+import pytest
+from flax import nnx
+
+from integration_tests import running
+from melodi_plugin.refusals import REFUSALS
+
+EMERGENCY = {"local_checkpoint_directory": "x", "local_checkpoint_period": 1}
+EMERGENCY |= {"enable_checkpointing": True}
+MOE = {"num_experts": 4, "base_moe_mlp_dim": 64}
+ENGRAM = {"engram_layers": [1], "engram_vocab_bases": [64, 64], "engram_max_ngram_size": 3}
+ENGRAM |= {"hf_access_token": "x", "tokenizer_path": "x"}
+
+# The settings, and the words of the refusal's sentence by which it is known.
+CASES = [
+  ({"packing": True}, "packing=true packs every row anew"),
+  ({"dataset_type": "tfds"}, "starts every row anew at every step"),
+  ({"dataset_type": "hf", "hf_path": "x"}, "starts every row anew at every step"),
+  ({"dataset_type": "c4_mlperf"}, "starts every row anew at every step"),
+  ({"dataset_type": "olmo_grain"}, "starts every row anew at every step"),
+  ({"enable_rampup_batch_size": True}, "enable_rampup_batch_size=true moves documents"),
+  ({"expansion_factor_real_data": 0.5}, "alternates between loaders"),
+  ({"generate_padding_batch_train": True}, "generate_padding_batch_* inserts batches"),
+  ({"generate_padding_batch_eval": True}, "generate_padding_batch_* inserts batches"),
+  ({"grain_use_elastic_iterator": True}, "grain_use_elastic_iterator=true reassigns"),
+  (
+    {"elastic_enabled": True, "enable_single_controller": True},
+    "elastic_enabled=true changes the rows",
+  ),
+  ({"ici_context_parallelism": 2}, "context_parallel_load_balance=true permutes"),
+  ({"ici_context_parallelism": -1}, "context_parallel_load_balance=true permutes"),
+  # MaxText permutes by the axis that context_sharding names.
+  (
+    {"context_sharding": "expert", "ici_expert_parallelism": 2},
+    "context_parallel_load_balance=true permutes",
+  ),
+  (
+    {"enable_emergency_checkpoint": True} | EMERGENCY,
+    "emergency and multi-tier checkpoints do not save",
+  ),
+  (
+    {"enable_multi_tier_checkpointing": True, "multi_tier_checkpointing_backup_interval_minutes": 1}
+    | EMERGENCY,
+    "emergency and multi-tier checkpoints do not save",
+  ),
+  ({"gradient_accumulation_steps": 2}, "deals the rows of a batch out to microbatches"),
+  ({"eval_interval": 2}, "would evaluate with the memory of the training rows"),
+  ({"skip_step_on_spikes": True}, "skip_step_on_spikes=true undoes the parameters"),
+  (
+    {"ici_pipeline_parallelism": 2, "base_num_decoder_layers": 4},
+    "pipeline parallelism runs stages on rows out of step",
+  ),
+  ({"enable_diloco": True}, "enable_diloco=true splits the batch"),
+  (MOE | {"capacity_factor": 1.0}, "drops tokens, and what is dropped depends"),
+  (MOE, "the paper's layers have a dense feed-forward network"),
+  ({"use_sft": True}, "MaxText's post-training (SFT, DPO, RL)"),
+  ({"use_dpo": True}, "MaxText's post-training (SFT, DPO, RL)"),
+  ({"attention": "vllm_rpa"}, "vLLM's attention keeps a cache of its own"),
+  ({"mtp_num_layers": 1}, "multi-token prediction would run MELODI layers"),
+  ({"quantization": "int8"}, "has not been shown to work with memory, and Qwix's trial run"),
+  ({"use_qwix_quantization": True}, "has not been shown to work with memory, and Qwix's trial"),
+  ({"use_multimodal": True}, "use_multimodal=true inserts tokens"),
+  ({"trainable_position_size": 64}, "absolute position embeddings do not reach the end"),
+  (
+    {"use_untrainable_positional_embedding": True},
+    "absolute position embeddings do not reach the end",
+  ),
+  ({"parameter_memory_host_offload": True}, "parameter_memory_host_offload=true is not supported"),
+  ({"record_internal_nn_metrics": 1}, "looks for MaxText's own layers"),
+  ({"mhc_expansion_rate": 2}, "mhc_expansion_rate and engram_layers belong to other decoders"),
+  (ENGRAM, "mhc_expansion_rate and engram_layers belong to other decoders"),
+  ({"base_num_query_heads": 4}, "base_num_kv_heads must equal base_num_query_heads"),
+  ({"max_target_length": 72}, "is not a whole number of windows"),
+]
+# MaxText's post-training commands read these, without setting use_sft or use_dpo in all of them.
+POST_TRAINING = ("sft", "dpo", "rl", "distillation")
+PRE_TRAINING = running.TINY | {"eval_interval": -1, "model_name": "default"}
+
+each_case = pytest.mark.parametrize(
+  "settings, words", CASES, ids=[",".join(settings) for settings, _ in CASES]
+)
+
+
+@pytest.fixture(autouse=True)
+def registered():
+  with running.maxtext_process():
+    yield
+
+
+def refusal(make_config, **keys) -> str:
+  """The message of the one error that a config ends with."""
+  with pytest.raises(ValueError) as error:
+    make_config(**keys)
+  return str(error.value)
+
+
+@each_case
+def test_setting_is_refused_in_one_sentence_that_names_it(settings, words):
+  message = refusal(running.melodi_config, **settings)
+  assert words in message
+  assert message.startswith("decoder_block: melodi")
+  assert "\n" not in message and message.endswith(".")
+  # Values are written as in a config file, not as Python objects.
+  assert "{" not in message and "Type." not in message
+
+
+@each_case
+def test_setting_is_not_refused_without_melodi(settings, words):
+  running.initialize(decoder_block="llama2", **settings)
+
+
+def test_every_refusal_has_a_case():
+  unknown = [r.sentence for r in REFUSALS if not any(words in r.sentence for _, words in CASES)]
+  assert not unknown
+
+
+def test_settings_of_a_sentence_are_those_of_the_config():
+  message = refusal(running.melodi_config, max_target_length=72)
+  assert "max_target_length=72" in message and "melodi_window_length=16" in message
+  assert "quantization=int8" in refusal(running.melodi_config, quantization="int8")
+  assert "eval_interval=3" in refusal(running.melodi_config, eval_interval=3)
+
+
+def test_example_batch_that_is_read_again_and_again_is_refused():
+  # Memory would hold the very tokens that the model is about to predict.
+  assert "reuse_example_batch" in refusal(running.melodi_config, reuse_example_batch=1)
+
+
+@pytest.mark.parametrize("name", POST_TRAINING)
+def test_post_training_is_refused(name):
+  message = refusal(post_training_config, name=name, **running.MELODI)
+  assert "MaxText's post-training" in message
+
+
+@pytest.mark.parametrize("name", POST_TRAINING)
+def test_post_training_is_not_refused_without_melodi(name):
+  post_training_config(name, decoder_block="llama2")
+
+
+def post_training_config(name: str, **keys):
+  """The config that MaxText's command for `name` makes, of a tiny model."""
+  from maxtext.configs import pyconfig, types
+
+  file = pathlib.Path(pyconfig.__file__).parent / "post_train" / f"{name}.yml"
+  return pyconfig.initialize(
+    ["", str(file)],
+    config_class=types.RLConfig if name == "rl" else types.MaxTextConfig,
+    override_model_config=True,
+    **(PRE_TRAINING | keys),
+  )
+
+
+@pytest.mark.parametrize("mode", ["prefill", "autoregressive"])
+def test_decoder_refuses_modes_of_inference(mode):
+  from maxtext.utils import model_creation_utils
+
+  config, devices = running.melodi_config(), jax.devices()[:1]
+  with pytest.raises(NotImplementedError) as error:
+    model_creation_utils.from_config(config, devices=devices, model_mode=mode, rngs=nnx.Rngs(0))
+  assert str(error.value) == (
+    f"decoder_block: melodi cannot run in MaxText's {mode!r} mode yet; read documents with "
+    "`python -m melodi_plugin.evaluate`."
+  )
+
+
+def test_engine_is_refused():
+  from maxtext.inference.maxengine import maxengine
+
+  with pytest.raises(NotImplementedError, match="decoder_block: melodi cannot run in MaxText's"):
+    maxengine.MaxEngine(running.melodi_config(max_prefill_predict_length=16))

@@ -1,0 +1,138 @@
+"""Stopped and resumed = never stopped, bit for bit, on documents, with dropout."""
+
+import re
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from integration_tests import running
+
+STEPS, STOP = 6, 3
+LENGTHS = [90, 300, 20, 150, 64, 400, 33, 220, 128, 75, 260, 180]
+KEYS = {
+  "enable_checkpointing": True,
+  "checkpoint_period": 100,
+  "learning_rate_schedule_steps": STEPS,  # else it follows `steps`
+  "dropout_rate": 0.1,
+}
+SAVED = ("params/", "opt_state/", "nnx_aux/model/decoder/memory_", "nnx_aux/", "step")
+
+
+def write_config(folder, **keys):
+  """A YAML in `folder` that reads documents of `folder` and writes to folder/out."""
+  data = running.documents_config(folder, keys.pop("lengths", LENGTHS))
+  everything = running.TINY | running.MELODI | KEYS | data | keys
+  output = {"base_output_directory": str(folder / "out")}
+  return running.write_yaml(folder / "config.yml", **(everything | output))
+
+
+def checkpoints(folder, run_name):
+  """The folder of one run's checkpoints."""
+  return folder / "out" / run_name / "checkpoints"
+
+
+def assert_same_checkpoint(one, other):
+  """Bit-identical arrays, and the same place in the documents."""
+  ours, theirs = running.checkpoint(one), running.checkpoint(other)
+  assert ours.keys() == theirs.keys()
+  for group in SAVED:
+    assert any(name.startswith(group) for name in ours), group
+  for name, array in ours.items():
+    assert array.dtype == theirs[name].dtype
+    np.testing.assert_array_equal(array, theirs[name], err_msg=name)
+  assert running.iterator_state(one) == running.iterator_state(other)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """Two runs: `through` makes STEPS steps, `resumed` stops after STOP and goes on to STEPS."""
+  folder = tmp_path_factory.mktemp("resume")
+  config = write_config(folder)
+  for run_name, steps in (("through", STEPS), ("resumed", STOP), ("resumed", STEPS)):
+    log = folder / f"{run_name}_{steps}.jsonl"
+    running.train(str(config), f"run_name={run_name}", f"steps={steps}", f"metrics_file={log}")
+  return folder
+
+
+def test_resumed_run_ends_in_the_very_state_of_the_run_that_never_stopped(folder):
+  last = str(STEPS - 1)
+  assert_same_checkpoint(
+    checkpoints(folder, "through") / last, checkpoints(folder, "resumed") / last
+  )
+
+
+def test_run_was_stopped_in_the_middle_of_documents_with_memory_that_matters(folder):
+  stopped = checkpoints(folder, "resumed") / str(STOP - 1)
+  rows = running.iterator_state(stopped)["rows"]
+  assert any(0 < row["offset"] < row["tokens"] for row in rows)
+  before, after = running.checkpoint(stopped), running.checkpoint(stopped.parent / str(STEPS - 1))
+  memory = [name for name in before if "/memory_" in name]
+  assert len(memory) == 3
+  for name in [*memory, "params/params/decoder/layers_2_to_2/gate"]:
+    assert before[name].any(), name
+    assert (before[name] != after[name]).any(), name
+
+
+def test_resumed_steps_report_the_losses_of_the_run_that_never_stopped(folder):
+  through = running.metrics(folder / f"through_{STEPS}.jsonl")
+  resumed = running.metrics(folder / f"resumed_{STEPS}.jsonl")
+  assert [line["step"] for line in through] == list(range(STEPS))
+  assert [line["step"] for line in resumed] == list(range(STOP, STEPS))
+  for key in ("learning/loss", "learning/total_weights", "learning/grad_norm"):
+    assert [line[key] for line in resumed] == [line[key] for line in through[STOP:]], key
+
+
+def test_loaded_parameters_start_with_empty_memory(folder):
+  items = checkpoints(folder, "through") / str(STEPS - 1) / "items"
+  saved = running.checkpoint(items.parent)
+  with running.maxtext_process():
+    config = running.initialize(
+      str(folder / "config.yml"),
+      f"load_parameters_path={items}",
+      **{"base_output_directory": str(folder / "fresh"), "run_name": "loaded"},
+    )
+    trainer = running.Trainer(config)
+    memory, params = trainer.memory(), trainer.params()
+  for name, value in memory.items():
+    assert saved[f"nnx_aux/model/decoder/{name}"].any()
+    assert not np.asarray(value).any(), name
+  assert params.keys() == {
+    name.removeprefix("params/params/") for name in saved if name.startswith("params/")
+  }
+  for name, value in params.items():
+    np.testing.assert_array_equal(np.asarray(value), saved[f"params/params/{name}"], err_msg=name)
+
+
+def test_document_that_cannot_be_read_ends_the_command_with_failure_and_a_sentence(tmp_path):
+  # Two rows read documents of 4 segments each; the fifth document has one token.
+  keys = {"steps": 50, "add_bos": False, "add_eos": False, "enable_data_shuffling": False}
+  keys |= {"lengths": [200, 200, 200, 200, 1], "per_device_batch_size": 2}
+  config = write_config(tmp_path, **keys)
+  code, log = running.command("-m", "melodi_plugin.train", str(config), cwd=tmp_path)
+  assert code not in (0, None), log
+  sentence = "Document 04.txt has 1 tokens, and a document needs 2 to have a target; remove it."
+  assert f"ValueError: {sentence}" in log.splitlines()
+  assert re.findall(r"completed step: (\d+)", log)[-1] == "6"
+
+
+@pytest.mark.slow
+def test_killed_run_continues_as_if_it_had_not_been_killed(tmp_path):
+  config = write_config(tmp_path, checkpoint_period=20, per_device_batch_size=2)
+  arguments = ["-m", "melodi_plugin.train", str(config), "steps=200"]
+  code, log = running.command(*arguments, "run_name=through", cwd=tmp_path)
+  assert code == 0, log
+
+  saved = checkpoints(tmp_path, "killed")
+  process = running.start(*arguments, "run_name=killed", cwd=tmp_path)
+  while process.poll() is None and not (saved / "40" / "commit_success.txt").exists():
+    time.sleep(0.01)
+  process.kill()
+  assert process.wait() == -signal.SIGKILL
+  assert not (saved / "199").exists()
+
+  code, log = running.command(*arguments, "run_name=killed", cwd=tmp_path)
+  assert code == 0, log
+  assert int(re.findall(r"completed step: (\d+)", log)[0]) > 40
+  assert_same_checkpoint(checkpoints(tmp_path, "through") / "199", saved / "199")
