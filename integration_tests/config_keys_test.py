@@ -1,4 +1,4 @@
-"""The melodi_* keys: from every place that MaxText reads keys from, and refused in readable words."""
+"""The melodi_* keys: read from every place that MaxText reads, and refused in readable words."""
 
 import json
 import subprocess

@@ -13,7 +13,7 @@ import numpy as np
 
 from melodi_plugin.config import MelodiConfig
 from melodi_plugin.memory import Memory
-from melodi_plugin.paper_cell import PaperLayer
+from melodi_plugin.paper_layer import PaperLayer
 from melodi_plugin.token_mixer import TokenMixer
 
 HERE = pathlib.Path(__file__).parent / "golden"

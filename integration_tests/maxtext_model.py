@@ -7,7 +7,7 @@ from flax import nnx
 from integration_tests.golden_files import GoldenFile
 from melodi_plugin.config import MelodiConfig
 from melodi_plugin.memory import Memory
-from melodi_plugin.paper_cell import PaperLayer
+from melodi_plugin.paper_layer import PaperLayer
 from melodi_plugin.token_mixer import TokenMixer
 
 

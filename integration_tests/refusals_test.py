@@ -108,6 +108,7 @@ def test_setting_is_refused_in_one_sentence_that_names_it(settings, words):
   assert "{" not in message and "Type." not in message
 
 
+@pytest.mark.slow
 @each_case
 def test_setting_is_not_refused_without_melodi(settings, words):
   running.initialize(decoder_block="llama2", **settings)

@@ -59,7 +59,7 @@ _CHANGED = (
 )
 
 
-# -- In this process ---------------------------------------------------------------------------------
+# -- In this process -------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -153,7 +153,7 @@ class Trainer:
     return {"/".join(map(str, path)): leaf[...] for path, leaf in flat}
 
 
-# -- As a command ------------------------------------------------------------------------------------
+# -- As a command ----------------------------------------------------------------------------------
 
 
 def write_yaml(path: pathlib.Path, **keys: Any) -> pathlib.Path:
@@ -193,7 +193,7 @@ def command(*arguments: str, cwd: pathlib.Path, **env: str) -> tuple[int, str]:
   return code, (cwd / "log.txt").read_text()
 
 
-# -- What a run leaves -------------------------------------------------------------------------------
+# -- What a run leaves -----------------------------------------------------------------------------
 
 
 def metrics(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -217,7 +217,7 @@ def iterator_state(folder: pathlib.Path) -> dict[str, Any]:
   return json.loads((folder / "iter" / "process_0-of-1.json").read_text())
 
 
-# -- Documents ---------------------------------------------------------------------------------------
+# -- Documents -------------------------------------------------------------------------------------
 
 
 def write_documents(folder: pathlib.Path, lengths: list[int]) -> pathlib.Path:

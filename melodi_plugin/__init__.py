@@ -10,7 +10,7 @@ Read in this order; each file imports only files above it:
   segments      documents inside a segment: boundaries, masks, the one reset rule
   attention, token_mixer, memory   the arithmetic
   cell          the one interface through which every window is read
-  paper_cell    the paper's cell
+  paper_layer, paper_cell          the paper's layer, and its cell
   schedule      the orders in which the grid of cells (layer, window) is walked
   naive         the same model in slow, obvious loops: the truth that tests compare with
   layers/       parameters as NNX modules

@@ -71,12 +71,12 @@ def t5_bias_of_window(
   The bias depends on i - j only, so its rows are one vector, shifted: repeat the vector and cut it
   into rows that are one element shorter.
   """
-  length = queries + slots
-  distance = np.maximum(slots - queries - np.arange(length) + queries - 1, 0)
+  length = queries + slots + 1
+  distance = np.maximum(slots - 1 - np.arange(length), 0)
   vector = _wide(table)[:, t5_buckets(slots + 1)[distance]]
   vector = jnp.roll(vector, 1 - queries, axis=1)
   rows = jnp.tile(vector, (1, queries))[:, : queries * (length - 1)]
-  return rows.reshape(1, -1, queries, length - 1)[..., :slots]
+  return rows.reshape(1, len(table), queries, length - 1)[..., :slots]
 
 
 def attention_weights(

@@ -10,6 +10,7 @@ import functools
 import platform
 import statistics
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +54,7 @@ def stack_params(config: MelodiConfig) -> list:
 
 
 def make_step(config: MelodiConfig, schedule: str):
-  """The jitted step: (params, summary, x, weights, memory, positions) -> loss, gradients, memory."""
+  """The jitted step: (params, summary, x, weights, memory, positions) -> loss, memory, grads."""
 
   def loss(params, summary, x, weights, memory, positions):
     windows = plan_windows(
@@ -93,7 +94,7 @@ def measure(schedule: str, windows: int, repeats: int) -> dict[str, float]:
     start = time.perf_counter()
     jax.block_until_ready(compiled(*args))
     steps.append(time.perf_counter() - start)
-  stats = compiled.memory_analysis()
+  stats: Any = compiled.memory_analysis()
   return {
     "trace": traced - began,
     "compile": done - traced,

@@ -95,7 +95,11 @@ class Cell(Protocol[Params, Fixed, State]):
     opened: OpenWindow,
     key: Key | None = None,
   ) -> tuple[Float[Array, "B t D"], OpenWindow]:
-    """Reads t tokens, of which the first stands at `place` (0 ... W-1) of its row's window."""
+    """Reads t tokens, of which the first stands at `place` (0 ... W-1) of its row's window.
+
+    The t tokens must fit into the window, also of a row that has none (all of them not valid): a
+    caller keeps the old window of a full row.
+    """
     ...
 
   def close(

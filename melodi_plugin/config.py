@@ -170,7 +170,7 @@ class MelodiConfig:
     short = self.short_term_tokens if index in self.short_term_layers else 0
     long = index in self.long_term_layers and self.queue_tokens > 0
     branching = self.summary_branching and self.summary_tokens > 0
-    mixes_short = short > 0 and (self.summary_branching or self.summary_tokens == 0)
+    mixes_short = short > 0 and self.summary_branching
     return LayerSpec(
       short_tokens=short,
       increment=self.long_term_increment if long else 0,

@@ -1,9 +1,9 @@
 """`python -m melodi_plugin.evaluate config.yml load_parameters_path=.../items [key=value ...]`
 
-Reads the documents of `grain_eval_files` whole, in order, with memory carried from zeros, and writes
-`evaluation.json` into `<base_output_directory>/<run_name>`.  Every token of a document but its first
-is scored exactly once.  `melodi_reset_every_window=true` is the control: the same model, which
-forgets at every window, written to `evaluation_reset_every_window.json`.
+Reads the documents of `grain_eval_files` whole, in order, with memory carried from zeros, and
+writes `evaluation.json` into `<base_output_directory>/<run_name>`.  Every token of a document but
+its first is scored exactly once.  `melodi_reset_every_window=true` is the control: the same model,
+which forgets at every window, written to `evaluation_reset_every_window.json`.
 """
 
 import json

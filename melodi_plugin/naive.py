@@ -14,7 +14,7 @@ import numpy as np
 
 from melodi_plugin.config import LayerSpec, MelodiConfig
 from melodi_plugin.memory import Memory
-from melodi_plugin.paper_cell import PaperLayer
+from melodi_plugin.paper_layer import PaperLayer
 
 
 def norm(x, gain):

@@ -9,7 +9,7 @@ import pytest
 
 from melodi_plugin.memory import LayerMemory, Memory, write
 from melodi_plugin.paper_cell import PaperCell
-from melodi_plugin.schedule import read_segment
+from melodi_plugin.schedule import _Walk, read_segment
 from melodi_plugin.segments import plan_windows, reset, select_rows
 from melodi_plugin.testing import (
   assert_close,
@@ -237,9 +237,7 @@ def read_by_diagonals(config, layers, x, summary, memory, positions, ids):
   windows, (run,) = plan(config, memory, positions, ids), config.runs()
   cell, layer = PaperCell(config, run.spec, jnp.float64), jnp.arange(config.num_layers)
   params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
-  shape = (config.num_layers, x.shape[0], 0, config.emb_dim)
-  long = memory.long if run.spec.increment else jnp.zeros(shape)
-  before = LayerMemory(memory.short, long)
+  before = LayerMemory(memory.short, memory.long)
   fixed, state = jax.vmap(cell.begin, (0, 0, None))(params, before, windows)
   num_windows = len(windows.starts)
   x_KBWD = jnp.moveaxis(x.reshape(x.shape[0], num_windows, -1, config.emb_dim), 1, 0)
@@ -269,26 +267,28 @@ def read_by_diagonals(config, layers, x, summary, memory, positions, ids):
   return jnp.where(ids[..., None] > 0, y, 0), after
 
 
-@pytest.mark.parametrize("long_term_layers", [(), (0, 1, 2)])
-def test_diagonal_walk_needs_no_other_interface(long_term_layers):
+def test_diagonal_walk_needs_no_other_interface():
+  """Every layer here has both memories, so all are of one spec."""
   every = (0, 1, 2)
-  config = small_config(num_layers=3, short_term_layers=every, long_term_layers=long_term_layers)
+  config = small_config(num_layers=3, short_term_layers=every, long_term_layers=every)
   arguments = inputs(config)
   y, memory = jit(reader(config))(*arguments)
   by_diagonals, after = jit(functools.partial(read_by_diagonals, config))(*arguments)
   assert_close(by_diagonals, y, 1e-9, 1e-9)
-  assert_close(after.short, memory.short, 1e-9, 1e-9)
-  if long_term_layers:
-    assert_close(after.long, memory.long, 1e-9, 1e-9)
+  assert_close(after, LayerMemory(memory.short, memory.long), 1e-9, 1e-9)
 
 
 # -- Dropout and rematerialisation ----------------------------------------------------------------
 
 
+# Keys of this kind compile fast.
+KEY, OTHER = (functools.partial(jax.random.key, seed, impl="unsafe_rbg") for seed in (1, 2))
+
+
 @functools.cache
 def dropped(schedule="layers", rate=0.2):
-  """A compiled reader with a dropout key as last argument, and its inputs."""
-  config = small_config(num_layers=3, short_term_layers=(0, 1, 2), dropout_rate=rate)
+  """A compiled reader with a dropout key as first argument, and its inputs."""
+  config = small_config(dropout_rate=rate)
   read = reader(config, schedule=schedule)
   return jit(lambda key, *arguments: read(*arguments, key=key)), inputs(config)
 
@@ -299,10 +299,9 @@ def read_dropped(key, **options):
 
 
 def test_dropout_changes_every_output_and_is_given_by_its_key():
-  one, other = jax.random.key(1), jax.random.key(2)
-  y, memory = read_dropped(one)
-  assert_close(read_dropped(one), (y, memory), 0.0, 0.0)
-  for key in (None, other):
+  y, memory = read_dropped(KEY())
+  assert_close(read_dropped(KEY()), (y, memory), 0.0, 0.0)
+  for key in (None, OTHER()):
     differs, remembers = read_dropped(key)
     text = np.asarray(y).any(-1)
     assert (differs != y).any(-1)[text].all()
@@ -311,22 +310,28 @@ def test_dropout_changes_every_output_and_is_given_by_its_key():
 
 
 def test_schedules_drop_the_same_under_one_key():
-  key = jax.random.key(1)
-  assert_close(read_dropped(key, schedule="windows"), read_dropped(key), 1e-9, 1e-9)
+  assert_close(read_dropped(KEY(), schedule="windows"), read_dropped(KEY()), 1e-9, 1e-9)
 
 
 def test_dropout_at_rate_zero_equals_no_key():
-  assert_close(read_dropped(jax.random.key(1), rate=0.0), read_dropped(None), 0.0, 0.0)
+  assert_close(read_dropped(KEY(), rate=0.0), read_dropped(None), 1e-12, 1e-12)
 
 
-def test_dropout_differs_between_windows_and_between_layers():
-  """With the same tokens in every window, and equal layers, only the key can tell them apart."""
+def test_every_cell_has_a_dropout_key_of_its_own():
+  walk = _Walk(windows=None, key=jax.random.key(1), remat=None)
+  cells = [(layer, window) for layer in range(4) for window in range(-1, 4)]
+  keys = [jax.random.key_data(walk.key_of(*map(jnp.int32, cell))) for cell in cells]
+  assert len(np.unique(np.array(keys), axis=0)) == len(cells)
+
+
+def test_dropout_differs_between_windows_and_rows():
+  """With the same tokens everywhere, only the masks can tell them apart."""
   config = small_config(short_term_tokens=0, long_term_layers=(), dropout_rate=0.2)
   layers, x, summary, memory, *_ = inputs(config)
   positions, ids = document_rows([[6] * 5] * 3, SEGMENT, W)
-  x = jnp.tile(x[:, :W], (1, 5, 1))
+  x = jnp.tile(x[:1, :W], (3, 5, 1))
   read = jit(lambda key, *arguments: reader(config)(*arguments, key=key))
-  y = np.asarray(read(jax.random.key(1), layers, x, summary, memory, positions, ids)[0])
+  y = np.asarray(read(KEY(), layers, x, summary, memory, positions, ids)[0])
   windows = y.reshape(3 * 5, -1)
   assert len(np.unique(windows, axis=0)) == 15
 
@@ -335,20 +340,21 @@ def test_checkpointed_cells_have_the_same_gradients():
   config = small_config(num_layers=1, short_term_layers=(0,), long_term_layers=(), dropout_rate=0.2)
   layers, x, summary, memory, positions, ids = inputs(config)
   wrapped, weights = [], draw(*x.shape, seed=3)
-  key = jax.random.key(1, impl="unsafe_rbg")  # compiles fast
 
   def checkpoint(function):
     wrapped.append(function)
     return jax.checkpoint(function, policy=jax.checkpoint_policies.nothing_saveable)
 
+  def loss(layers, x, summary, **options):
+    read = reader(config, **options)
+    y, _ = read(layers, x, summary, memory, positions, ids, key=KEY())
+    return jnp.sum(y * weights)
+
   def gradients(**options):
-    def loss(layers, x, summary):
-      y, _ = reader(config, **options)(layers, x, summary, memory, positions, ids, key=key)
-      return jnp.sum(y * weights)
+    gradient = jax.grad(functools.partial(loss, **options), argnums=(0, 1, 2))
+    return jit(gradient)(layers, x, summary)
 
-    return jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(layers, x, summary)
-
-  truth = gradients()
-  for number, schedule in enumerate(("layers", "windows"), start=1):
-    assert_close(gradients(remat=checkpoint, schedule=schedule), truth, 1e-9, 1e-9)
-    assert len(wrapped) == number  # a schedule that ignores `remat` would pass without this line
+  assert_close(gradients(remat=checkpoint), gradients(), 1e-9, 1e-9)
+  assert len(wrapped) == 1  # a schedule that ignores `remat` would pass without this line
+  jax.eval_shape(functools.partial(loss, remat=checkpoint, schedule="windows"), layers, x, summary)
+  assert len(wrapped) == 2

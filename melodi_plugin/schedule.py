@@ -83,10 +83,10 @@ def read_segment(
     summary.astype(x.dtype), (num_windows, batch, config.summary_tokens, width)
   )
   walk = _Walk(windows, key, remat)
-  memories = _split(memory, config, [stage.run for stage in stages])
+  memories = _split(memory, [stage.run for stage in stages])
   order = {"layers": _by_layers, "windows": _by_windows}[schedule]
   x_KBWD, memories = order(stages, x_KBWD, u_KBUD, memories, walk)
-  new = settle(memory, _merge(memories, memory, config, stages), windows)
+  new = settle(memory, _merge(memories, memory, stages), windows)
   return jnp.moveaxis(x_KBWD, 0, 1).reshape(batch, length, width), new
 
 
@@ -167,7 +167,7 @@ def _numbers(run: Run) -> Array:
   return run.first + jnp.arange(run.length, dtype=jnp.int32)
 
 
-def _split(memory: Memory, config: MelodiConfig, runs: Sequence[Run]) -> list[LayerMemory]:
+def _split(memory: Memory, runs: Sequence[Run]) -> list[LayerMemory]:
   """Cuts the memory of a stack into that of its runs; absent memories have zero tokens."""
   shorts, longs, parts = 0, 0, []
 
@@ -189,7 +189,7 @@ def _split(memory: Memory, config: MelodiConfig, runs: Sequence[Run]) -> list[La
   return parts
 
 
-def _merge(parts: list[LayerMemory], memory: Memory, config: MelodiConfig, stages) -> Memory:
+def _merge(parts: list[LayerMemory], memory: Memory, stages: Sequence[Stage]) -> Memory:
   """The inverse of `_split`."""
   specs: list[LayerSpec] = [stage.run.spec for stage in stages]
   short = [part.short for part, spec in zip(parts, specs, strict=True) if spec.short_tokens]

@@ -154,9 +154,9 @@ def test_placeholder_batch_starts_and_writes_nothing(position):
   )
 
 
-def test_only_the_first_token_of_a_window_starts_a_document():
-  positions = [[8, 0, 1, 2, 3, 4, 5, 6]]
-  assert_plan(jax.tree.map(lambda leaf: leaf[0], plan(positions, [[1] * 8], [2])), starts="..")
+def test_only_position_zero_at_the_head_of_a_window_starts_a_document():
+  positions = [[8, 0, 1, 2, 1, 2, 3, 4, -1, 0, 1, 2, 0, 1, 2, 3]]
+  assert_plan(jax.tree.map(lambda leaf: leaf[0], plan(positions, [[1] * 16], [2])), starts="...x")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from flax import nnx
 from melodi_plugin.config import MelodiConfig, Run
 from melodi_plugin.layers.paper import PaperLayerParams
 from melodi_plugin.memory import Memory, empty_memory
-from melodi_plugin.paper_cell import PaperCell, PaperLayer
+from melodi_plugin.paper_cell import PaperCell
+from melodi_plugin.paper_layer import PaperLayer
 from melodi_plugin.schedule import Stage
 
 TINY = dict(

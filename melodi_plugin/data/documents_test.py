@@ -102,5 +102,5 @@ def test_changed_file_is_reported_when_it_is_read(tmp_path):
   path = _write(tmp_path / "a.jsonl", {"text": "one"})
   source = open_documents(str(path))
   path.write_bytes(b"oops\n")
-  with pytest.raises(ValueError, match="a.jsonl:1 is not valid JSON"):
+  with pytest.raises(ValueError, match=r"a\.jsonl:1 is not valid JSON"):
     source[0]  # pylint: disable=pointless-statement

@@ -7,7 +7,7 @@ from jax.nn import initializers
 
 from melodi_plugin.attention import T5_BUCKETS
 from melodi_plugin.config import LayerSpec, MelodiConfig
-from melodi_plugin.paper_cell import PaperLayer
+from melodi_plugin.paper_layer import PaperLayer
 from melodi_plugin.token_mixer import TokenMixer
 
 Axes = tuple[str | None, ...]

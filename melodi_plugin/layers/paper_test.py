@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from melodi_plugin.layers.paper import PaperLayerParams, summary_embeddings
-from melodi_plugin.paper_cell import PaperLayer
+from melodi_plugin.paper_layer import PaperLayer
 from melodi_plugin.testing import tiny_config
 from melodi_plugin.token_mixer import TokenMixer
 
