@@ -57,12 +57,12 @@ CASES = [
   ({"enable_diloco": True}, "enable_diloco=true splits the batch"),
   (MOE | {"capacity_factor": 1.0}, "drops tokens, and what is dropped depends"),
   (MOE, "the paper's layers have a dense feed-forward network"),
-  ({"use_sft": True}, "MaxText's post-training (SFT, DPO, RL)"),
-  ({"use_dpo": True}, "MaxText's post-training (SFT, DPO, RL)"),
+  ({"use_sft": True}, "MaxText's post-training (SFT, DPO, RL, distillation)"),
+  ({"use_dpo": True}, "MaxText's post-training (SFT, DPO, RL, distillation)"),
   ({"attention": "vllm_rpa"}, "vLLM's attention keeps a cache of its own"),
   ({"mtp_num_layers": 1}, "multi-token prediction would run MELODI layers"),
-  ({"quantization": "int8"}, "has not been shown to work with memory, and Qwix's trial run"),
-  ({"use_qwix_quantization": True}, "has not been shown to work with memory, and Qwix's trial"),
+  ({"quantization": "int8"}, "has not been shown to work with memory, and Qwix's trial "),
+  ({"use_qwix_quantization": True}, "use_qwix_quantization=true has not been shown"),
   ({"use_multimodal": True}, "use_multimodal=true inserts tokens"),
   ({"trainable_position_size": 64}, "absolute position embeddings do not reach the end"),
   (
@@ -73,6 +73,10 @@ CASES = [
   ({"record_internal_nn_metrics": 1}, "looks for MaxText's own layers"),
   ({"mhc_expansion_rate": 2}, "mhc_expansion_rate and engram_layers belong to other decoders"),
   (ENGRAM, "mhc_expansion_rate and engram_layers belong to other decoders"),
+  ({"attention_type": "local_sliding", "sliding_window_size": 8}, "change layers that the paper"),
+  ({"attn_logits_soft_cap": 50.0}, "change layers that the paper"),
+  ({"fused_qkv": True}, "change layers that the paper"),
+  ({"reuse_example_batch": 1}, "reads the same tokens again and again"),
   ({"base_num_query_heads": 4}, "base_num_kv_heads must equal base_num_query_heads"),
   ({"max_target_length": 72}, "is not a whole number of windows"),
 ]
@@ -124,11 +128,6 @@ def test_settings_of_a_sentence_are_those_of_the_config():
   assert "max_target_length=72" in message and "melodi_window_length=16" in message
   assert "quantization=int8" in refusal(running.melodi_config, quantization="int8")
   assert "eval_interval=3" in refusal(running.melodi_config, eval_interval=3)
-
-
-def test_example_batch_that_is_read_again_and_again_is_refused():
-  # Memory would hold the very tokens that the model is about to predict.
-  assert "reuse_example_batch" in refusal(running.melodi_config, reuse_example_batch=1)
 
 
 @pytest.mark.parametrize("name", POST_TRAINING)

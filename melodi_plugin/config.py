@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 Layers = str | int | list[int] | None
 
@@ -45,7 +45,9 @@ class MelodiKeys(BaseModel):
     "the summary tokens unmixed, which needs S = U.",
   )
   melodi_position: Literal["t5", "none"] = Field(
-    "t5", description="Position bias of the self-attention over [memory | context | summary]."
+    "t5",
+    description="Position bias of the self-attention over [memory | context | summary]: 't5' or "
+    "'none'.",
   )
   melodi_mask_empty_slots: bool = Field(
     False,
@@ -72,6 +74,12 @@ class MelodiKeys(BaseModel):
   melodi_evaluate_after_training: bool = Field(
     False, description="Read the documents of grain_eval_files when `melodi_plugin.train` ends."
   )
+
+  @field_validator("melodi_position", mode="before")
+  @classmethod
+  def _null_is_none(cls, value: Any) -> Any:
+    """MaxText reads the word none as null."""
+    return "none" if value is None else value
 
 
 class LayerSpec(NamedTuple):

@@ -156,7 +156,7 @@ class MelodiDecoder(NNXDecoder):
 
   def _remat(self, function):
     """MaxText's remat policy, around every cell."""
-    if self.config.remat_policy == "none":
+    if self.config.remat_policy in (None, "none"):  # MaxText reads the word none as null
       return function
     prevent_cse = maxtext_utils.should_prevent_cse_in_remat(self.config)
     return jax.checkpoint(function, policy=self.get_remat_policy(), prevent_cse=prevent_cse)

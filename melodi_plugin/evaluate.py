@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from melodi_plugin.registration import register
+from melodi_plugin.launch import load_config, stop
 
 _FIELDS = ("inputs", "inputs_position", "inputs_segmentation", "targets", "targets_segmentation")
 
@@ -128,22 +128,19 @@ def show(result: dict[str, Any], path: pathlib.Path) -> None:
 
 def evaluate(argv: Sequence[str]) -> dict[str, Any]:
   """Evaluates the checkpoint that the arguments name; returns what `evaluation.json` holds."""
-  register()
-  from maxtext.configs import pyconfig
-
-  config = pyconfig.initialize(list(argv))
+  config = load_config(argv)
   if not config.load_parameters_path:
-    raise app.UsageError(
+    stop(
       "load_parameters_path is not set, so there is no model to evaluate; add "
       "load_parameters_path=<run>/checkpoints/<step>/items."
     )
   if not config.grain_eval_files:
-    raise app.UsageError(
+    stop(
       "grain_eval_files is not set, so there is nothing to read; add grain_eval_files=<folder or "
       "file of documents>."
     )
   if jax.process_count() > 1:
-    raise app.UsageError("evaluation reads documents in one process; run it on one host.")
+    stop("evaluation reads documents in one process; run it on one host.")
   result = summarise(read_documents(config), config)
   control = "_reset_every_window" if config.melodi_reset_every_window else ""
   path = pathlib.Path(config.base_output_directory) / config.run_name / f"evaluation{control}.json"

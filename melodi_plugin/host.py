@@ -61,11 +61,12 @@ def _block_enum() -> type[enum.Enum]:
 
 def _probe_block() -> str | None:
   members = _block_enum()
-  if any(member.value == BLOCK for member in members):
+  for table in ("_member_names_", "_member_map_", "_value2member_map_"):
+    if table not in vars(members):
+      return f"has no {table}"
+  if BLOCK in vars(members)["_value2member_map_"]:
     return f"already has a member {BLOCK!r}"
-  tables = ("_member_names_", "_member_map_", "_value2member_map_")
-  missing = [table for table in tables if not hasattr(members, table)]
-  return f"has no {missing[0]}" if missing else None
+  return None
 
 
 def _apply_block() -> Undo:
@@ -124,7 +125,13 @@ def _apply_initialize() -> Undo:
       MelodiConfig.from_maxtext(config)  # raises where the sizes contradict each other
     return config
 
-  return _replace(pyconfig, "_initialize_pydantic", initialize)
+  undo_replace = _replace(pyconfig, "_initialize_pydantic", initialize)
+
+  def undo() -> None:
+    with_melodi_keys.cache_clear()  # its classes know this registration's enum member
+    undo_replace()
+
+  return undo
 
 
 def _probe_load() -> str | None:
@@ -258,9 +265,10 @@ def _apply_guard() -> Undo:
       with original(config):
         yield
     except exceptions.StopTraining as stop:
-      if is_melodi(config) and isinstance(stop.__context__, ValueError):
-        raise stop.__context__ from None
-      raise
+      cause = stop.__context__
+      if cause is None or isinstance(cause, StopIteration) or not is_melodi(config):
+        raise
+      raise cause from None
 
   return _replace(data_loader, "loader_exception_guard", guard)
 

@@ -44,9 +44,9 @@ class Progress:
 
 
 def quiet_checkpoint_log() -> None:
-  """Leaves out Orbax's dozens of lines per checkpoint; MaxText says in one that it is saved."""
+  """Leaves out Orbax's lines per checkpoint and array; MaxText says in one that it is saved."""
 
   def keep(record: python_logging.LogRecord) -> bool:
-    return record.levelno > python_logging.INFO or "/orbax/" not in record.pathname
+    return record.levelno > python_logging.WARNING or "/orbax/" not in record.pathname
 
   logging.get_absl_handler().addFilter(keep)

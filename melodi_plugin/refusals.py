@@ -18,9 +18,21 @@ def _set(key: str) -> Callable[[Any], bool]:
   return lambda config: bool(getattr(config, key, False))
 
 
+def _value(setting: Any) -> Any:
+  """The text of an enum's member, anything else as it is."""
+  return getattr(setting, "value", setting)
+
+
 def _context_parallel(config: Any) -> bool:
-  shards = config.ici_context_parallelism * config.dcn_context_parallelism
-  return shards not in (0, 1)
+  """MaxText permutes by the axis that context_sharding names; -1 means what is left over."""
+  keys = (f"{link}_{config.context_sharding}_parallelism" for link in ("ici", "dcn"))
+  return any(getattr(config, key, 1) not in (0, 1) for key in keys)
+
+
+def _other_attention(config: Any) -> bool:
+  switches = ("use_post_attn_norm", "use_post_ffw_norm", "fused_qkv", "fused_mlp")
+  own = _value(config.attention_type) == "global" and not config.attn_logits_soft_cap
+  return not own or any(getattr(config, switch) for switch in switches)
 
 
 REFUSALS = (
@@ -31,7 +43,7 @@ REFUSALS = (
     "loader already fills rows with whole documents.",
   ),
   Refusal(
-    lambda c: getattr(c.dataset_type, "value", c.dataset_type) not in ("grain", "synthetic"),
+    lambda c: _value(c.dataset_type) not in ("grain", "synthetic"),
     "dataset_type={c.dataset_type.value} starts every row anew at every step, so memory would "
     "never be used; set dataset_type=grain and grain_train_files to a folder of documents.",
   ),
@@ -52,6 +64,11 @@ REFUSALS = (
   Refusal(
     _set("grain_use_elastic_iterator"),
     "grain_use_elastic_iterator=true reassigns documents to rows; set it to false.",
+  ),
+  Refusal(
+    lambda c: c.reuse_example_batch > 0,
+    "reuse_example_batch={c.reuse_example_batch} reads the same tokens again and again, so memory "
+    "would hold what is to be predicted; set it to 0.",
   ),
   Refusal(
     _set("elastic_enabled"),
@@ -105,12 +122,14 @@ REFUSALS = (
     "to 1.",
   ),
   Refusal(
-    lambda c: c.use_sft or c.use_dpo or hasattr(c, "rl"),
-    "MaxText's post-training (SFT, DPO, RL) feeds rows that are not documents read in order and "
-    "has not been shown to work with memory; pre-train with `python -m melodi_plugin.train`.",
+    lambda c: (
+      c.use_sft or c.use_dpo or hasattr(c, "rl") or bool(c.student_overrides or c.teacher_overrides)
+    ),
+    "MaxText's post-training (SFT, DPO, RL, distillation) feeds rows that are not documents in "
+    "order and has not been shown to work with memory; pre-train with `python -m melodi_plugin.train`.",
   ),
   Refusal(
-    lambda c: str(getattr(c.attention, "value", c.attention)).startswith("vllm"),
+    lambda c: str(_value(c.attention)).startswith("vllm"),
     "vLLM's attention keeps a cache of its own and knows nothing of memory; set "
     "attention=dot_product.",
   ),
@@ -121,9 +140,14 @@ REFUSALS = (
     "memory; set it to 0.",
   ),
   Refusal(
-    lambda c: bool(c.quantization) or c.use_qwix_quantization,
-    "quantization={c.quantization} has not been shown to work with memory, and Qwix's trial run "
-    "writes into it; leave quantization empty.",
+    lambda c: bool(_value(c.quantization)),
+    "quantization={c.quantization.value} has not been shown to work with memory, and Qwix's trial "
+    "run writes into it; leave it empty.",
+  ),
+  Refusal(
+    _set("use_qwix_quantization"),
+    "use_qwix_quantization=true has not been shown to work with memory, and Qwix's trial run "
+    "writes into it; set it to false.",
   ),
   Refusal(
     _set("use_multimodal"),
@@ -148,6 +172,11 @@ REFUSALS = (
     "mhc_expansion_rate and engram_layers belong to other decoders; leave them at their defaults.",
   ),
   Refusal(
+    _other_attention,
+    "attention_type, attn_logits_soft_cap, use_post_attn_norm, use_post_ffw_norm, fused_qkv and "
+    "fused_mlp change layers that the paper does not have; leave them at their defaults.",
+  ),
+  Refusal(
     lambda c: c.num_kv_heads != c.num_query_heads,
     "base_num_kv_heads must equal base_num_query_heads, since the paper's attention has as many "
     "key heads as query heads; they are {c.num_kv_heads} and {c.num_query_heads}.",
@@ -164,4 +193,4 @@ def check(config: Any) -> None:
   """Raises ValueError with the sentence of the first refusal that holds for a MaxText config."""
   for refusal in REFUSALS:
     if refusal.when(config):
-      raise ValueError("decoder_block: melodi refuses " + refusal.sentence.format(c=config))
+      raise ValueError("decoder_block: melodi cannot run: " + refusal.sentence.format(c=config))

@@ -4,15 +4,14 @@ Two keys of ours act here: `melodi_prepare_data` writes a demo corpus first, and
 `melodi_evaluate_after_training` reads the documents of `grain_eval_files` at the end.
 """
 
-import gc
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 from absl import app
 
+from melodi_plugin.launch import load_config, stop
 from melodi_plugin.progress import quiet_checkpoint_log
-from melodi_plugin.registration import register
 
 
 def prepare(config: Any) -> None:
@@ -29,7 +28,7 @@ def evaluate_last_checkpoint(argv: Sequence[str], config: Any) -> None:
   folder = pathlib.Path(config.checkpoint_dir)
   steps = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
   if not steps:
-    raise app.UsageError(
+    stop(
       f"melodi_evaluate_after_training needs a checkpoint, but {folder} has none; set "
       "enable_checkpointing=true."
     )
@@ -53,17 +52,13 @@ def evaluate_last_checkpoint(argv: Sequence[str], config: Any) -> None:
 
 def main(argv: Sequence[str]) -> None:
   """Registers the plugin and hands over to `maxtext.trainers.pre_train.train`."""
-  register()
   quiet_checkpoint_log()
-  from maxtext.configs import pyconfig
+  config = load_config(argv)
   from maxtext.trainers.pre_train import train
 
-  config = pyconfig.initialize(list(argv))
   if config.melodi_prepare_data:
     prepare(config)
   train.main(argv)
-  # MaxText's loader cleans up after itself, which fails once the interpreter is shutting down.
-  gc.collect()
   if config.melodi_evaluate_after_training:
     evaluate_last_checkpoint(argv, config)
 

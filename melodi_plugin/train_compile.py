@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from absl import app
 
-from melodi_plugin.registration import register
+from melodi_plugin.launch import load_config
 
 
 def main(argv: Sequence[str]) -> None:
   """Registers the plugin and hands over to `maxtext.trainers.pre_train.train_compile`."""
-  register()
+  load_config(argv)  # reads it once more below, but says what is wrong in one sentence
   from maxtext.trainers.pre_train import train_compile
 
   train_compile.main(argv)
