@@ -1,7 +1,7 @@
 """Reads recorded outputs of the official implementation into our containers.
 
-Every array of a file must be claimed: `GoldenFile` counts what was read, and `unread` tells what was
-not.  See integration_tests/golden/README.md.
+Every array of a file must be claimed: `GoldenFile` counts what was read, and `unread` tells what
+was not.  See integration_tests/golden/README.md.
 """
 
 import json

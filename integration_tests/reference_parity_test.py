@@ -197,13 +197,13 @@ def streams_of_layers(config, params, x, memory, positions):
 
 
 def check_twins(golden):
-  """The reference keeps a second set of variables for training, which its evaluation leaves zero."""
+  """The reference keeps a second set of variables for training; evaluation leaves it zero."""
   for segment in range(golden.meta["segments"] + 1):
     memory = golden.memory(f"state{segment}", mode="train")
     assert not memory.short.any() and not memory.long.any()
 
 
-# -- Whole language models, through MaxText's Transformer ---------------------------------------------
+# -- Whole language models, through MaxText's Transformer -----------------------------------------
 
 
 def model_loss(graphdef, params, rest, tokens, positions, targets, mask):

@@ -126,7 +126,8 @@ REFUSALS = (
       c.use_sft or c.use_dpo or hasattr(c, "rl") or bool(c.student_overrides or c.teacher_overrides)
     ),
     "MaxText's post-training (SFT, DPO, RL, distillation) feeds rows that are not documents in "
-    "order and has not been shown to work with memory; pre-train with `python -m melodi_plugin.train`.",
+    "order and has not been shown to work with memory; pre-train with `python -m "
+    "melodi_plugin.train`.",
   ),
   Refusal(
     lambda c: str(_value(c.attention)).startswith("vllm"),

@@ -1,26 +1,23 @@
-"""Strict numerics and shapes in every test, on eight fake devices."""
+"""Strict numerics in every test, on eight fake devices; integration_tests/ uses it too.
+
+Shapes in our signatures are checked as well: see `--jaxtyping-packages` in pyproject.toml.
+"""
 
 import os
 import pathlib
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
-  " --xla_force_host_platform_device_count=8"
-)
+_DEVICES = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import pytest
-from jaxtyping import install_import_hook
-
-# Shapes in our signatures are checked at run time, in tests only.
-_hook = install_import_hook("melodi_plugin", "beartype.beartype")
-_hook.__enter__()
 
 jax.config.update("jax_default_matmul_precision", "highest")
 # MaxText is not written for it: tests that run its code in this process lift it for themselves.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Compiling dominates the test time; a second run finds most programs compiled.
-_cache = pathlib.Path(__file__).parent / ".pytest_cache" / "jax"
+_cache = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"
 jax.config.update("jax_compilation_cache_dir", str(_cache))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_cache))  # for subprocesses
