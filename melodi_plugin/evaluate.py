@@ -59,7 +59,10 @@ def read_documents(config: Any) -> list[dict[str, Any]]:
   batches = make_document_batches(
     config, config.grain_eval_files, rows=config.micro_batch_size_to_train_on
   )
-  model = model_creation_utils.from_pretrained(config, mesh, model_mode=MODEL_MODE_TRAIN)
+  try:
+    model = model_creation_utils.from_pretrained(config, mesh, model_mode=MODEL_MODE_TRAIN)
+  except ValueError as error:  # no checkpoint there, or one of another model
+    stop(str(error))
   graphdef, params, rest = nnx.split(model, nnx.Param, ...)
   rest = jax.tree.map(jnp.zeros_like, rest)  # memory from zeros; dropout is off
   step = jax.jit(token_nats, static_argnums=0, donate_argnums=2)
