@@ -244,8 +244,13 @@ def saved_memory(checkpoint: pathlib.Path) -> set[tuple[str, ...]]:
   }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("keys, plugins", [({}, ""), (MELODI, "melodi")], ids=["stock", "melodi"])
+@pytest.mark.parametrize(
+  "keys, plugins",
+  [
+    pytest.param({}, "", id="stock", marks=pytest.mark.slow),
+    pytest.param(MELODI, "melodi", id="melodi"),
+  ],
+)
 def test_the_stock_command_trains_and_saves_its_memory(patched, tmp_path, keys, plugins):
   config = tmp_path / "tiny.yml"
   config.write_text("".join(f"{key}: {value}\n" for key, value in (TINY | keys).items()))

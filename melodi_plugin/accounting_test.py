@@ -15,6 +15,7 @@ from melodi_plugin.accounting import (
   parameters,
 )
 from melodi_plugin.attention import T5_BUCKETS
+from melodi_plugin.benchmark import CONFIG as BENCHMARK
 from melodi_plugin.config import MelodiConfig
 from melodi_plugin.layers.paper import PaperLayerParams, summary_embeddings
 from melodi_plugin.memory import empty_memory
@@ -32,20 +33,6 @@ PAPER = MelodiConfig(
   short_term_tokens=64,
   long_term_increment=32,
   long_term_windows=128,
-  long_term_layers=(6,),
-  short_term_layers=tuple(range(12)),
-)
-BENCHMARK = MelodiConfig(
-  num_layers=12,
-  emb_dim=256,
-  num_heads=4,
-  head_dim=64,
-  mlp_dim=1024,
-  window_length=128,
-  summary_tokens=32,
-  short_term_tokens=32,
-  long_term_increment=8,
-  long_term_windows=16,
   long_term_layers=(6,),
   short_term_layers=tuple(range(12)),
 )

@@ -1,30 +1,3 @@
-"""Strict numerics in every test, on eight fake devices; integration_tests/ uses it too.
+"""The settings and fixtures of the integration tests."""
 
-Shapes in our signatures are checked as well: see `--jaxtyping-packages` in pyproject.toml.
-"""
-
-import os
-import pathlib
-
-_DEVICES = "--xla_force_host_platform_device_count=8"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-
-import jax
-import pytest
-
-jax.config.update("jax_default_matmul_precision", "highest")
-# MaxText is not written for it: tests that run its code in this process lift it for themselves.
-jax.config.update("jax_numpy_dtype_promotion", "strict")
-# Compiling dominates the test time; a second run finds most programs compiled.
-_cache = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"
-jax.config.update("jax_compilation_cache_dir", str(_cache))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_cache))  # for subprocesses
-
-
-@pytest.fixture
-def float64():
-  """Float64 for a test: rounding in float32 is as large as a wrong term may be."""
-  with jax.enable_x64(True):
-    yield
+from integration_tests.conftest import float64  # noqa: F401

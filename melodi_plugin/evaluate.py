@@ -28,8 +28,8 @@ _FIELDS = ("inputs", "inputs_position", "inputs_segmentation", "targets", "targe
 
 
 def token_nats(
-  graphdef: nnx.GraphDef, params: nnx.State, rest: nnx.State, batch: dict[str, jax.Array]
-) -> tuple[jax.Array, nnx.State]:
+  graphdef: Any, params: Any, rest: Any, batch: dict[str, jax.Array]
+) -> tuple[jax.Array, Any]:
   """Nats of every target (B, T), 0 where there is none, and the state with the memory after."""
   model = nnx.merge(graphdef, params, rest, copy=True)
   logits = model(

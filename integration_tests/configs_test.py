@@ -1,0 +1,37 @@
+"""Every YAML builds, at full size and for free, and has the parameters of the closed form."""
+
+import math
+import pathlib
+
+import jax
+import pytest
+from flax import nnx
+
+from integration_tests import running
+from melodi_plugin.accounting import parameters
+from melodi_plugin.config import MelodiConfig
+
+YAMLS = sorted((pathlib.Path(__file__).parents[1] / "configs" / "yaml").glob("*.yml"))
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
+def test_yaml_builds_and_has_the_parameters_of_the_closed_form(path):
+  with running.maxtext_process():
+    from maxtext.configs import pyconfig
+    from maxtext.utils import maxtext_utils, model_creation_utils
+
+    config = pyconfig.initialize(
+      ["", str(path), "skip_jax_distributed_system=true", "grain_train_files=unread"]
+    )
+    mesh = maxtext_utils.get_mesh_from_config(config)
+    _, model = model_creation_utils.create_nnx_abstract_model(config, mesh)
+    shapes = jax.tree.leaves(nnx.state(model, nnx.Param))
+  count = sum(math.prod(leaf.shape) for leaf in shapes)
+  assert count == parameters(MelodiConfig.from_maxtext(config), config.vocab_size)
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
+def test_header_says_what_it_is_and_how_to_run_it(path):
+  header = path.read_text().split("base_config:")[0]
+  assert "# What:" in header
+  assert f"melodi_plugin.train configs/yaml/{path.name}" in header
