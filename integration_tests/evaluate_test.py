@@ -13,7 +13,7 @@ LENGTHS = [150, 40, 333, 7, 64, 65, 210, 96, 31, 128]
 @pytest.fixture(scope="module")
 def documents(tmp_path_factory):
   """The keys that read ten small documents, as evaluation files."""
-  keys = running.documents_config(tmp_path_factory.mktemp("evaluate") / "documents", LENGTHS)
+  keys = running.documents_config(tmp_path_factory.mktemp("evaluate"), LENGTHS)
   return keys | {"grain_eval_files": keys["grain_train_files"]}
 
 
