@@ -66,10 +66,37 @@ class MelodiKeys(BaseModel):
     False,
     description="Control: forget all memory at every window; positions stay those of the document.",
   )
-  melodi_prepare_data: Literal["", "shakespeare"] = Field(
+  melodi_prepare_data: Literal["", "shakespeare", "mqar"] = Field(
     "",
     description="Corpus that `melodi_plugin.train` writes first, into the folder of "
     "grain_train_files, if it is not there yet.",
+  )
+  melodi_id_field: str = Field(
+    "id",
+    description="Field that names a document; its text is the first of train_data_columns or "
+    "eval_data_columns.",
+  )
+  melodi_max_document_bytes: int = Field(
+    2**24,
+    gt=0,
+    description="A document with more UTF-8 bytes of text counts as broken: reading and "
+    "tokenizing take up to 60 times this much memory.",
+  )
+  melodi_skip_broken_documents: bool = Field(
+    False,
+    description="Leave broken documents out, counted and listed in skipped_documents.jsonl, "
+    "instead of stopping at the first.",
+  )
+  melodi_restart_documents: bool = Field(
+    False,
+    description="If the saved place in the documents does not fit this run (other rows, hosts, "
+    "windows or files), start the documents anew with empty memory instead of stopping.",
+  )
+  melodi_probe: Literal["", "passkey", "mqar", "rare_words"] = Field(
+    "",
+    description="What `melodi_plugin.evaluate` measures instead of perplexity: recall of a "
+    "'passkey' or of associations ('mqar') against distance, or the loss on repeated "
+    "'rare_words'.",
   )
   melodi_evaluate_after_training: bool = Field(
     False, description="Read the documents of grain_eval_files when `melodi_plugin.train` ends."
