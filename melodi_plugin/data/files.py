@@ -1,0 +1,202 @@
+"""The files that a pattern names, on a local disk or in a bucket.
+
+Whatever a pattern matches is kept, also what cannot be read: reading it says so, and nothing is
+lost in silence.
+"""
+
+import glob
+import io
+import itertools
+import os
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, cast
+
+import fsspec
+
+# `x.jsonl`, and with a shard suffix `x-00000-of-00010.jsonl` or `x.jsonl-00000-of-00010`.
+_NAME = re.compile(r"(.+)(\.(?:jsonl|txt|parquet|array_record|arrayrecord))(-\d+-of-\d+)?", re.S)
+
+
+class File(NamedTuple):
+  """One file.
+
+  `path` is absolute, or an URL such as `gs://bucket/name`; `name` is relative to the folder that
+  the patterns have in common; `size` is in bytes, 0 where the listing does not say it.
+  """
+
+  path: str
+  name: str
+  size: int = 0
+
+  @property
+  def suffix(self) -> str:
+    """The extension that tells the format, without a shard suffix; '' for another format."""
+    match = _NAME.fullmatch(self.name)
+    return match[2] if match else ""
+
+  @property
+  def stem(self) -> str:
+    """The name without its extension; a shard suffix stays."""
+    match = _NAME.fullmatch(self.name)
+    return match[1] + (match[3] or "") if match else self.name
+
+  def filesystem(self) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Where the file lies, and its path there."""
+    if is_remote(self.path):
+      return fsspec.core.url_to_fs(self.path)
+    return fsspec.filesystem("file"), self.path
+
+  def open(self) -> io.BufferedReader:
+    """Opens the file for reading from its beginning; raises OSError and what its store raises."""
+    system, path = self.filesystem()
+    return io.BufferedReader(cast(io.RawIOBase, system.open(path, "rb")), 2**20)
+
+  def read(self, start: int, size: int) -> bytes:
+    """Bytes start..start+size, fewer at the end of the file; raises as `open`."""
+    system, path = self.filesystem()
+    return cast(bytes, system.cat_file(path, start=start, end=start + size))
+
+
+def match_files(pattern: str) -> list[File]:
+  """Every file that `pattern` names, sorted by path, each once.
+
+  Args:
+    pattern: folders (searched with their sub-folders, hidden ones left out), files and globs,
+      local or with a protocol that fsspec knows (`gs://bucket/path*`), joined with ';'.
+
+  Raises:
+    ValueError: if a part matches nothing, cannot be listed, or names a file of another format.
+  """
+  sizes: dict[str, int] = {}
+  roots = []
+  for part in pattern.split(";"):
+    root, found = _match(part.strip())
+    roots.append(root.rstrip("/").split("/"))
+    sizes |= found
+  # Names begin below what the folders have in common, so that no two files share a name.
+  levels = zip(*roots, strict=False)
+  depth = sum(1 for _ in itertools.takewhile(lambda names: len(set(names)) == 1, levels))
+  return [File(path, path.split("/", depth)[-1].lstrip("/"), sizes[path]) for path in sorted(sizes)]
+
+
+def is_remote(path: str) -> bool:
+  """Whether `path` is an URL."""
+  return "://" in path
+
+
+def _match(pattern: str) -> tuple[str, dict[str, int]]:
+  """The folder that names are relative to, and the size of every file by its path."""
+  pattern = pattern.removeprefix("file://")
+  try:
+    root, found = (_match_remote if is_remote(pattern) else _match_local)(pattern)
+  except Exception as error:
+    raise ValueError(
+      f"{pattern!r} cannot be listed ({error}); check the name and that you may read it."
+    ) from error
+  if not found:
+    raise ValueError(
+      f"No .jsonl, .txt, .parquet or .array_record file matches {pattern!r}; name a file, a "
+      "folder or a glob, and join several with ';'."
+    )
+  for path in found:
+    if not _NAME.fullmatch(path):
+      raise ValueError(
+        f"{path} is none of .jsonl, .txt, .parquet and .array_record; narrow the pattern "
+        f"{pattern!r}."
+      )
+  return root, found
+
+
+def _match_local(pattern: str) -> tuple[str, dict[str, int]]:
+  if not pattern:
+    return "", {}
+  path = os.path.abspath(os.path.expanduser(pattern))
+  if os.path.isdir(path):
+    return path, dict(_walk(path))
+  if os.path.isfile(path):
+    return os.path.dirname(path), {path: os.path.getsize(path)}
+  found = glob.glob(path, recursive=True)
+  return _fixed_folder(path), _files_among(found, os.path.isdir, _walk, _size)
+
+
+def _match_remote(pattern: str) -> tuple[str, dict[str, int]]:
+  system, path = fsspec.core.url_to_fs(pattern)
+  system.invalidate_cache()  # A listing from before an upload would hide files.
+
+  def find(folder: str) -> Iterator[tuple[str, int]]:
+    for name, info in system.find(folder, detail=True).items():
+      if _wanted(name[len(folder) :]):
+        yield name, info.get("size") or 0
+
+  root = os.path.dirname(path)
+  if glob.has_magic(path):
+    entries: dict[str, Any] = system.glob(path, detail=True)
+    root = _fixed_folder(path)
+    found = _files_among(
+      list(entries),
+      lambda name: entries[name]["type"] == "directory",
+      find,
+      lambda name: entries[name].get("size") or 0,
+    )
+  elif system.isdir(path):
+    root, found = path, dict(find(path))
+  else:
+    found = {path: system.size(path) or 0}
+  return system.unstrip_protocol(root), {
+    system.unstrip_protocol(name): size for name, size in found.items()
+  }
+
+
+def _files_among(
+  names: list[str],
+  is_folder: Callable[[str], bool],
+  find: Callable[[str], Iterator[tuple[str, int]]],
+  size: Callable[[str], int],
+) -> dict[str, int]:
+  """Files by size; a folder counts only if it has the name of a file: `x.parquet/` of parts."""
+  found: dict[str, int] = {}
+  for name in names:
+    if not is_folder(name):
+      found[name] = size(name)
+    elif _NAME.fullmatch(name):
+      found |= find(name)
+  return found
+
+
+def _walk(folder: str) -> Iterator[tuple[str, int]]:
+  """(path, size) of every file below `folder` that may hold documents."""
+
+  def refuse(error: OSError) -> None:
+    raise error  # os.walk would leave out a folder that cannot be listed.
+
+  seen = set()
+  for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+    if (real := os.path.realpath(place)) in seen:  # A link that leads back.
+      folders.clear()
+      continue
+    seen.add(real)
+    folders[:] = [name for name in folders if not name.startswith(".")]
+    for name in names:
+      if _wanted(name):
+        yield os.path.join(place, name), _size(os.path.join(place, name))
+
+
+def _wanted(name: str) -> bool:
+  hidden = any(part.startswith(".") for part in name.split("/"))
+  return not hidden and _NAME.fullmatch(name) is not None
+
+
+def _size(path: str) -> int:
+  try:
+    return os.path.getsize(path)
+  except OSError:  # Opening the file will say what is wrong with it.
+    return 0
+
+
+def _fixed_folder(path: str) -> str:
+  """The folder in front of the first wildcard."""
+  folder = os.path.dirname(path)
+  while glob.has_magic(folder):
+    folder = os.path.dirname(folder)
+  return folder

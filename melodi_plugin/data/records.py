@@ -1,0 +1,161 @@
+"""What every document must be, what every format must do, and the one error for a broken document.
+
+The formats share these checks, so that the same fault is reported in the same words.
+"""
+
+import abc
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from melodi_plugin.data.files import File
+
+
+class Document(NamedTuple):
+  """One document: `id` names it in messages and results, `text` is its whole text."""
+
+  id: str
+  text: str
+
+
+class Fields(NamedTuple):
+  """The names under which the records of a file hold the text and the id."""
+
+  text: str = "text"
+  id: str = "id"
+
+
+class BrokenDocument(ValueError):  # noqa: N818 - it is not the program's error
+  """A document, or a whole file, that cannot be used.
+
+  Attributes:
+    where: 'path:line', 'path, record 7' (both from 1) or 'path'.
+    problem: what is wrong and what to do about it, the rest of the sentence.
+  """
+
+  def __init__(self, where: str, problem: str):
+    super().__init__(where, problem)  # The arguments are what crosses process borders.
+    self.where = where
+    self.problem = problem
+
+  def __str__(self) -> str:
+    return f"{self.where} {self.problem}."
+
+
+Report = Callable[[BrokenDocument], None]
+Advance = Callable[[int], None]
+
+
+class Format(abc.ABC):
+  """The documents of one file."""
+
+  file: File
+
+  @abc.abstractmethod
+  def scan(self, report: Report, advance: Advance) -> np.ndarray | None:
+    """Checks the file and finds its documents.
+
+    Args:
+      report: called with every broken record, which is then left out; may raise it.
+      advance: called with the number of bytes scanned since the last call.
+
+    Returns:
+      Hashes of the ids, int64 [len], or None if only reading a document shows its id.
+
+    Raises:
+      BrokenDocument: for the whole file.
+    """
+
+  @abc.abstractmethod
+  def __len__(self) -> int: ...
+
+  @abc.abstractmethod
+  def where(self, index: int) -> str:
+    """Names document `index` in messages."""
+
+  @abc.abstractmethod
+  def read(self, index: int) -> Document:
+    """Reads document `index`; raises BrokenDocument."""
+
+  @abc.abstractmethod
+  def sizes(self) -> np.ndarray:
+    """Bytes of every document's record, int64 [len]; 0 for one that cannot be read."""
+
+
+class Rules(NamedTuple):
+  """What a record is checked against: its field names, and the most UTF-8 bytes of a text."""
+
+  fields: Fields
+  max_bytes: int
+
+  def document(self, where: str, text: Any, id: Any) -> Document:
+    """Checks both fields, given as str or bytes (the id also as int); raises BrokenDocument."""
+    if isinstance(id, int) and not isinstance(id, bool):
+      id = str(id)
+    text, size = _string(where, self.fields.text, text)
+    if not text or text.isspace():
+      problem = f"has an empty {self.fields.text!r}; remove the record or give it text"
+      raise BrokenDocument(where, problem)
+    if size > self.max_bytes:
+      raise self.too_large(where, size)
+    return Document(_string(where, self.fields.id, id)[0], text)
+
+  def too_large(self, where: str, size: int) -> BrokenDocument:
+    """The error for a record of `size` bytes."""
+    return BrokenDocument(
+      where,
+      f"is too large ({size:,} bytes, and a text may have {self.max_bytes:,}); split it or raise "
+      "max_bytes",
+    )
+
+  def no_text(self, where: str, found: str = "") -> BrokenDocument:
+    """The error for a record without a text; `found` says what it has instead."""
+    field = self.fields.text
+    return BrokenDocument(
+      where, f"has no {field!r} field{found}; give it one, or name the field that holds the text"
+    )
+
+
+def decode(where: str, raw: bytes) -> str:
+  """UTF-8 to text; raises BrokenDocument."""
+  try:
+    return raw.decode("utf-8")
+  except UnicodeDecodeError as error:
+    raise BrokenDocument(where, f"is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+
+
+@contextlib.contextmanager
+def reading(where: str) -> Iterator[None]:
+  """Turns whatever a file system or a file reader raises into BrokenDocument.
+
+  Only calls that read a file belong inside: the many stores and readers have no common error.
+  """
+  try:
+    yield
+  except (BrokenDocument, MemoryError):
+    raise
+  except Exception as error:
+    reason = getattr(error, "strerror", None) or str(error).partition("\n")[0].rstrip(". ")
+    raise BrokenDocument(
+      where,
+      f"cannot be read ({reason or type(error).__name__}); restore the file and its permissions, "
+      "or leave it out",
+    ) from error
+
+
+def _string(where: str, field: str, value: Any) -> tuple[str, int]:
+  """`value` as str, and its size in UTF-8."""
+  if isinstance(value, bytes):
+    return decode(where, value), len(value)
+  if not isinstance(value, str):
+    problem = f"has {field!r} of type {type(value).__name__}; make it a string"
+    raise BrokenDocument(where, problem)
+  try:
+    return value, len(value.encode())
+  except UnicodeEncodeError:
+    # JSON can spell half of a surrogate pair, which no tokenizer accepts.
+    raise BrokenDocument(
+      where, f"has a lone surrogate (\\ud800-\\udfff) in {field!r}; write whole characters"
+    ) from None
