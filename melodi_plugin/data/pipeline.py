@@ -6,17 +6,26 @@ MaxText saves and restores the iterator only under that name.  `make_document_ba
 evaluation that counts the loss per document.
 """
 
-from collections.abc import Callable
+import json
+import os
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
-from maxtext.input_pipeline import tokenizer as maxtext_tokenizer
+from etils import epath
+from grain.sources import RandomAccessDataSource
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from maxtext.input_pipeline.multihost_dataloading import MultiHostDataLoadIterator
 
-from melodi_plugin.data.documents import open_documents
-from melodi_plugin.data.rows import StickyRows
+from melodi_plugin.data.documents import Document, DocumentSource, Fields, open_documents
+from melodi_plugin.data.read_ahead import Workers
+from melodi_plugin.data.row import StateMismatch
+from melodi_plugin.data.rows import StickyRows, merge_states
+from melodi_plugin.data.skipped import SkippedDocuments
+from melodi_plugin.data.tokenizer import Tokenizer
 
 # Keys of MaxText's Grain path that would ask for something else than these rows: (key, the values
 # under which nothing is asked, why).
@@ -31,10 +40,8 @@ _UNUSED_KEYS = (
 )
 
 
-def make_train_iterator(
-  config: Any, mesh: jax.sharding.Mesh, process_indices: list[int]
-) -> MultiHostDataLoadIterator:
-  """Training batches of `config.grain_train_files` for the processes `process_indices`.
+def make_train_iterator(config: Any, mesh: Mesh, process_indices: list[int]) -> "EndTogether":
+  """Training batches of `config.grain_train_files`.
 
   MaxText's default `num_epoch: 1` repeats the documents for as long as `steps` asks, with a log
   line at every new epoch; a larger `num_epoch` ends the training after that many.
@@ -45,58 +52,57 @@ def make_train_iterator(
   Raises:
     ValueError: if the files, the tokenizer or another key do not fit.
   """
-  rows = _rows_per_process(
-    "per_device_batch_size",
-    config.global_batch_size_to_load,
-    config.global_batch_size_to_train_on,
-    len(process_indices),
+  del process_indices  # all of them, since expansion_factor_real_data is refused
+  rows = _rows(
+    "per_device_batch_size", config.global_batch_size_to_load, config.global_batch_size_to_train_on
   )
-  dataset = _open(
+  source = _open(config, config.grain_train_files, config.train_data_columns)
+  if len(source) < rows:
+    logging.warning(
+      "%d documents for a batch of %d rows: some rows read the same document at the same time.",
+      len(source),
+      rows,
+    )
+  dataset = _make_rows(
     config,
-    config.grain_train_files,
+    source,
     rows=rows,
     shuffle=config.enable_data_shuffling,
     epochs=config.num_epoch if config.num_epoch > 1 else None,
-    shard_index=process_indices.index(jax.process_index()),
-    shard_count=len(process_indices),
+    local_rows=local_rows(mesh, rows),
+    workers=Workers(_worker_count(config.grain_worker_count), config.grain_num_threads),
   )
-  if len(dataset.source) < config.global_batch_size_to_load:
-    logging.warning(
-      "%d documents for a batch of %d rows: some rows read the same document at the same time.",
-      len(dataset.source),
-      config.global_batch_size_to_load,
-    )
-  return MultiHostDataLoadIterator(dataset, mesh, config.generate_padding_batch_train)
+  return EndTogether(dataset, mesh)
 
 
-def make_eval_iterator(
-  config: Any, mesh: jax.sharding.Mesh, process_indices: list[int]
-) -> MultiHostDataLoadIterator:
+def make_eval_iterator(config: Any, mesh: Mesh, process_indices: list[int]) -> "EndTogether":
   """As `make_train_iterator`, of `config.grain_eval_files`, once and in the order of the files."""
-  rows = _rows_per_process(
+  del process_indices
+  rows = _rows(
     "eval_per_device_batch_size",
     config.global_batch_size_to_load_eval,
     config.global_batch_size_to_eval_on,
-    len(process_indices),
   )
-  dataset = _open(
+  dataset = _make_rows(
     config,
-    config.grain_eval_files,
+    _open(config, config.grain_eval_files, config.eval_data_columns),
     rows=rows,
     shuffle=False,
     epochs=1,
-    shard_index=process_indices.index(jax.process_index()),
-    shard_count=len(process_indices),
+    local_rows=local_rows(mesh, rows),
+    workers=Workers(_worker_count(config.grain_worker_count_eval), config.grain_num_threads_eval),
   )
-  return MultiHostDataLoadIterator(dataset, mesh, config.generate_padding_batch_eval)
+  return EndTogether(dataset, mesh)
 
 
-def make_document_batches(config: Any, pattern: str, *, rows: int) -> StickyRows:
-  """All documents of `pattern` once, in order, for evaluation in one process.
+def make_document_batches(
+  config: Any, documents: str | RandomAccessDataSource[Document], *, rows: int
+) -> StickyRows:
+  """All `documents` once, for evaluation in one process.
 
   Args:
     config: gives tokenizer, T and W.
-    pattern: files, as for `open_documents`.
+    documents: files, as for `open_documents`, or the documents themselves.
     rows: B.
 
   Returns:
@@ -106,63 +112,142 @@ def make_document_batches(config: Any, pattern: str, *, rows: int) -> StickyRows
   Raises:
     ValueError: if the files or the tokenizer do not fit.
   """
-  return _open(config, pattern, rows=rows, shuffle=False, epochs=1, with_document_index=True)
-
-
-def make_tokenize(config: Any) -> Callable[[str], np.ndarray]:
-  """MaxText's tokenizer of `config`, from text to int32 ids, each checked against vocab_size."""
-  tokenizer = maxtext_tokenizer.build_tokenizer(
-    config.tokenizer_path,
-    config.tokenizer_type,
-    config.add_bos,
-    config.add_eos,
-    config.hf_access_token,
+  if isinstance(documents, str):
+    documents = _open(config, documents, config.eval_data_columns)
+  return _make_rows(
+    config,
+    documents,
+    rows=rows,
+    shuffle=False,
+    epochs=1,
+    workers=Workers(_worker_count(config.grain_worker_count_eval), config.grain_num_threads_eval),
+    with_document_index=True,
   )
 
-  def tokenize(text: str) -> np.ndarray:
-    ids = np.asarray(tokenizer.encode(text))
-    if ids.size and ids.max() >= config.vocab_size:
-      raise ValueError(
-        f"Tokenizer {config.tokenizer_path} gives the id {ids.max()} but vocab_size is "
-        f"{config.vocab_size}; set vocab_size to the size of the tokenizer."
-      )
-    if ids.size and ids.min() < 0:
-      raise ValueError(
-        f"Tokenizer {config.tokenizer_path} gives the id {ids.min()} because it has no such "
-        "special token; set add_bos=false or add_eos=false."
-      )
-    return ids.astype(np.int32)
 
-  return tokenize
+def local_rows(mesh: Mesh, rows: int) -> list[int]:
+  """Rows of the whole batch that belong to this process's devices, in the order of its batch."""
+  sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+  places = sharding.devices_indices_map((rows,))
+  return [row for device in mesh.local_devices for row in range(rows)[places[device][0]]]
 
 
-def _open(config: Any, pattern: str, **how: Any) -> StickyRows:
+class EndTogether(MultiHostDataLoadIterator):
+  """Global batches of `StickyRows`; no process ends before the last one has.
+
+  A process whose documents have ended goes on with padding, which leaves memory as it is.
+  """
+
+  def __init__(self, dataset: StickyRows, mesh: Mesh):
+    self._may_end = dataset.order.epochs is not None and jax.process_count() > 1
+    super().__init__(dataset, mesh, generate_padding_batch=self._may_end)
+    self.reset()
+
+  def reset(self) -> None:
+    """Starts the documents anew."""
+    super().reset()
+    self.last_local_data = self.local_iterator.empty_batch()  # what padding looks like
+
+  def _get_next_batch_sharded(self) -> Any:
+    batch = super()._get_next_batch_sharded()
+    if self._may_end and np.all(multihost_utils.process_allgather(np.asarray(self.out_of_data))):
+      raise StopIteration
+    return batch
+
+
+def restore_place(config: Any, iterator: EndTogether, folder: epath.Path) -> bool:
+  """Goes on where the documents stood when the files of `folder` were saved, one per process.
+
+  The number of processes may have changed since: a row has the same documents everywhere.
+
+  Returns:
+    Whether the documents go on; if not, they start anew, and memory has to be empty.
+
+  Raises:
+    StateMismatch: if the saved place does not fit this run, and the config does not say that the
+      documents may start anew.
+  """
+  rows = iterator.local_iterator
+  states = [json.loads(path.read_text()) for path in sorted(folder.glob("process_*.json"))]
+  try:
+    rows.set_state(merge_states(states))
+  except StateMismatch as problem:
+    if not config.melodi_restart_documents:
+      raise
+    logging.warning("%s  Documents start anew, with empty memory.", problem)
+    iterator.reset()
+    return False
+  return True
+
+
+def make_tokenize(config: Any) -> Tokenizer:
+  """MaxText's tokenizer of `config`."""
+  return Tokenizer(config)
+
+
+def _open(config: Any, pattern: str, columns: Sequence[str]) -> DocumentSource:
   for key, unset, reason in _UNUSED_KEYS:
     if getattr(config, key) not in unset:
       raise ValueError(
         f"{key}={getattr(config, key)} does not work with documents read in sticky rows, "
         f"{reason}; leave it at {unset[0]!r}."
       )
-  source = open_documents(pattern)
-  tokenize = make_tokenize(config)
-  # MaxText takes an error while training for the end of the data and exits with success; so
-  # a tokenizer that does not fit has to fail here.
-  tokenize(source[0].text)
+  if len(columns) != 1:
+    raise ValueError(
+      f"train_data_columns and eval_data_columns name the one field that holds the text of a "
+      f"document, not {list(columns)}."
+    )
+  return open_documents(
+    pattern,
+    Fields(text=columns[0], id=config.melodi_id_field),
+    max_bytes=config.melodi_max_document_bytes,
+    skip_broken=config.melodi_skip_broken_documents,
+  )
+
+
+def _make_rows(
+  config: Any, source: RandomAccessDataSource[Document], *, epochs: int | None, **how: Any
+) -> StickyRows:
+  tokenize = Tokenizer(config)
+  tokenize("A tokenizer that does not fit has to fail before training starts.")
+  on_broken = None
+  if config.melodi_skip_broken_documents:
+    on_broken = SkippedDocuments(_skipped_path(config), getattr(source, "broken", ()))
   return StickyRows(
     source,
     tokenize,
     segment_length=config.max_target_length,
     window_length=config.melodi_window_length,
     seed=config.data_shuffle_seed,
+    epochs=epochs,
+    sizes=None if epochs is None else _sizes(source),
+    on_broken=on_broken,
     **how,
   )
 
 
-def _rows_per_process(key: str, loaded: int, used: int, processes: int) -> int:
-  """B of one process; MaxText loads more rows than it uses when `key` is below 1."""
+def _sizes(source: RandomAccessDataSource[Document]) -> np.ndarray:
+  if isinstance(source, DocumentSource):
+    return source.sizes()
+  return np.asarray([len(source[i].text) for i in range(len(source))])
+
+
+def _skipped_path(config: Any) -> epath.Path:
+  process = f"_{jax.process_index()}" if jax.process_count() > 1 else ""
+  folder = epath.Path(config.base_output_directory) / config.run_name
+  return folder / f"skipped_documents{process}.jsonl"
+
+
+def _rows(key: str, loaded: int, used: int) -> int:
+  """B; MaxText loads more rows than it uses when `key` is below 1."""
   if loaded != used:
     raise ValueError(
       f"{loaded} rows are loaded but only {used} are used, so the documents of the others would "
       f"be lost; set {key} to a whole number."
     )
-  return loaded // processes
+  return loaded
+
+
+def _worker_count(key: int) -> int:
+  """Processes that tokenize; MaxText's -1 leaves the number to us."""
+  return key if key >= 0 else max((os.cpu_count() or 1) // 4, 1)

@@ -7,12 +7,11 @@
 A document starts at a window boundary; the tail of its last window is padding.  The memory that
 the model carries for row b therefore always belongs to the document that row b is reading.
 
-Letters: B rows, T segment tokens, W window tokens, K = T/W windows per segment.
+Letters: B rows of the whole batch, R rows that are read here, T segment tokens, W window tokens.
 """
 
-import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import grain
 import numpy as np
@@ -20,6 +19,9 @@ from absl import logging
 from grain.sources import RandomAccessDataSource
 
 from melodi_plugin.data.documents import Document
+from melodi_plugin.data.order import DocumentOrder
+from melodi_plugin.data.read_ahead import ReadAhead, Tokenize, TokenReader, Workers
+from melodi_plugin.data.row import OnBroken, Reading, Row, StateMismatch
 
 Batch = dict[str, np.ndarray]
 
@@ -33,67 +35,22 @@ _KEYS = (
 )
 
 
-def document_order(
-  documents: int, *, shuffle: bool, seed: int, epoch: int, shard_index: int, shard_count: int
-) -> np.ndarray:
-  """Document indices that shard `shard_index` reads in `epoch`, in order, int64."""
-  order = np.arange(documents)
-  if shuffle:
-    order = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(documents)
-  return order[shard_index::shard_count]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-  """What decides which token lands where."""
-
-  rows: int
-  segment_length: int
-  window_length: int
-  shuffle: bool
-  seed: int
-  epochs: int | None
-  shard_index: int
-  shard_count: int
-  documents: int
-
-  def __post_init__(self):
-    for name in ("rows", "segment_length", "window_length", "epochs"):
-      value = getattr(self, name)
-      if value is not None and value < 1:
-        raise ValueError(f"{name} is {value}; it must be at least 1.")
-    if self.segment_length % self.window_length:
-      raise ValueError(
-        f"segment_length {self.segment_length} is not a multiple of window_length "
-        f"{self.window_length}; change one of them."
-      )
-    if not 0 <= self.shard_index < self.shard_count:
-      raise ValueError(f"shard_index {self.shard_index} is not in 0..{self.shard_count - 1}.")
-    if self.documents < self.shard_count:
-      raise ValueError(
-        f"{self.documents} documents cannot be split over {self.shard_count} loading processes; "
-        "give more documents or load with fewer processes."
-      )
-
-  def order(self, epoch: int) -> np.ndarray:
-    return document_order(
-      self.documents,
-      shuffle=self.shuffle,
-      seed=self.seed,
-      epoch=epoch,
-      shard_index=self.shard_index,
-      shard_count=self.shard_count,
-    )
-
-  def fingerprint(self) -> dict[str, Any]:
-    # A finished run may be continued for more epochs: no token moves.
-    return {k: v for k, v in dataclasses.asdict(self).items() if k != "epochs"}
+# What the parts of a fingerprint are called where a user sets them.
+_SET_BY = {
+  "rows": "rows in the batch (per_device_batch_size times devices)",
+  "window_length": "melodi_window_length",
+  "shuffle": "enable_data_shuffling",
+  "seed": "data_shuffle_seed",
+  "epochs": "num_epoch",
+  "documents": "number of documents",
+  "files": "digest of the files",
+}
 
 
 class StickyRows(grain.IterDataset[Batch]):
   """Batches whose rows go on, from batch to batch, where they stopped.
 
-  Every element is a dict of int32 arrays [B, T]:
+  Every element is a dict of int32 arrays [R, T]:
 
     inputs                tokens; 0 on padding
     inputs_position       position in the document, 0, 1, 2, ...; 0 on padding
@@ -103,12 +60,12 @@ class StickyRows(grain.IterDataset[Batch]):
     targets_segmentation  inputs_segmentation where there is a target, else 0
     document_index        index into `source`; -1 on padding (only `with_document_index`)
 
-  Every token of a document but its first is a target exactly once.  A row whose document is
-  exhausted takes the next one of the shared order; rows pull in row order, row 0 first.
+  Every token of a document but its first is a target exactly once.  Which documents a row reads
+  says `DocumentOrder`; it depends on the row and not on who reads it.
 
   Args:
     source: the documents; `source[i]` has `id` and `text`.
-    tokenize: text to token ids, called whenever a row starts (or resumes) a document.
+    tokenize: text to token ids.
     rows: B.
     segment_length: T, a multiple of W.
     window_length: W.
@@ -116,19 +73,20 @@ class StickyRows(grain.IterDataset[Batch]):
     seed: of that order.
     epochs: how often the documents are read, None for ever; when they run out, rows are padded
       and the iteration ends with the last batch that holds a token.
-    shard_index: which of the `shard_count` parts of the order is read here.
-    shard_count: number of processes that read.
+    sizes: bytes of every document, so that finite reading ends in all rows together.
+    local_rows: the rows that are read here, in their order in the batch; None is all of them.
+    workers: who tokenizes ahead; by default one thread.
+    on_broken: told of every broken document, which is then left out; None raises it.
     with_document_index: adds the key `document_index`.
 
   Raises:
-    ValueError: here for sizes that do not fit together, while iterating for a document of less
-      than two tokens.
+    ValueError: here for sizes that do not fit together; while iterating, `BrokenDocument`.
   """
 
   def __init__(
     self,
     source: RandomAccessDataSource[Document],
-    tokenize: Callable[[str], Sequence[int] | np.ndarray],
+    tokenize: Tokenize,
     *,
     rows: int,
     segment_length: int,
@@ -136,40 +94,54 @@ class StickyRows(grain.IterDataset[Batch]):
     shuffle: bool,
     seed: int,
     epochs: int | None,
-    shard_index: int = 0,
-    shard_count: int = 1,
+    sizes: np.ndarray | None = None,
+    local_rows: Iterable[int] | None = None,
+    workers: Workers | None = None,
+    on_broken: OnBroken | None = None,
     with_document_index: bool = False,
   ):
     # As a parent of this dataset, because MaxText asks for one when it closes a dataset.
     super().__init__(grain.MapDataset.source(source))
+    for name, length in (("segment_length", segment_length), ("window_length", window_length)):
+      if length < 1:
+        raise ValueError(f"{name} is {length}; it must be at least 1.")
+    if segment_length % window_length:
+      raise ValueError(
+        f"segment_length {segment_length} is not a multiple of window_length {window_length}; "
+        "change one of them."
+      )
     self.source = source
-    self.tokenize = tokenize
+    self.segment_length = segment_length
+    self.window_length = window_length
+    self.order = DocumentOrder(len(source), rows, shuffle, seed, epochs, sizes)
+    self.local_rows = tuple(range(rows) if local_rows is None else local_rows)
+    self.ahead = ReadAhead(TokenReader(source, tokenize), workers or Workers())
+    self.on_broken = on_broken
     self.with_document_index = with_document_index
-    self.plan = _Plan(
-      rows=rows,
-      segment_length=segment_length,
-      window_length=window_length,
-      shuffle=shuffle,
-      seed=seed,
-      epochs=epochs,
-      shard_index=shard_index,
-      shard_count=shard_count,
-      documents=len(source),
-    )
 
   def __iter__(self) -> "StickyRowsIterator":
     return StickyRowsIterator(self)
 
   def __str__(self) -> str:
-    return f"StickyRows({self.plan})"
+    return f"StickyRows({self.order}, local_rows={self.local_rows})"
 
+  def fingerprint(self) -> dict[str, Any]:
+    """What decides which token comes where, and which tokens a row's memory has seen."""
+    order = self.order
+    fingerprint = getattr(self.source, "fingerprint", None)
+    return {
+      "rows": order.rows,
+      "window_length": self.window_length,
+      "shuffle": order.shuffle,
+      "seed": order.seed,
+      "epochs": order.epochs,
+      "documents": order.documents,
+      "files": fingerprint() if fingerprint else None,
+    }
 
-class _Reading(NamedTuple):
-  """The document that a row is reading, and how far it is."""
-
-  document: int
-  tokens: np.ndarray
-  offset: int
+  def close(self) -> None:
+    """Stops the workers."""
+    self.ahead.close()
 
 
 class StickyRowsIterator(grain.DatasetIterator[Batch]):
@@ -177,12 +149,11 @@ class StickyRowsIterator(grain.DatasetIterator[Batch]):
 
   def __init__(self, dataset: StickyRows):
     super().__init__()
-    self._dataset = dataset
-    self._plan = dataset.plan
-    self._readings: list[_Reading | None] = [None] * self._plan.rows
+    self.dataset = dataset
+    self._rows = [
+      Row(number, dataset.order, dataset.ahead, dataset.on_broken) for number in dataset.local_rows
+    ]
     self._epoch = 0
-    self._next = 0
-    self._order = self._plan.order(0)
 
   @property
   def _parent(self) -> grain.DatasetIterator:
@@ -192,94 +163,104 @@ class StickyRowsIterator(grain.DatasetIterator[Batch]):
 
   def __next__(self) -> Batch:
     self._assert_not_closed()
-    shape = (self._plan.rows, self._plan.segment_length)
-    batch = {key: np.zeros(shape, np.int32) for key in _KEYS}
-    if self._dataset.with_document_index:
-      batch["document_index"] = np.full(shape, -1, np.int32)
-    for row in range(self._plan.rows):
-      self._fill(row, batch)
+    batch = self.empty_batch()
+    for row in self._rows:
+      row.look_ahead(1)
+    for index, row in enumerate(self._rows):
+      self._fill(index, row, batch)
     if not batch["inputs_segmentation"].any():
       raise StopIteration
     return batch
 
+  def empty_batch(self) -> Batch:
+    """A batch of padding."""
+    shape = (len(self._rows), self.dataset.segment_length)
+    batch = {key: np.zeros(shape, np.int32) for key in _KEYS}
+    if self.dataset.with_document_index:
+      batch["document_index"] = np.full(shape, -1, np.int32)
+    return batch
+
   def get_state(self) -> dict[str, Any]:
-    """Where every row is (a row between two documents: document -1), and what comes next."""
-    idle = {"document": -1, "offset": 0, "tokens": 0}
-    return {
-      "fingerprint": self._plan.fingerprint(),
-      "epoch": self._epoch,
-      "next": self._next,
-      "rows": [
-        idle if r is None else {"document": r.document, "offset": r.offset, "tokens": len(r.tokens)}
-        for r in self._readings
-      ],
-    }
+    """Where every row is, by its number in the whole batch."""
+    rows = {str(row.number): row.state() for row in self._rows}
+    return {"fingerprint": self.dataset.fingerprint(), "rows": rows}
 
-  def set_state(self, state: dict[str, Any]) -> None:
-    """Goes to `state`; raises ValueError if it was saved with other data, sizes or tokenizer."""
-    saved = state["fingerprint"]
-    for name, value in self._plan.fingerprint().items():
-      if saved.get(name) != value:
-        raise ValueError(
-          f"The data state was saved with {name}={saved.get(name)} but this run has "
-          f"{name}={value}; set it back, or start a new run from the saved parameters."
-        )
-    readings = [self._resume(**row) for row in state["rows"]]
-    self._readings = readings
-    self._epoch, self._next = state["epoch"], state["next"]
-    self._order = self._plan.order(self._epoch)
+  def set_state(self, state: Mapping[str, Any]) -> None:
+    """Goes to `state`, which may hold more rows than are read here.
 
-  def _fill(self, row: int, batch: Batch) -> None:
+    Raises:
+      StateMismatch: if it was saved with other data, sizes or tokenizer.
+    """
+    if problem := mismatch(state, self.dataset):
+      raise StateMismatch(problem)
+    for row in self._rows:
+      row.go_to(**state["rows"][str(row.number)])
+    for row in self._rows:
+      row.arrive(**state["rows"][str(row.number)])
+
+  def close(self) -> None:
+    """Stops the workers."""
+    self.dataset.close()
+    super().close()
+
+  def _fill(self, index: int, row: Row, batch: Batch) -> None:
     """Writes the next T tokens of `row`, starting documents at window boundaries."""
-    segment, window = self._plan.segment_length, self._plan.window_length
-    start, nth = 0, 0
+    segment, window = self.dataset.segment_length, self.dataset.window_length
+    start, nth, begun = 0, 0, 0
     while start < segment:
-      reading = self._readings[row] or self._take()
+      if row.reading is None:
+        row.reading = row.begin()
+        begun += 1
+      reading = row.reading
       if reading is None:
         return
       nth += 1
       stop = min(start + len(reading.tokens) - reading.offset, segment)
       offset = reading.offset + stop - start
-      _write(batch, row, start, nth, reading, offset)
+      _write(batch, index, start, nth, reading, offset)
       done = offset == len(reading.tokens)
-      self._readings[row] = None if done else reading._replace(offset=offset)
+      row.reading = None if done else reading._replace(offset=offset)
       start = -(-stop // window) * window
+    row.look_ahead(begun + 1)  # short documents: as many as this time, and one more
+    self._log_epoch(row)
 
-  def _take(self) -> _Reading | None:
-    """The next document of the shared order, or None at the end of the last epoch."""
-    if self._next == len(self._order):
-      if self._plan.epochs is not None and self._epoch + 1 >= self._plan.epochs:
-        return None
-      self._epoch, self._next = self._epoch + 1, 0
-      self._order = self._plan.order(self._epoch)
+  def _log_epoch(self, row: Row) -> None:
+    order = self.dataset.order
+    if order.epochs is None and row.k and order.epoch(row.number, row.k - 1) > self._epoch:
+      self._epoch = order.epoch(row.number, row.k - 1)
       logging.info("Epoch %d of the documents begins.", self._epoch + 1)
-    document = int(self._order[self._next])
-    self._next += 1
-    return _Reading(document, self._tokens(document), 0)
 
-  def _resume(self, document: int, offset: int, tokens: int) -> _Reading | None:
-    if document < 0:
-      return None
-    reading = _Reading(document, self._tokens(document), offset)
-    if len(reading.tokens) != tokens:
-      raise ValueError(
-        f"Document {self._dataset.source[document].id} has {len(reading.tokens)} tokens but had "
-        f"{tokens} when the data state was saved; resume with the same files and tokenizer."
+
+def merge_states(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  """One state with the rows of all; those of processes that read other documents stay apart."""
+  merged: dict[str, Any] = {"fingerprint": {}, "rows": {}}
+  for state in states:
+    merged["fingerprint"] = state.get("fingerprint", {})
+    merged["rows"] |= state.get("rows", {})
+  return merged
+
+
+def mismatch(state: Mapping[str, Any], dataset: StickyRows) -> str | None:
+  """One sentence if a saved state does not fit `dataset`."""
+  saved = state.get("fingerprint", {})
+  for name, value in dataset.fingerprint().items():
+    if saved.get(name) != value:
+      return (
+        f"The place in the documents was saved with another {_SET_BY[name]} ({saved.get(name)}) "
+        f"than this run has ({value}); set it back, or set melodi_restart_documents=true to start "
+        "the documents anew with empty memory."
       )
-    return reading
-
-  def _tokens(self, index: int) -> np.ndarray:
-    document = self._dataset.source[index]
-    tokens = np.asarray(self._dataset.tokenize(document.text), np.int32)
-    if len(tokens) < 2:
-      raise ValueError(
-        f"Document {document.id} has {len(tokens)} tokens, and a document needs 2 to have a "
-        "target; remove it."
-      )
-    return tokens
+  missing = [row for row in dataset.local_rows if str(row) not in state["rows"]]
+  if missing:
+    return (
+      f"The saved place in the documents lacks row {missing[0]}; a file of the checkpoint's folder "
+      "`iter` is missing, so restore it, or set melodi_restart_documents=true to start the "
+      "documents anew with empty memory."
+    )
+  return None
 
 
-def _write(batch: Batch, row: int, start: int, nth: int, reading: _Reading, end: int) -> None:
+def _write(batch: Batch, row: int, start: int, nth: int, reading: Reading, end: int) -> None:
   """Writes tokens reading.offset..end of a document to `batch[row, start:]`."""
   inputs = reading.tokens[reading.offset : end]
   targets = reading.tokens[reading.offset + 1 : end + 1]

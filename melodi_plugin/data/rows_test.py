@@ -1,4 +1,4 @@
-"""Continuity of the rows, targets, order, shards, and exact resuming."""
+"""Continuity of the rows, targets, broken documents, workers, hosts, and exact resuming."""
 
 import itertools
 import json
@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from melodi_plugin.data.documents import Document
-from melodi_plugin.data.rows import StickyRows, document_order
+from melodi_plugin.data.documents import BrokenDocument, Document
+from melodi_plugin.data.read_ahead import Workers
+from melodi_plugin.data.rows import StickyRows, merge_states
 
 W, T = 4, 12
 # Shorter than a window, one window, one more, a multiple of W, of T, longer, the shortest.
@@ -28,7 +29,7 @@ def _tokenize(text):
   return [int(token) for token in text.split()]
 
 
-def _rows(lengths=LENGTHS, **changes):
+def _rows(lengths=LENGTHS, source=None, **changes):
   arguments = {
     "rows": 3,
     "segment_length": T,
@@ -37,7 +38,7 @@ def _rows(lengths=LENGTHS, **changes):
     "seed": 0,
     "epochs": 1,
   }
-  return StickyRows(_source(lengths), _tokenize, **(arguments | changes))
+  return StickyRows(source or _source(lengths), _tokenize, **(arguments | changes))
 
 
 def _equal(batches, others):
@@ -109,20 +110,19 @@ def test_document_of_exactly_one_segment_leaves_the_next_batch_to_the_next_docum
   assert second["inputs"][0].tolist() == [*range(1001, 1009), 0, 0, 0, 0]
 
 
-def test_rows_pull_in_row_order_and_the_end_is_padded():
+def test_a_finite_row_that_has_less_text_takes_the_next_document_and_the_end_is_padded():
   batches = list(_rows((30, 4, 4, 4, 2), rows=2, with_document_index=True))
   starts = [[i.tolist()[::W] for i in batch["document_index"]] for batch in batches]
-  assert starts == [[[0, 0, 0], [1, 2, 3]], [[0, 0, 0], [4, -1, -1]], [[0, 0, -1], [-1, -1, -1]]]
+  end = [-1, -1, -1]
+  # Without sizes all documents count the same.
+  assert starts == [[[0, 0, 0], [1, 3, -1]], [[0, 0, 0], end], [[0, 0, 2], end], [[4, -1, -1], end]]
 
 
-def test_same_seed_gives_the_same_batches_and_shuffling_changes_with_seed_and_epoch():
-  _equal(list(_rows(shuffle=True, epochs=2)), list(_rows(shuffle=True, epochs=2)))
-  orders = [
-    document_order(50, shuffle=True, seed=seed, epoch=epoch, shard_index=0, shard_count=1).tolist()
-    for seed, epoch in ((0, 0), (0, 1), (1, 0))
-  ]
-  assert len(set(map(tuple, orders))) == 3
-  assert all(sorted(order) == list(range(50)) for order in orders)
+def test_same_seed_gives_the_same_batches_and_another_seed_others():
+  arguments = {"shuffle": True, "epochs": 2}
+  _equal(list(_rows(**arguments)), list(_rows(**arguments)))
+  first, other = next(iter(_rows(**arguments))), next(iter(_rows(**arguments, seed=1)))
+  assert not np.array_equal(first["inputs"], other["inputs"])
 
 
 @pytest.mark.parametrize(
@@ -154,35 +154,99 @@ def test_repeating_for_ever_goes_on_past_the_epoch():
   assert windows.tolist() == [0, 1, 1] * 4
 
 
-def test_finished_run_can_be_continued_with_more_epochs():
-  one, two = iter(_rows(rows=1)), iter(_rows(rows=1, epochs=2, with_document_index=True))
-  for _ in one:
-    pass
-  two.set_state(one.get_state())
-  assert sorted(i for i, *_ in _read(list(two))[0]) == list(range(len(LENGTHS)))
-  with pytest.raises(StopIteration):
-    next(one)
+@pytest.mark.parametrize("epochs", [1, None])
+@pytest.mark.parametrize("hosts", [[[0, 1, 2], [3, 4, 5]], [[5, 0], [1, 3], [4, 2]]])
+def test_rows_are_the_same_whoever_reads_them(hosts, epochs):
+  arguments = {"rows": 6, "shuffle": True, "epochs": epochs}
+  whole = list(itertools.islice(_rows(**arguments), 9))
+  for local in hosts:
+    part = list(itertools.islice(_rows(**arguments, local_rows=local), 9))
+    for batch, mine in zip(whole, part, strict=False):
+      for key in batch:
+        np.testing.assert_array_equal(batch[key][local], mine[key])
+    assert epochs is None or not any(b["inputs"][local].any() for b in whole[len(part) :])
 
 
-@pytest.mark.parametrize("shuffle", [False, True])
-def test_shards_are_disjoint_and_together_complete(shuffle):
-  read = []
-  for shard in range(3):
-    batches = _rows(shuffle=shuffle, shard_index=shard, shard_count=3, with_document_index=True)
-    read += [i for documents in _read(list(batches)).values() for i, *_ in documents]
-  assert sorted(read) == list(range(len(LENGTHS)))
+def test_run_goes_on_with_another_number_of_hosts():
+  arguments = {"rows": 4, "shuffle": True, "epochs": None}
+  before = [iter(_rows(**arguments, local_rows=local)) for local in ([0, 1], [2, 3])]
+  for _ in range(5):
+    for host in before:
+      next(host)
+  states = [json.loads(json.dumps(host.get_state())) for host in before]
+  one = iter(_rows(**arguments))
+  one.set_state(merge_states(states))
+  for _ in range(5):
+    batch, (first, second) = next(one), [next(host) for host in before]
+    for key in batch:
+      np.testing.assert_array_equal(batch[key], np.concatenate([first[key], second[key]]))
+
+
+def test_run_goes_on_exactly_with_segments_of_another_length():
+  def windows(batches):
+    return np.concatenate([b["inputs"][0] for b in batches]).reshape(-1, W).tolist()
+
+  short = _rows(rows=1)
+  before = iter(short)
+  head = [next(before), next(before)]
+  after = iter(_rows(rows=1, segment_length=24))
+  after.set_state(before.get_state())
+  whole, resumed = windows(short), windows(head) + windows(after)
+  assert resumed[: len(whole)] == whole
+  assert not np.any(resumed[len(whole) :])
+
+
+@pytest.mark.parametrize("workers", [Workers(0, 3), Workers(2, 1)])
+def test_workers_change_nothing(workers):
+  arguments = {"epochs": 2, "shuffle": True}
+  dataset = _rows(**arguments, workers=workers)
+  _equal(list(dataset), list(_rows(**arguments)))
+  dataset.close()
+
+
+class _Broken(list):
+  """Documents of which number 2 and 5 are broken."""
+
+  def __getitem__(self, index):
+    if index in (2, 5):
+      raise BrokenDocument(f"file, record {index}", "is broken; mend it")
+    return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_broken_documents_stop_the_reading_or_are_left_out_and_told(rows):
+  def read(on_broken):
+    how = {"rows": rows, "on_broken": on_broken, "with_document_index": True}
+    return list(_rows(source=_Broken(_source()), **how))
+
+  with pytest.raises(BrokenDocument, match=r"file, record [25] is broken; mend it"):
+    read(None)
+  told = []
+  batches = read(told.append)
+  assert sorted(broken.where for broken in told) == ["file, record 2", "file, record 5"]
+  kept = sorted(i for documents in _read(batches).values() for i, *_ in documents)
+  assert kept == [i for i in range(len(LENGTHS)) if i not in (2, 5)]
+
+
+def test_corpus_of_broken_documents_ends_with_an_error():
+  class AllBroken(list):
+    def __getitem__(self, index):
+      raise BrokenDocument(f"record {index}", "is broken; mend it")
+
+  rows = _rows(source=AllBroken(_source()), epochs=None, on_broken=lambda broken: None)
+  with pytest.raises(ValueError, match="All 10 documents are broken, the last one because: record"):
+    next(iter(rows))
 
 
 @pytest.mark.parametrize(
   ("changes", "name"),
   [
-    ({"rows": 4}, "rows=3 but this run has rows=4"),
-    ({"segment_length": 24}, "segment_length=12"),
-    ({"window_length": 6}, "window_length=4"),
-    ({"shuffle": True}, "shuffle=False"),
-    ({"seed": 1}, "seed=0"),
-    ({"shard_count": 2}, "shard_count=1"),
-    ({"lengths": LENGTHS[:-1]}, "documents=10"),
+    ({"rows": 4}, r"rows in the batch .* \(3\) than this run has \(4\).*melodi_restart_documents"),
+    ({"window_length": 6}, r"melodi_window_length \(4\)"),
+    ({"shuffle": True}, r"enable_data_shuffling \(False\)"),
+    ({"seed": 1}, r"data_shuffle_seed \(0\)"),
+    ({"epochs": 2}, r"num_epoch \(1\)"),
+    ({"lengths": LENGTHS[:-1]}, r"number of documents \(10\)"),
   ],
 )
 def test_state_of_another_set_up_is_refused(changes, name):
@@ -191,19 +255,17 @@ def test_state_of_another_set_up_is_refused(changes, name):
     iter(_rows(**changes)).set_state(state)
 
 
+def test_state_without_a_row_is_refused():
+  state = iter(_rows(local_rows=[0, 1])).get_state()
+  with pytest.raises(ValueError, match="lacks row 2; a file of the checkpoint's folder `iter`"):
+    iter(_rows()).set_state(state)
+
+
 def test_state_of_another_tokenizer_is_refused():
   iterator = iter(_rows())
   next(iterator)
-  other = StickyRows(
-    _source(),
-    lambda text: [1, *_tokenize(text)],
-    rows=3,
-    segment_length=T,
-    window_length=W,
-    shuffle=False,
-    seed=0,
-    epochs=1,
-  )
+  other = _rows()
+  other.ahead.reader.tokenize = lambda text: [1, *_tokenize(text)]
   with pytest.raises(ValueError, match="same files and tokenizer"):
     iter(other).set_state(iterator.get_state())
 
@@ -214,8 +276,7 @@ def test_state_of_another_tokenizer_is_refused():
     ({"window_length": 5}, "segment_length 12 is not a multiple of window_length 5"),
     ({"rows": 0}, "rows is 0"),
     ({"epochs": 0}, "epochs is 0"),
-    ({"shard_index": 2, "shard_count": 2}, "shard_index 2"),
-    ({"lengths": (4,), "shard_count": 2}, "1 documents cannot be split over 2"),
+    ({"segment_length": 0}, "segment_length is 0"),
   ],
 )
 def test_sizes_that_do_not_fit_are_refused(changes, sentence):
@@ -224,5 +285,5 @@ def test_sizes_that_do_not_fit_are_refused(changes, sentence):
 
 
 def test_document_of_one_token_is_named():
-  with pytest.raises(ValueError, match="Document d1 has 1 tokens"):
+  with pytest.raises(ValueError, match="document 1 has 1 token, and 2 are needed"):
     list(_rows((4, 1)))

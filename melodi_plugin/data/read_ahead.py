@@ -1,0 +1,106 @@
+"""Documents as tokens, read and tokenized ahead of the rows that need them."""
+
+import functools
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from grain.sources import RandomAccessDataSource
+
+from melodi_plugin.data.documents import BrokenDocument, Document
+
+Tokenize = Callable[[str], Sequence[int] | np.ndarray]
+
+
+class Workers(NamedTuple):
+  """Who reads and tokenizes.
+
+  Attributes:
+    processes: that many processes of their own; 0 stays in this process.
+    threads: threads in this process if there are no others.  Tokenizers in native code run beside
+      each other and beside the training loop; those that work in Python want a process.
+  """
+
+  processes: int = 0
+  threads: int = 1
+
+
+class TokenReader:
+  """Reads document i and gives its tokens; works in threads and can be sent to processes."""
+
+  def __init__(self, source: RandomAccessDataSource[Document], tokenize: Tokenize):
+    self.source = source
+    self.tokenize = tokenize
+
+  def name(self, index: int) -> str:
+    """Where document `index` lies, for messages."""
+    name = getattr(self.source, "name", None)
+    return name(index) if name else f"document {index}"
+
+  def __call__(self, index: int) -> np.ndarray | BrokenDocument:
+    """Tokens int32 [N] of document `index`, N >= 2, or what is wrong with it.
+
+    Raises:
+      ValueError: if the tokenizer does not fit; that is no matter of one document.
+    """
+    try:
+      document = self.source[index]
+    except BrokenDocument as broken:
+      return broken
+    tokens = np.asarray(self.tokenize(document.text), np.int32)
+    if len(tokens) < 2:
+      plural = "" if len(tokens) == 1 else "s"
+      return BrokenDocument(
+        self.name(index),
+        f"has {len(tokens)} token{plural}, and 2 are needed to predict one; remove it",
+      )
+    return tokens
+
+
+_reader: TokenReader | None = None  # of a worker process
+
+
+def _set_reader(reader: TokenReader) -> None:
+  global _reader
+  _reader = reader
+
+
+def _read(index: int) -> np.ndarray | BrokenDocument:
+  assert _reader is not None
+  return _reader(index)
+
+
+class ReadAhead:
+  """Tokens of documents as futures.  Workers start with the first request."""
+
+  def __init__(self, reader: TokenReader, workers: Workers):
+    self.reader = reader
+    self._workers = workers
+
+  @functools.cached_property
+  def _executor(self) -> Executor:
+    if not self._workers.processes:
+      threads = min(self._workers.threads, os.cpu_count() or 1)
+      return ThreadPoolExecutor(max(threads, 1), thread_name_prefix="read_ahead")
+    return ProcessPoolExecutor(
+      self._workers.processes,
+      # A forked process would inherit the locks of JAX's threads.
+      mp_context=multiprocessing.get_context("spawn"),
+      initializer=_set_reader,
+      initargs=(self.reader,),
+    )
+
+  def request(self, index: int) -> Future:
+    """The result of `TokenReader` for document `index`, some time."""
+    if self._workers.processes:
+      return self._executor.submit(_read, index)
+    return self._executor.submit(self.reader, index)
+
+  def close(self) -> None:
+    """Stops the workers; a later request starts new ones."""
+    executor = self.__dict__.pop("_executor", None)
+    if executor is not None:
+      executor.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,116 @@
+"""One batch row: its place in its documents, and the next of them on their way."""
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import NamedTuple
+
+import numpy as np
+
+from melodi_plugin.data.documents import BrokenDocument
+from melodi_plugin.data.order import DocumentOrder
+from melodi_plugin.data.read_ahead import ReadAhead
+
+OnBroken = Callable[[BrokenDocument], None]
+
+
+class StateMismatch(ValueError):  # noqa: N818, it is the state that does not match
+  """A saved place in the documents that does not fit this run."""
+
+
+class Reading(NamedTuple):
+  """The document that a row is reading, and how far it is."""
+
+  document: int
+  tokens: np.ndarray
+  offset: int
+
+
+class Row:
+  """Reads the documents of one row, in order.
+
+  Attributes:
+    number: of the row in the whole batch.
+    k: number of documents begun.
+    reading: the last of them, None if it is read to its end.
+  """
+
+  def __init__(
+    self, number: int, order: DocumentOrder, ahead: ReadAhead, on_broken: OnBroken | None
+  ):
+    self.number = number
+    self.k = 0
+    self.reading: Reading | None = None
+    self._order = order
+    self._ahead = ahead
+    self._on_broken = on_broken
+    self._coming: deque[tuple[int, Future]] = deque()
+    self._broken_together = 0
+
+  def look_ahead(self, count: int) -> None:
+    """Requests the next `count` documents, as far as there are so many."""
+    while len(self._coming) < count:
+      document = self._order.document(self.number, self.k + len(self._coming))
+      if document is None:
+        return
+      self._coming.append((document, self._ahead.request(document)))
+
+  def begin(self) -> Reading | None:
+    """The row's next document, or None at its end; broken ones are left out, or raised."""
+    while True:
+      self.look_ahead(1)
+      if not self._coming:
+        return None
+      document, future = self._coming[0]
+      tokens = future.result()
+      if isinstance(tokens, BrokenDocument) and self._on_broken is None:
+        raise tokens  # and again at the next try: nothing is lost
+      self._coming.popleft()
+      self.k += 1
+      if not isinstance(tokens, BrokenDocument):
+        self._broken_together = 0
+        return Reading(document, tokens, 0)
+      self._leave_out(tokens)
+
+  def _leave_out(self, broken: BrokenDocument) -> None:
+    assert self._on_broken is not None
+    self._on_broken(broken)
+    self._broken_together += 1
+    if self._broken_together >= self._order.documents:
+      raise ValueError(
+        f"All {self._order.documents} documents are broken, the last one because: {broken}"
+      )
+
+  def state(self) -> dict[str, int]:
+    """The place of the row; `offset` and `tokens` are 0 between two documents."""
+    offset, tokens = (self.reading.offset, len(self.reading.tokens)) if self.reading else (0, 0)
+    return {"k": self.k, "offset": offset, "tokens": tokens}
+
+  def go_to(self, k: int, offset: int, tokens: int) -> None:
+    """Begins to go to a state; `arrive` completes it, so that all rows can read at once."""
+    del offset
+    self.reading = None
+    self._coming.clear()
+    self.k = k - 1 if tokens else k
+    self.look_ahead(1)
+
+  def arrive(self, k: int, offset: int, tokens: int) -> None:
+    """Completes `go_to`: reads the document that the row was in the middle of.
+
+    Raises:
+      StateMismatch: if that document is another one now.
+    """
+    if not tokens:
+      return
+    reading = self.begin()
+    found = 0 if reading is None else len(reading.tokens)
+    if self.k != k or found != tokens:
+      document = self._order.document(self.number, k - 1)
+      assert document is not None
+      raise StateMismatch(
+        f"{self._ahead.reader.name(document)} had {tokens} tokens when the place in the documents "
+        f"was saved, and has {found if self.k == k else 'none'} now; resume with the same files "
+        "and tokenizer."
+      )
+    assert reading is not None
+    self.reading = reading._replace(offset=offset)

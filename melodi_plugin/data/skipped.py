@@ -1,0 +1,36 @@
+"""The list of broken documents that a run leaves out (`melodi_skip_broken_documents`)."""
+
+import json
+from collections.abc import Iterable
+
+from absl import logging
+from etils import epath
+
+from melodi_plugin.data.documents import BrokenDocument
+
+
+class SkippedDocuments:
+  """Lists every broken document once, one JSON object a line: `where` and `problem`.
+
+  The list goes on when a run is resumed.
+  """
+
+  def __init__(self, path: epath.PathLike, found: Iterable[BrokenDocument] = ()):
+    """Reads the list that is there, and adds those that were `found` when the files were opened."""
+    self._path = epath.Path(path)
+    self._listed: dict[str, str] = {}
+    if self._path.exists():
+      records = map(json.loads, self._path.read_text().splitlines())
+      self._listed = {record["where"]: record["problem"] for record in records}
+    for broken in found:
+      self(broken)
+
+  def __call__(self, broken: BrokenDocument) -> None:
+    """Counts and lists `broken`, and says so in the log."""
+    if broken.where in self._listed:
+      return
+    self._listed[broken.where] = broken.problem
+    logging.warning("Left out document %d of %s: %s", len(self._listed), self._path, broken)
+    lines = [json.dumps({"where": w, "problem": p}) for w, p in self._listed.items()]
+    self._path.parent.mkdir(parents=True, exist_ok=True)
+    self._path.write_text("\n".join(lines) + "\n")

@@ -1,0 +1,98 @@
+"""Ids, special tokens and errors of all three kinds of tokenizers."""
+
+import io
+import pickle
+from importlib import resources
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import sentencepiece
+import tokenizers
+import transformers
+
+from melodi_plugin.data.tokenizer import Tokenizer
+
+ASSETS = resources.files("maxtext") / "assets" / "tokenizers"
+
+
+def _tokenizer(path, kind, **changes):
+  config = {"add_bos": True, "add_eos": True, "vocab_size": 300_000, "hf_access_token": ""}
+  return Tokenizer(
+    SimpleNamespace(tokenizer_path=str(path), tokenizer_type=kind, **(config | changes))
+  )
+
+
+@pytest.fixture(name="sentencepiece_model")
+def _sentencepiece_model(tmp_path):
+  model = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(["the cat sat", "on the mat"]),
+    model_writer=model,
+    vocab_size=300,
+    byte_fallback=True,
+    bos_id=-1,
+    minloglevel=2,
+    hard_vocab_limit=False,
+  )
+  (tmp_path / "tokenizer.model").write_bytes(model.getvalue())
+  return tmp_path / "tokenizer.model"
+
+
+@pytest.fixture(name="hugging_face_model")
+def _hugging_face_model(tmp_path):
+  words = tokenizers.Tokenizer(
+    tokenizers.models.WordLevel({"<s>": 0, "</s>": 1, "the": 2, "cat": 3, "?": 4}, unk_token="?")
+  )
+  words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+  fast = transformers.PreTrainedTokenizerFast(
+    tokenizer_object=words, bos_token="<s>", eos_token="</s>", unk_token="?"
+  )
+  fast.save_pretrained(tmp_path / "words")
+  return tmp_path / "words"
+
+
+@pytest.mark.parametrize(
+  ("name", "kind", "bos", "eos"),
+  [
+    ("tokenizer.llama2", "sentencepiece", 1, 2),
+    ("tokenizer_llama3.tiktoken", "tiktoken", 128000, 128001),
+  ],
+)
+def test_bos_and_eos_are_what_the_keys_say(name, kind, bos, eos):
+  text = "The cat\n  sat."
+  plain = _tokenizer(ASSETS / name, kind, add_bos=False, add_eos=False)(text)
+  both = _tokenizer(ASSETS / name, kind)(text)
+  assert plain.dtype == np.int32
+  assert both.tolist() == [bos, *plain.tolist(), eos]
+
+
+@pytest.mark.parametrize(
+  ("bos", "eos", "ids"),
+  [(True, True, [0, 2, 3, 1]), (True, False, [0, 2, 3]), (False, False, [2, 3])],
+)
+def test_hugging_face_tokenizers_obey_the_keys_too(hugging_face_model, bos, eos, ids):
+  tokenize = _tokenizer(hugging_face_model, "huggingface", add_bos=bos, add_eos=eos)
+  assert tokenize("the cat").tolist() == ids
+
+
+def test_tokenizer_can_be_sent_to_a_process(hugging_face_model):
+  tokenize = _tokenizer(hugging_face_model, "huggingface")
+  before = tokenize("the cat")
+  assert pickle.loads(pickle.dumps(tokenize))("the cat").tolist() == before.tolist()
+
+
+def test_missing_special_token_is_named(sentencepiece_model):
+  with pytest.raises(ValueError, match="gives the id -1 because it has no such special token; set"):
+    _tokenizer(sentencepiece_model, "sentencepiece")("the cat")
+
+
+def test_hugging_face_tokenizer_without_bos_is_named():
+  tokenize = _tokenizer(ASSETS / "qwen3-tokenizer", "huggingface")
+  with pytest.raises(ValueError, match="has no such special token; set add_bos=false"):
+    tokenize("the cat")
+
+
+def test_vocabulary_that_is_too_small_is_refused(hugging_face_model):
+  with pytest.raises(ValueError, match="gives the id 3 but vocab_size is 3"):
+    _tokenizer(hugging_face_model, "huggingface", vocab_size=3)("the cat")
