@@ -1,13 +1,16 @@
 """Stopped and resumed = never stopped, bit for bit, on documents, with dropout."""
 
+import logging
 import re
 import signal
 import time
 
+import jax
 import numpy as np
 import pytest
 
 from integration_tests import running
+from melodi_plugin.data.row import StateMismatch
 
 STEPS, STOP = 6, 3
 LENGTHS = [90, 300, 20, 150, 64, 400, 33, 220, 128, 75, 260, 180]
@@ -65,7 +68,7 @@ def test_resumed_run_ends_in_the_very_state_of_the_run_that_never_stopped(folder
 
 def test_run_was_stopped_in_the_middle_of_documents_with_memory_that_matters(folder):
   stopped = checkpoints(folder, "resumed") / str(STOP - 1)
-  rows = running.iterator_state(stopped)["rows"]
+  rows = running.iterator_state(stopped)["rows"].values()
   assert any(0 < row["offset"] < row["tokens"] for row in rows)
   before, after = running.checkpoint(stopped), running.checkpoint(stopped.parent / str(STEPS - 1))
   memory = [name for name in before if "/memory_" in name]
@@ -105,6 +108,32 @@ def test_loaded_parameters_start_with_empty_memory(folder):
     np.testing.assert_array_equal(np.asarray(value), saved[f"params/params/{name}"], err_msg=name)
 
 
+def test_other_number_of_rows_needs_a_key_and_then_starts_with_empty_memory(folder, caplog):
+  def trainer(**keys):
+    keys |= {"run_name": "through", "steps": STEPS + 2, "per_device_batch_size": 2}
+    return running.Trainer(running.from_yaml(folder / "config.yml", **keys))
+
+  saved = running.checkpoint(checkpoints(folder, "through") / str(STEPS - 1))
+  with running.maxtext_process():
+    jax.config.update("jax_default_prng_impl", "unsafe_rbg")  # as MaxText's trainer does
+    with pytest.raises(StateMismatch) as error:
+      trainer()
+    assert "rows in the batch (per_device_batch_size times devices) (8) than" in str(error.value)
+    assert "this run has (16)" in str(error.value)
+    assert "set melodi_restart_documents=true" in str(error.value)
+    with caplog.at_level(logging.WARNING):
+      resumed = trainer(melodi_restart_documents=True)
+    memory, params = resumed.memory(), resumed.params()
+    assert int(resumed.state["optimizer"]["step"][...]) == STEPS
+    batch = resumed.loader.load_next_batch()
+  assert "Documents start anew, with empty memory." in caplog.text
+  assert memory["memory_windows"].shape == (16,)
+  assert not any(np.asarray(value).any() for value in memory.values())
+  for name, value in params.items():
+    np.testing.assert_array_equal(np.asarray(value), saved[f"params/params/{name}"], err_msg=name)
+  assert not np.asarray(batch["inputs_position"])[:, 0].any()
+
+
 def test_document_that_cannot_be_read_ends_the_command_with_failure_and_a_sentence(tmp_path):
   # Two rows read two documents of 13 windows each; the fifth, due in step 6, has one token.
   keys = {"steps": 50, "add_bos": False, "add_eos": False, "enable_data_shuffling": False}
@@ -112,8 +141,9 @@ def test_document_that_cannot_be_read_ends_the_command_with_failure_and_a_senten
   config = write_config(tmp_path, **keys)
   code, log = running.command("-m", "melodi_plugin.train", str(config), cwd=tmp_path)
   assert code not in (0, None), log
-  sentence = "Document 04.txt has 1 tokens, and a document needs 2 to have a target; remove it."
-  assert f"ValueError: {sentence}" in log.splitlines()
+  sentence = "04.txt has 1 token, and 2 are needed to predict one; remove it."
+  assert log.splitlines()[-1].startswith("error: ")
+  assert log.splitlines()[-1].endswith(sentence)
   assert re.findall(r"completed step: (\d+)", log)[-1] == "5"
 
 

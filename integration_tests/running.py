@@ -88,6 +88,13 @@ def initialize(*argv: str, **keys: Any):
   return pyconfig.initialize(["", *argv], **(TINY | keys))
 
 
+def from_yaml(path: pathlib.Path, **keys: Any):
+  """MaxText's config of a YAML file, changed by `keys`."""
+  from maxtext.configs import pyconfig
+
+  return pyconfig.initialize(["", str(path)], **keys)
+
+
 def melodi_config(**keys: Any):
   """MaxText's config of the tiny MELODI model."""
   return initialize(**(MELODI | keys))
@@ -110,7 +117,7 @@ class Trainer:
 
     self.config = config
     parts = train_utils.setup_train_loop(config, None, devices)
-    _, _, shardings, _, self.mesh, _, _, self.loader, _, _, train_state = parts
+    _, _, shardings, _, self.mesh, _, _, self.loader, _, self.eval_iterator, train_state = parts
     self.graphdef, self.state = nnx.split(train_state)
     params, self.shardings = sharding.maybe_update_params_sharding_with_opt(config, shardings)
     self._params_shardings = params
@@ -197,8 +204,9 @@ def command(*arguments: str, cwd: pathlib.Path, **env: str) -> tuple[int, str]:
 
 
 def metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-  """The lines of a `metrics_file`, one per step."""
-  return [json.loads(line) for line in path.read_text().splitlines()]
+  """The lines of a `metrics_file`, one per training step."""
+  lines = map(json.loads, path.read_text().splitlines())
+  return [line for line in lines if "learning/loss" in line]
 
 
 def checkpoint(folder: pathlib.Path) -> dict[str, np.ndarray]:

@@ -29,7 +29,7 @@ from melodi_plugin.segments import plan_windows
 
 _TOKENS = ("activation_batch", "activation_length", "activation_embed")
 _LOGITS = ("activation_embed_and_logits_batch", "activation_length", "activation_vocab")
-_MEMORY_AXES = {
+MEMORY_AXES = {
   "short": (None, "activation_batch", None, "activation_embed"),
   "long": (None, "activation_batch", None, "activation_embed"),
   "windows": ("activation_batch",),
@@ -102,7 +102,7 @@ class MelodiDecoder(NNXDecoder):
     empty = empty_memory(self.melodi, batch, jnp.dtype(self.config.melodi_memory_dtype))
     for field, array in empty._asdict().items():
       if array.size:  # Orbax does not save arrays without elements
-        variable = MelodiMemory(array, out_sharding=_MEMORY_AXES[field])
+        variable = MelodiMemory(array, out_sharding=MEMORY_AXES[field])
         setattr(self, f"memory_{field}", variable)
 
   # -- The stack -----------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ class MelodiDecoder(NNXDecoder):
     for field, array in memory._asdict().items():
       variable = getattr(self, f"memory_{field}", None)
       if variable is not None:
-        variable[...] = self._shard(array, _MEMORY_AXES[field])
+        variable[...] = self._shard(array, MEMORY_AXES[field])
 
   def _shard(self, array: jax.Array, axes: tuple[str | None, ...]) -> Any:
     return sharding.maybe_shard_with_logical(array, axes, self.mesh, self.config.shard_mode)

@@ -91,9 +91,9 @@ REFUSALS = (
     "microbatches that share one memory; set it to 1 and lower per_device_batch_size instead.",
   ),
   Refusal(
-    lambda c: c.eval_interval > 0,
-    "eval_interval={c.eval_interval} would evaluate with the memory of the training rows; set it "
-    "to -1 and run `python -m melodi_plugin.evaluate` on a checkpoint.",
+    lambda c: c.eval_interval > 0 and c.compiled_trainstep_file,
+    "eval_interval={c.eval_interval} needs an evaluation step, and compiled_trainstep_file holds "
+    "none; leave one of them at its default.",
   ),
   Refusal(
     _set("skip_step_on_spikes"),

@@ -16,32 +16,35 @@ from melodi_plugin.progress import quiet_checkpoint_log
 
 def prepare(config: Any) -> None:
   """Writes the corpus of `melodi_prepare_data` into the folder of `grain_train_files`."""
-  from melodi_plugin.data.corpora import prepare_corpus
+  from melodi_plugin.data.corpus.presets import prepare_corpus
 
   prepare_corpus(config.melodi_prepare_data, pathlib.Path(config.grain_train_files).parent)
 
 
 def evaluate_last_checkpoint(argv: Sequence[str], config: Any) -> None:
   """Evaluates what training left, with memory and with memory reset at every window."""
-  from melodi_plugin.evaluate import evaluate
+  from melodi_plugin.evaluate import evaluate, memory_of
+  from melodi_plugin.scoring import find_checkpoints
 
-  folder = pathlib.Path(config.checkpoint_dir)
-  steps = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
-  if not steps:
+  try:
+    checkpoint = find_checkpoints(f"{config.checkpoint_dir.rstrip('/')}/*/items")[-1]
+  except ValueError:
     stop(
-      f"melodi_evaluate_after_training needs a checkpoint, but {folder} has none; set "
-      "enable_checkpointing=true."
+      f"melodi_evaluate_after_training needs a checkpoint, but {config.checkpoint_dir} has none; "
+      "set enable_checkpointing=true."
     )
-  checkpoint = folder / str(max(steps)) / "items"
   argv = [*argv, f"load_parameters_path={checkpoint}"]
-  carried = evaluate(argv)
-  if not config.melodi_summary_tokens:
-    print(f"\ntest perplexity {carried['perplexity']:.2f} (a model without memory)")
+  if config.melodi_probe:
+    evaluate(argv)
     return
-  control = evaluate([*argv, "melodi_reset_every_window=true"])
+  carried = evaluate([*argv, "melodi_reset_every_window=false"])[0]
+  if memory_of(config) == "none":
+    print(f"\ntest perplexity {_number(carried)} (a model without memory)")
+    return
+  control = evaluate([*argv, "melodi_reset_every_window=true"])[0]
   print(
-    f"\ntest perplexity {carried['perplexity']:.2f} with memory, "
-    f"{control['perplexity']:.2f} with memory reset at every window\n"
+    f"\ntest perplexity {_number(carried)} with memory, "
+    f"{_number(control)} with memory reset at every window\n"
     "(the second is out of distribution for this model: it never saw an empty memory in the middle "
     "of a document.)\n"
     f"checkpoint: {checkpoint}\n"
@@ -50,15 +53,26 @@ def evaluate_last_checkpoint(argv: Sequence[str], config: Any) -> None:
   )
 
 
+def _number(evaluation: dict[str, Any]) -> str:
+  perplexity = evaluation["perplexity"]
+  return "not finite" if perplexity is None else f"{perplexity:.2f}"
+
+
 def main(argv: Sequence[str]) -> None:
   """Registers the plugin and hands over to `maxtext.trainers.pre_train.train`."""
   quiet_checkpoint_log()
   config = load_config(argv)
   from maxtext.trainers.pre_train import train
 
+  from melodi_plugin.data.documents import BrokenDocument
+  from melodi_plugin.data.row import StateMismatch
+
   if config.melodi_prepare_data:
     prepare(config)
-  train.main(argv)
+  try:
+    train.main(argv)
+  except (BrokenDocument, StateMismatch) as error:
+    stop(str(error))
   if config.melodi_evaluate_after_training:
     evaluate_last_checkpoint(argv, config)
 

@@ -1,0 +1,108 @@
+"""Two real processes = one process, and a run moves from the ones to the other."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from integration_tests import running
+from integration_tests.resume_test import checkpoints, write_config
+
+STEPS, STOP = 6, 4
+DEVICES = 4  # of one process; the tests' own process has all eight
+
+
+def start_process(index, arguments, cwd):
+  """A process of a job of two, as MaxText's launchers for CPU start it."""
+  environment = running.environment(
+    JAX_COORDINATOR_ADDRESS="localhost",
+    JAX_PROCESS_COUNT="2",
+    PROCESSES_IN_JOB="2",
+    JOB_INDEX="0",
+    JOB_COMPLETION_INDEX=str(index),
+    XLA_FLAGS=f"--xla_force_host_platform_device_count={DEVICES}",
+  )
+  with open(cwd / f"process_{index}.txt", "w", encoding="utf-8") as log:
+    return subprocess.Popen(
+      [sys.executable, "-m", "melodi_plugin.train", *arguments],
+      cwd=cwd,
+      env=environment,
+      stdout=log,
+      stderr=subprocess.STDOUT,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """`through`: one process; `moved`: STOP steps in two processes, the rest in one."""
+  folder = tmp_path_factory.mktemp("hosts")
+  # Held out: more text in the first process's rows than in the second's.
+  held_out = running.write_documents(folder / "held_out", [400, 33, 150, 20, 90])
+  config = write_config(
+    folder,
+    hardware="cpu",
+    dropout_rate=0.0,
+    checkpoint_period=STOP - 1,
+    grain_eval_files=str(held_out),
+    grain_worker_count_eval=0,
+  )
+  two = [str(config), "skip_jax_distributed_system=False", "run_name=moved", f"steps={STOP}"]
+  two.append("eval_interval=2")
+  processes = [start_process(index, two, folder) for index in range(2)]
+  codes = [process.wait(timeout=300) for process in processes]
+  assert codes == [0, 0], (folder / "process_1.txt").read_text()[-3000:]
+  for run_name in ("moved", "through"):
+    log = folder / f"{run_name}.jsonl"
+    running.train(str(config), f"run_name={run_name}", f"steps={STEPS}", f"metrics_file={log}")
+  return folder
+
+
+def test_two_processes_train_as_one(folder):
+  log = (folder / "process_0.txt").read_text()
+  found = re.findall(r"completed step: (\d+), .* total_weights: (\d+), loss: (\S+),", log)
+  assert [int(step) for step, _, _ in found] == list(range(STOP))
+  for (_, weights, loss), line in zip(
+    found, running.metrics(folder / "through.jsonl"), strict=False
+  ):
+    assert int(weights) == line["learning/total_weights"]
+    assert loss == f"{line['learning/loss']:.3f}"
+  one, two = (
+    running.checkpoint(checkpoints(folder, name) / str(STOP - 1)) for name in ("through", "moved")
+  )
+  assert one.keys() == two.keys()
+  for name, array in one.items():
+    if array.dtype == np.float32:
+      np.testing.assert_allclose(two[name], array, rtol=1e-4, atol=2e-6, err_msg=name)
+
+
+def test_processes_read_rows_of_their_own_that_together_are_all(folder):
+  saved = checkpoints(folder, "moved") / str(STOP - 1) / "iter"
+  rows = [
+    json.loads((saved / f"process_{index}-of-2.json").read_text())["rows"] for index in range(2)
+  ]
+  assert not rows[0].keys() & rows[1].keys()
+  assert sorted(map(int, rows[0] | rows[1])) == list(range(2 * DEVICES))
+
+
+def test_run_of_two_processes_goes_on_exactly_in_one(folder):
+  through, moved = (running.metrics(folder / f"{name}.jsonl") for name in ("through", "moved"))
+  assert [line["step"] for line in moved] == list(range(STOP, STEPS))
+  for line, other in zip(moved, through[STOP:], strict=True):
+    np.testing.assert_allclose(line["learning/loss"], other["learning/loss"], rtol=1e-6)
+  last = [checkpoints(folder, name) / str(STEPS - 1) for name in ("moved", "through")]
+  assert running.iterator_state(last[0]) == running.iterator_state(last[1])
+  one, other = map(running.checkpoint, last)
+  for name in one:
+    if "/memory_" in name:
+      np.testing.assert_allclose(one[name], other[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_evaluation_ends_in_both_processes_together(folder):
+  """The first process has more held-out text than the second."""
+  logs = [(folder / f"process_{index}.txt").read_text() for index in range(2)]
+  for log in logs:
+    assert len(re.findall(r"Completed eval after train step", log)) == 2, log[-2000:]
+    assert "Generating a padding batch" in log or log is logs[0]

@@ -1,0 +1,28 @@
+"""Every MaxText internal that we touch, one seam each: probe, apply, undo.
+
+`SEAMS` is the table.  A seam's `probe` returns what is wrong with it in this MaxText, or None;
+`apply` changes it, and returns how to undo that.  Nothing here runs at import.
+"""
+
+from melodi_plugin.host import config, data, logs, model
+from melodi_plugin.host.seam import BLOCK, Seam, Undo, is_melodi
+
+__all__ = ["BLOCK", "SEAMS", "VERSION", "Seam", "Undo", "is_melodi"]
+
+VERSION = "0.2.5"
+
+SEAMS = (
+  Seam("common.common_types.DecoderBlockType", config.probe_block, config.apply_block),
+  Seam("configs.pyconfig._initialize_pydantic", config.probe_initialize, config.apply_initialize),
+  Seam("configs.pyconfig._load_config", config.probe_load, config.apply_load),
+  Seam("models.models.NNXDecoder", model.probe_decoder, model.apply_decoder),
+  Seam("utils.train_utils.jit_eval_step", model.probe_eval_step, model.apply_eval_step),
+  Seam(
+    "input_pipeline.input_pipeline_interface.make_grain_*_iterator",
+    data.probe_iterators,
+    data.apply_iterators,
+  ),
+  Seam("common.data_loader.loader_exception_guard", data.probe_guard, data.apply_guard),
+  Seam("common.checkpointing.load_state_if_possible", data.probe_restore, data.apply_restore),
+  Seam("common.metric_logger.MetricLogger", logs.probe_progress, logs.apply_progress),
+)

@@ -1,0 +1,139 @@
+"""Our batches in MaxText's loop, from the first to the one after a resume."""
+
+import contextlib
+import functools
+import inspect
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from melodi_plugin.host.seam import Undo, is_melodi, parameters, replace
+from melodi_plugin.progress import INPUT_WAIT
+
+
+def probe_iterators() -> str | None:
+  from maxtext.input_pipeline import input_pipeline_interface as interface
+
+  source = inspect.getsource(interface.create_data_iterator)
+  for name in ("make_grain_train_iterator", "make_grain_eval_iterator"):
+    # `create_data_iterator` must look them up when it is called.
+    if name not in source:
+      return f"create_data_iterator does not use {name}"
+    problem = parameters(getattr(interface, name), "config", "global_mesh", "process_indices")
+    if problem:
+      return f"{name} {problem}"
+  return None
+
+
+def apply_iterators() -> Undo:
+  from maxtext.input_pipeline import input_pipeline_interface as interface
+
+  def by_block(original, name):
+    @functools.wraps(original)
+    def make_iterator(config, global_mesh, process_indices):
+      if not is_melodi(config):
+        return original(config, global_mesh, process_indices)
+      from melodi_plugin.data import pipeline
+
+      return getattr(pipeline, name)(config, global_mesh, process_indices)
+
+    return make_iterator
+
+  undos = [
+    replace(interface, f"make_grain_{kind}_iterator", by_block(original, f"make_{kind}_iterator"))
+    for kind, original in (
+      ("train", interface.make_grain_train_iterator),
+      ("eval", interface.make_grain_eval_iterator),
+    )
+  ]
+
+  def undo_all() -> None:
+    for undo in undos:
+      undo()
+
+  return undo_all
+
+
+def probe_guard() -> str | None:
+  from maxtext.common import data_loader
+
+  return parameters(data_loader.loader_exception_guard, "config")
+
+
+def apply_guard() -> Undo:
+  """MaxText takes an error while loading for the end of the data and exits with success."""
+  from maxtext.common import data_loader
+  from maxtext.utils import exceptions
+
+  original = data_loader.loader_exception_guard
+
+  @contextlib.contextmanager
+  def guard(config):
+    began = time.monotonic()
+    try:
+      with original(config):
+        yield
+      INPUT_WAIT.add(time.monotonic() - began)
+    except exceptions.StopTraining as stop:
+      cause = stop.__context__
+      if cause is None or isinstance(cause, StopIteration) or not is_melodi(config):
+        raise
+      raise cause from None
+
+  return replace(data_loader, "loader_exception_guard", guard)
+
+
+def probe_restore() -> str | None:
+  from maxtext.common import checkpointing
+
+  found = inspect.signature(checkpointing.load_state_if_possible).parameters
+  if "maxtext_config" not in found:
+    return "takes no maxtext_config"
+  if "to_checkpoint_dict" not in vars(checkpointing.train_state_nnx):
+    return "does not build its target with train_state_nnx.to_checkpoint_dict"
+  return parameters(checkpointing.load_state_if_possible, "checkpoint_manager", "data_iterator")
+
+
+def apply_restore() -> Undo:
+  """MaxText restores a row's place in the documents only with as many processes as before."""
+  from maxtext.common import checkpointing
+
+  original = checkpointing.load_state_if_possible
+
+  @functools.wraps(original)
+  def load(checkpoint_manager, data_iterator, *args, maxtext_config=None, **kwargs):
+    keep = contextlib.nullcontext()
+    if checkpoint_manager and is_melodi(maxtext_config):
+      from melodi_plugin.data import pipeline
+
+      step = checkpointing.latest_step(checkpoint_manager)
+      folder = checkpoint_manager.directory / str(step) / "iter"
+      if isinstance(data_iterator, pipeline.EndTogether) and folder.exists():
+        if not pipeline.restore_place(maxtext_config, data_iterator, folder):
+          keep = _without_memory(checkpointing.train_state_nnx)
+        data_iterator = None  # done
+    with keep:
+      return original(
+        checkpoint_manager, data_iterator, *args, maxtext_config=maxtext_config, **kwargs
+      )
+
+  return replace(checkpointing, "load_state_if_possible", load)
+
+
+@contextlib.contextmanager
+def _without_memory(train_state_nnx: Any) -> Iterator[None]:
+  """Meanwhile a checkpoint is restored without memory, which then keeps its zeros."""
+  original = train_state_nnx.to_checkpoint_dict
+
+  def to_checkpoint_dict(state):
+    target = original(state)
+    decoder = target["nnx_aux"]["model"]["decoder"]
+    for name in [name for name in decoder if name.startswith("memory_")]:
+      del decoder[name]
+    return target
+
+  undo = replace(train_state_nnx, "to_checkpoint_dict", to_checkpoint_dict)
+  try:
+    yield
+  finally:
+    undo()
