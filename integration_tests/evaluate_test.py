@@ -1,64 +1,188 @@
 """Evaluation through MaxText's model: every token once, memory carried, rows of no consequence."""
 
 import json
+import os
+import pathlib
 
 import pytest
 
 from integration_tests import running
-from melodi_plugin import evaluate
+from melodi_plugin import evaluate, report
 
 LENGTHS = [150, 40, 333, 7, 64, 65, 210, 96, 31, 128]
+REPORT = {"report.md", "report.csv", "by_position.png", "per_document.png"}
+
+# On one device, in a process of its own: other rows, and the files in another order.
+ONE_DEVICE = """
+import json, pathlib, sys
+from melodi_plugin.evaluate import evaluate_config
+from melodi_plugin.launch import load_config
+
+file, *cases = sys.argv[1:]
+found = [evaluate_config(load_config(["", file, *case.split()])) for case in cases]
+pathlib.Path("found.json").write_text(json.dumps(found))
+"""
 
 
 @pytest.fixture(scope="module")
-def documents(tmp_path_factory):
-  """The keys that read ten small documents, as evaluation files."""
-  keys = running.documents_config(tmp_path_factory.mktemp("evaluate"), LENGTHS)
-  return keys | {"grain_eval_files": keys["grain_train_files"]}
+def trained(tmp_path_factory) -> pathlib.Path:
+  """A folder with a config that reads ten small documents, and its checkpoints of steps 0 and 1."""
+  folder = tmp_path_factory.mktemp("evaluate")
+  keys = running.TINY | running.MELODI | running.documents_config(folder, LENGTHS)
+  keys |= {"grain_eval_files": keys["grain_train_files"], "base_output_directory": str(folder)}
+  keys |= {"enable_checkpointing": True, "checkpoint_period": 1, "steps": 2}
+  keys |= {"grain_worker_count_eval": 0}
+  running.train(str(running.write_yaml(folder / "own.yml", **keys, learning_rate=0.01)))
+  return folder
 
 
-def read(documents, **keys):
-  """Reads the documents with the same random parameters; returns what evaluation.json holds."""
+def read(trained, *argv, step="1"):
+  """What `evaluation.json` holds for one checkpoint, read on eight devices."""
   with running.maxtext_process():
-    config = running.melodi_config(**(documents | keys))
-    return evaluate.summarise(evaluate.read_documents(config), config)
+    from melodi_plugin.launch import load_config
+
+    path = f"load_parameters_path={trained}/tiny/checkpoints/{step}/items"
+    return evaluate.evaluate_config(load_config(["", str(trained / "own.yml"), path, *argv]))
 
 
-def perplexities(result):
-  return [document["perplexity"] for document in result["documents"]]
+@pytest.fixture(scope="module")
+def carried(trained):
+  """Eight rows, one on each device."""
+  return read(trained)[0]
 
 
-def test_every_token_but_the_first_is_scored_once_whatever_the_rows(documents):
-  one, two = read(documents), read(documents, per_device_batch_size=2)
-  lengths = [document["tokens"] + 1 for document in one["documents"]]
-  assert one["tokens"] == sum(lengths) - len(LENGTHS)
-  assert [document["tokens"] + 1 for document in two["documents"]] == lengths
-  assert perplexities(two) == pytest.approx(perplexities(one), rel=1e-5)
-  assert two["nats"] == pytest.approx(one["nats"], rel=1e-6)
+@pytest.fixture(scope="module")
+def control(trained):
+  return read(trained, "melodi_reset_every_window=true")[0]
 
 
-def test_memory_is_carried_and_the_control_forgets_it(documents):
-  carried, control = read(documents), read(documents, melodi_reset_every_window=True)
+def by_id(result, key="perplexity"):
+  return {document["id"]: document[key] for document in result["documents"]}
+
+
+def tokens_of(document: pathlib.Path) -> int:
+  import sentencepiece
+
+  model = str(document.parents[1] / "tokenizer.model")
+  tokenizer = sentencepiece.SentencePieceProcessor(model_file=model, add_bos=True, add_eos=True)
+  return len(tokenizer.encode(document.read_text()))
+
+
+def test_every_token_but_the_first_is_scored_once(trained, carried):
+  files = sorted((trained / "documents").iterdir())
+  assert by_id(carried, "tokens") == {file.name: tokens_of(file) - 1 for file in files}
+  assert carried["tokens"] == sum(by_id(carried, "tokens").values())
+  assert carried["words"] == sum(len(file.read_text().split()) for file in files)
+  assert carried["bytes"] == sum(file.stat().st_size for file in files)
+  assert carried["not_finite"] == [] and carried["skipped"] == 0
+
+
+def test_rows_order_and_devices_are_of_no_consequence(trained, carried, tmp_path):
+  renamed = tmp_path / "renamed"
+  renamed.mkdir()
+  for index, file in enumerate(sorted((trained / "documents").iterdir(), reverse=True)):
+    os.link(file, renamed / f"{index}_{file.name}")
+  path = f"load_parameters_path={trained}/tiny/checkpoints/1/items"
+  cases = [
+    f"{path} per_device_batch_size=1",
+    f"{path} per_device_batch_size=3 grain_eval_files={renamed}",
+  ]
+  code, log = running.command("-c", ONE_DEVICE, str(trained / "own.yml"), *cases, cwd=tmp_path)
+  assert code == 0, log
+  (one,), (three,) = json.loads((tmp_path / "found.json").read_text())
+  for document in three["documents"]:
+    document["id"] = document["id"].split("_")[1]
+  assert [result["utilisation"]["rows"] for result in (one, three, carried)] == [1, 3, 8]
+  for result in (one, three):
+    assert by_id(result) == pytest.approx(by_id(carried), rel=1e-6)
+    assert by_id(result, "tokens") == by_id(carried, "tokens")
+    assert result["perplexity"] == pytest.approx(carried["perplexity"], rel=1e-6)
+    assert result["interval"] is not None
+  assert one["utilisation"]["share"] > carried["utilisation"]["share"]
+  assert three["utilisation"]["share"] > three["utilisation"]["padded_share"]
+
+
+def test_memory_is_carried_and_the_control_forgets_it(carried, control):
   assert (carried["memory"], control["memory"]) == ("carried", "reset at every window")
   assert control["tokens"] == carried["tokens"]
-  longest = max(range(len(LENGTHS)), key=lambda i: carried["documents"][i]["tokens"])
-  shortest = min(range(len(LENGTHS)), key=lambda i: carried["documents"][i]["tokens"])
-  # A document of one window has nothing to forget.
-  assert perplexities(control)[shortest] == pytest.approx(perplexities(carried)[shortest], rel=1e-6)
-  assert perplexities(control)[longest] != pytest.approx(perplexities(carried)[longest], rel=1e-4)
+  lengths = by_id(carried, "tokens")
+  shortest, longest = (choose(lengths, key=lengths.get) for choose in (min, max))
+  # A document of one window has nothing to forget, and neither has any in its first window.
+  assert by_id(control)[shortest] == pytest.approx(by_id(carried)[shortest], rel=1e-6)
+  assert by_id(control)[longest] != pytest.approx(by_id(carried)[longest], rel=1e-4)
+  first, later = ([r["positions"][n]["nats"] for r in (control, carried)] for n in (0, 1))
+  assert first[0] == pytest.approx(first[1], rel=1e-6)
+  assert later[0] != pytest.approx(later[1], rel=1e-5)
 
 
-def test_summary_is_json_and_weighs_documents_by_tokens(documents):
-  result = json.loads(json.dumps(read(documents)))
-  nats = sum(document["nats"] for document in result["documents"])
-  assert result["nats_per_token"] == pytest.approx(nats / result["tokens"])
-  spread = result["perplexity_per_document"]
-  assert spread["min"] <= spread["median"] <= spread["max"]
+def test_several_checkpoints_are_read_in_turn_and_the_report_shows_all(trained, carried, capsys):
+  with running.maxtext_process():
+    path = f"load_parameters_path={trained}/tiny/checkpoints/*/items"
+    both = evaluate.evaluate(["", str(trained / "own.yml"), path])
+    control = evaluate.evaluate(
+      ["", str(trained / "own.yml"), path, "melodi_reset_every_window=true"]
+    )
+  assert [evaluation["step"] for evaluation in both] == ["0", "1"]
+  assert by_id(both[1]) == pytest.approx(by_id(carried), rel=1e-6)
+  assert both[0]["perplexity"] != pytest.approx(both[1]["perplexity"], rel=1e-6)
+  assert report.read_evaluations(str(trained / "tiny" / "evaluation.json")) == both
+  assert len(control) == 2
+  assert {path.name for path in (trained / "tiny").iterdir()} >= REPORT
+  text = (trained / "tiny" / "report.md").read_text()
+  for label in ("step 0, memory carried", "step 1, memory reset at every window"):
+    assert label in text
+  assert "out of distribution" in capsys.readouterr().out
 
 
-def test_without_a_checkpoint_the_program_ends_with_a_sentence(documents, tmp_path, capsys):
-  file = running.write_yaml(tmp_path / "own.yml", **(running.TINY | running.MELODI | documents))
+def test_the_model_is_compiled_once(trained):
+  with running.maxtext_process():
+    from melodi_plugin.data.pipeline import make_document_batches
+    from melodi_plugin.launch import load_config
+    from melodi_plugin.scoring import Scorer, find_checkpoints
+
+    checkpoints = find_checkpoints(f"{trained}/tiny/checkpoints/*")
+    config = load_config(["", str(trained / "own.yml"), f"load_parameters_path={checkpoints[0]}"])
+    scorer = Scorer(config)
+    programs = scorer._step._cache_size()  # of other tests
+    batches = make_document_batches(config, config.grain_eval_files, rows=scorer.rows)
+    first = {d.index: d for d in scorer.score(batches)}
+    scorer.change_checkpoint(checkpoints[1])
+    second = {d.index: d for d in scorer.score(batches)}
+    scorer.change_checkpoint(checkpoints[0])
+    again = {d.index: d for d in scorer.score(batches)}
+  assert scorer._step._cache_size() == programs + 1
+  for index, document in first.items():
+    assert (document.nats == again[index].nats).all() and (document.hits == again[index].hits).all()
+    assert (document.nats != second[index].nats).any()
+    assert len(document.tokens) == len(document.nats) + 1 == len(document.hits) + 1
+
+
+def test_without_documents_there_is_nothing_to_read(tmp_path, capsys):
+  file = running.write_yaml(tmp_path / "own.yml", **(running.TINY | running.MELODI))
   with running.maxtext_process(), pytest.raises(SystemExit) as end:
-    evaluate.evaluate(["", str(file)])
+    evaluate.evaluate(["", str(file), "load_parameters_path=somewhere"])
   assert end.value.code == 2
-  assert "load_parameters_path is not set" in capsys.readouterr().err
+  assert "grain_eval_files is not set" in capsys.readouterr().err
+
+
+BAD = [
+  ([], "load_parameters_path is not set"),
+  (["load_parameters_path=nowhere/items"], "there is no checkpoint nowhere/items"),
+  (["load_parameters_path={trained}/documents"], "cannot load"),
+  (["load_parameters_path={items}", "base_emb_dim=64"], "holds another model"),
+  (["load_parameters_path={items}", "base_num_decoder_layers=5"], "is missing"),
+  (["load_parameters_path={items}", "grain_eval_files=nowhere"], "nowhere"),
+  (["load_parameters_path={items}", "grain_eval_files={trained}/one.txt"], "one.txt"),
+]
+
+
+@pytest.mark.parametrize(("argv", "words"), BAD, ids=[words for _, words in BAD])
+def test_what_cannot_be_evaluated_ends_with_a_sentence(trained, capsys, argv, words):
+  (trained / "one.txt").write_text(" \n")  # a broken document
+  places = {"trained": trained, "items": f"{trained}/tiny/checkpoints/1/items"}
+  argv = [argument.format(**places) for argument in argv]
+  with running.maxtext_process(), pytest.raises(SystemExit) as end:
+    evaluate.evaluate(["", str(trained / "own.yml"), *argv])
+  assert end.value.code == 2
+  said = capsys.readouterr().err
+  assert "error: " in said and words in said and "Traceback" not in said

@@ -1,161 +1,231 @@
 """`python -m melodi_plugin.evaluate config.yml load_parameters_path=.../items [key=value ...]`
 
-Reads the documents of `grain_eval_files` whole, in order, with memory carried from zeros, and
-writes `evaluation.json` into `<base_output_directory>/<run_name>`.  Every token of a document but
-its first is scored exactly once.  `melodi_reset_every_window=true` is the control: the same model,
-which forgets at every window, written to `evaluation_reset_every_window.json`.
+Reads the documents of `grain_eval_files` whole, in order, with memory carried from zeros.  Every
+token of a document but its first is scored exactly once.  Writes `evaluation.json` (a list, one
+entry per checkpoint) into `<base_output_directory>/<run_name>`, and beside it `report.md`,
+`report.csv` and two pictures.
+
+`load_parameters_path` may name several checkpoints, joined with ',' or as a glob.
+`melodi_reset_every_window=true` is the control: the same model, which forgets at every window,
+written to `evaluation_reset_every_window.json`; the report then shows both.  With `melodi_probe`
+recall is measured instead of perplexity.
 """
 
+import contextlib
 import json
-import math
-import pathlib
-import statistics
+import os
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from absl import app, logging
-from flax import nnx
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from melodi_plugin import report, scores
+from melodi_plugin.config import MelodiConfig
 from melodi_plugin.launch import load_config, stop
+from melodi_plugin.progress import quiet_checkpoint_log
 
-_FIELDS = ("inputs", "inputs_position", "inputs_segmentation", "targets", "targets_segmentation")
-
-
-def token_nats(
-  graphdef: Any, params: Any, rest: Any, batch: dict[str, jax.Array]
-) -> tuple[jax.Array, Any]:
-  """Nats of every target (B, T), 0 where there is none, and the state with the memory after."""
-  model = nnx.merge(graphdef, params, rest, copy=True)
-  logits = model(
-    batch["inputs"],
-    batch["inputs_position"],
-    decoder_segment_ids=batch["inputs_segmentation"],
-    enable_dropout=False,
-  ).astype(jnp.float32)
-  target = jnp.take_along_axis(logits, batch["targets"][..., None], axis=-1)[..., 0]
-  nats = jax.nn.logsumexp(logits, axis=-1) - target
-  nats = jnp.where(batch["targets_segmentation"] > 0, nats, 0.0)
-  return nats, nnx.state(model, nnx.Not(nnx.Any(nnx.Param, nnx.Intermediate)))
+_LONG = 40  # documents that are listed on the screen
 
 
-def read_documents(config: Any) -> list[dict[str, Any]]:
-  """Reads all documents with the checkpoint of `config`.
+def memory_of(config: Any) -> str:
+  """What memory does while the model reads: 'carried', 'reset at every window' or 'none'."""
+  from melodi_plugin.host import is_melodi
+
+  specs = MelodiConfig.from_maxtext(config).layers if is_melodi(config) else ()
+  if not any(spec.short_tokens or spec.queue_tokens for spec in specs):
+    return "none"
+  return "reset at every window" if config.melodi_reset_every_window else "carried"
+
+
+def evaluate_config(config: Any) -> list[dict[str, Any]]:
+  """Reads all documents with every checkpoint that `config` names.
 
   Returns:
-    One dict per document: id, tokens (scored), nats, perplexity.
+    What `evaluation.json` holds: one dict per checkpoint.
+
+  Raises:
+    ValueError: for a checkpoint or documents that cannot be read.
   """
-  from maxtext.common.common_types import MODEL_MODE_TRAIN
-  from maxtext.utils import maxtext_utils, model_creation_utils, sharding
-
   from melodi_plugin.data.pipeline import make_document_batches
+  from melodi_plugin.scoring import Scorer, find_checkpoints
 
-  mesh = maxtext_utils.get_mesh_from_config(config)
-  batches = make_document_batches(
-    config, config.grain_eval_files, rows=config.micro_batch_size_to_train_on
-  )
-  try:
-    model = model_creation_utils.from_pretrained(config, mesh, model_mode=MODEL_MODE_TRAIN)
-  except ValueError as error:  # no checkpoint there, or one of another model
-    stop(str(error))
-  graphdef, params, rest = nnx.split(model, nnx.Param, ...)
-  rest = jax.tree.map(jnp.zeros_like, rest)  # memory from zeros; dropout is off
-  step = jax.jit(token_nats, static_argnums=0, donate_argnums=2)
-  placement = sharding.get_input_data_sharding(config, mesh)
-  ids = [document.id for document in batches.source]
-  nats, tokens, seen = np.zeros(len(ids)), np.zeros(len(ids), int), np.zeros(len(ids), int)
-
-  columns = (TextColumn("reading documents"), BarColumn(), MofNCompleteColumn())
-  with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-    task = progress.add_task("documents", total=len(ids))
-    for batch in batches:
-      with jax.set_mesh(mesh):
-        on_device = jax.device_put({name: batch[name] for name in _FIELDS}, placement)
-        each, rest = step(graphdef, params, rest, on_device)
-      of_text = batch["inputs_segmentation"] > 0
-      owner = batch["document_index"][of_text]
-      scored = batch["targets_segmentation"][of_text] > 0
-      nats += np.bincount(owner, np.asarray(each, np.float64)[of_text], len(ids))
-      tokens += np.bincount(owner, scored, len(ids)).astype(int)
-      seen += np.bincount(owner, minlength=len(ids))
-      progress.update(task, completed=int((seen == tokens + 1).sum()) if tokens.any() else 0)
-  if not np.array_equal(tokens, seen - 1):
-    raise AssertionError("a token was scored twice or not at all; this is a bug of melodi_plugin")
-  return [
-    {"id": name, "tokens": int(n), "nats": float(total), "perplexity": math.exp(total / n)}
-    for name, n, total in zip(ids, tokens, nats, strict=True)
-  ]
+  checkpoints = find_checkpoints(config.load_parameters_path)
+  rows = int(config.micro_batch_size_to_train_on)
+  batches = make_document_batches(config, config.grain_eval_files, rows=rows)
+  with contextlib.closing(batches):
+    lengths = count_tokens(config, batches.source)
+    scorer = Scorer(config, checkpoints[0])
+    found = []
+    for number, checkpoint in enumerate(checkpoints, start=1):
+      if number > 1:
+        scorer.change_checkpoint(checkpoint)
+      label = f"checkpoint {number} of {len(checkpoints)}"
+      documents, seconds = read_documents(config, scorer, batches, lengths, label)
+      broken = len(getattr(batches.source, "broken", ())) + len(lengths) - len(documents)
+      own = {"checkpoint": checkpoint, "step": step_of(checkpoint), "skipped": broken}
+      use = _utilisation(config, scorer, lengths)
+      found.append(
+        _conditions(config) | own | scores.summarise(documents) | use | {"seconds": seconds}
+      )
+  return found
 
 
-def summarise(documents: list[dict[str, Any]], config: Any) -> dict[str, Any]:
-  """The content of `evaluation.json`."""
-  tokens = sum(document["tokens"] for document in documents)
-  nats = sum(document["nats"] for document in documents)
-  spread = sorted(document["perplexity"] for document in documents)
+def _conditions(config: Any) -> dict[str, Any]:
   return {
-    "memory": "reset at every window" if config.melodi_reset_every_window else "carried",
-    "checkpoint": str(config.load_parameters_path),
+    "run": config.run_name,
+    "memory": memory_of(config),
     "files": config.grain_eval_files,
-    "tokens": tokens,
-    "nats": nats,
-    "nats_per_token": nats / tokens,
-    "perplexity": math.exp(nats / tokens),
-    "perplexity_per_document": {
-      "min": spread[0],
-      "median": statistics.median(spread),
-      "max": spread[-1],
-      "standard_deviation": statistics.pstdev(spread),
-    },
-    "documents": documents,
+    "window": config.melodi_window_length,
   }
 
 
-def show(result: dict[str, Any], path: pathlib.Path) -> None:
-  """Prints the table of an evaluation."""
-  table = Table(title=f"Perplexity, memory {result['memory']}")
-  table.add_column("document")
-  table.add_column("scored tokens", justify="right")
-  table.add_column("perplexity", justify="right")
-  for document in result["documents"]:
-    table.add_row(document["id"], f"{document['tokens']:,}", f"{document['perplexity']:.2f}")
-  table.add_section()
-  table.add_row("all", f"{result['tokens']:,}", f"{result['perplexity']:.2f}")
-  Console().print(table)
-  print(f"written to {path}", flush=True)
+def step_of(checkpoint: str) -> str:
+  """The step of .../checkpoints/<step>/items, else the name of the folder."""
+  parts = checkpoint.rstrip("/").split("/")
+  return parts[-2] if parts[-1] == "items" and len(parts) > 1 else parts[-1]
 
 
-def evaluate(argv: Sequence[str]) -> dict[str, Any]:
-  """Evaluates the checkpoint that the arguments name; returns what `evaluation.json` holds."""
+def count_tokens(config: Any, source: Any) -> list[int]:
+  """Tokens of every document, 0 for broken ones if they are left out; else raises ValueError."""
+  from melodi_plugin.data.pipeline import make_tokenize
+
+  tokenize = make_tokenize(config)
+  lengths = []
+  for index in range(len(source)):
+    try:
+      lengths.append(len(tokenize(source[index].text)))
+    except ValueError:
+      if not config.melodi_skip_broken_documents:
+        raise
+      lengths.append(0)
+  return lengths
+
+
+def read_documents(
+  config: Any, scorer: Any, batches: Any, lengths: list[int], description: str
+) -> tuple[list[scores.DocumentScore], float]:
+  """Scores every document once, with a progress bar that counts tokens.
+
+  Returns:
+    The scores, and the seconds it took.
+
+  Raises:
+    AssertionError: if a document has not as many losses as tokens less one.
+  """
+  began = time.monotonic()
+  found: dict[int, scores.DocumentScore] = {}
+  columns = (TextColumn("{task.description}"), BarColumn())
+  amount = TextColumn("{task.completed:,.0f} of {task.total:,.0f} tokens, ETA")
+  with Progress(*columns, amount, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+    task = progress.add_task(description, total=sum(lengths))
+    for document in scorer.score(batches, lambda count: progress.advance(task, count)):
+      if document.index in found or len(document.nats) != lengths[document.index] - 1:
+        raise AssertionError(
+          f"{document.id}: {len(document.nats)} losses for {lengths[document.index]} tokens, or "
+          "scored twice; this is a bug of melodi_plugin"
+        )
+      found[document.index] = scores.score_document(
+        document.index,
+        document.id,
+        document.text,
+        document.nats,
+        document.hits,
+        window=config.melodi_window_length,
+      )
+  if len(found) < len(lengths) and not config.melodi_skip_broken_documents:
+    raise AssertionError("a document was not read; this is a bug of melodi_plugin")
+  return list(found.values()), time.monotonic() - began
+
+
+def _utilisation(config: Any, scorer: Any, lengths: list[int]) -> dict[str, Any]:
+  use, segment = scorer.utilisation, config.max_target_length
+  shares = {
+    "rows": scorer.rows,
+    "batches": use.batches,
+    "share": use.tokens / use.slots,
+    "padded_share": scores.padded_share(lengths, scorer.rows, segment),
+  }
+  return {"utilisation": shares}
+
+
+# -- What it leaves --------------------------------------------------------------------------------
+
+
+def write(config: Any, evaluations: list[dict[str, Any]]) -> None:
+  """Writes the JSON, and a report of what this run has on the same checkpoints and documents."""
+  folder = os.path.join(config.base_output_directory, config.run_name)
+  names = ("evaluation.json", "evaluation_reset_every_window.json")
+  own = names[bool(config.melodi_reset_every_window)]
+  text = json.dumps(evaluations, indent=2, allow_nan=False) + "\n"
+  report.write_files(folder, {own: text.encode()})
+  shown = []
+  for name in names:
+    try:
+      found = report.read_evaluations(os.path.join(folder, name))
+    except ValueError:  # not there, or of an earlier version
+      continue
+    shown += found if _read_alike(found, evaluations) else []
+  report.write_report(shown, folder)
+  show(shown)
+  print(f"written to {folder}: {own}, report.md, report.csv, two pictures", flush=True)
+
+
+def _read_alike(some: list[dict[str, Any]], others: list[dict[str, Any]]) -> bool:
+  return [(e["checkpoint"], e["files"], e["window"]) for e in some] == [
+    (e["checkpoint"], e["files"], e["window"]) for e in others
+  ]
+
+
+def show(evaluations: list[dict[str, Any]]) -> None:
+  """Prints the tables of a report."""
+  console = Console()
+  for content in report.tables(evaluations):
+    table = Table(title=content.title)
+    for number, name in enumerate(content.header):
+      table.add_column(name, justify="right" if number else "left")
+    for row in content.rows[:_LONG]:
+      table.add_row(*row)
+    console.print(table)
+  for warning in report.warnings(evaluations):
+    print(warning)
+
+
+def evaluate(argv: Sequence[str]) -> Any:
+  """Evaluates the checkpoints that the arguments name; returns what `evaluation.json` holds."""
   config = load_config(argv)
   if not config.load_parameters_path:
     stop(
       "load_parameters_path is not set, so there is no model to evaluate; add "
       "load_parameters_path=<run>/checkpoints/<step>/items."
     )
+  if jax.process_count() > 1:
+    stop("evaluation reads documents in one process; run it on one host.")
+  if config.melodi_probe:
+    from melodi_plugin import probes
+
+    return probes.run(config)
   if not config.grain_eval_files:
     stop(
       "grain_eval_files is not set, so there is nothing to read; add grain_eval_files=<folder or "
       "file of documents>."
     )
-  if jax.process_count() > 1:
-    stop("evaluation reads documents in one process; run it on one host.")
-  result = summarise(read_documents(config), config)
-  control = "_reset_every_window" if config.melodi_reset_every_window else ""
-  path = pathlib.Path(config.base_output_directory) / config.run_name / f"evaluation{control}.json"
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-  show(result, path)
-  return result
+  try:
+    evaluations = evaluate_config(config)
+  except (ValueError, OSError) as error:
+    stop(str(error))
+  write(config, evaluations)
+  return evaluations
 
 
 def main(argv: Sequence[str]) -> None:
   """Command line of `evaluate`."""
   logging.set_verbosity(logging.WARNING)
+  quiet_checkpoint_log()
   evaluate(argv)
 
 

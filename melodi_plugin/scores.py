@@ -1,0 +1,204 @@
+"""Perplexities and their like, from the loss of every token of every document.
+
+Pure NumPy.  Sums are taken in float64, in the order of the tokens and then of the documents, so
+that they do not depend on how the documents were batched.
+"""
+
+import itertools
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+RESAMPLES = 1000
+LEVEL = 0.95
+SEED = 0
+
+
+class Bucket(NamedTuple):
+  """The targets of a document at positions first, ..., end - 1."""
+
+  first: int
+  end: int
+  tokens: int
+  nats: float
+
+
+class DocumentScore(NamedTuple):
+  """What the losses of one document add up to; its first token has no loss and is not counted."""
+
+  index: int
+  id: str
+  tokens: int
+  words: int  # separated by white space, in the raw text
+  bytes: int  # of the raw text in UTF-8
+  nats: float
+  hits: int  # tokens that were the model's first choice
+  buckets: list[Bucket]
+
+
+def position_edges(window: int, length: int) -> list[int]:
+  """0, W, 2W, 4W, ...: edges of the position buckets of a document of `length` tokens."""
+  edges = [0, window]
+  while edges[-1] < length:
+    edges.append(2 * edges[-1])
+  return edges
+
+
+def score_document(
+  index: int, name: str, text: str, nats: np.ndarray, hits: np.ndarray, *, window: int
+) -> DocumentScore:
+  """Adds up one document.
+
+  Args:
+    index: of the document in its source.
+    name: its id.
+    text: its raw text.
+    nats: [N-1] losses; nats[i] is that of the target at position i + 1.
+    hits: [N-1] bool.
+    window: W, the unit of the position buckets.
+  """
+  nats = nats.astype(np.float64)
+  edges = position_edges(window, len(nats) + 1)
+  buckets = []
+  for first, end in itertools.pairwise(edges):
+    inside = nats[max(first - 1, 0) : end - 1]
+    if inside.size:
+      buckets.append(Bucket(first, end, inside.size, float(inside.sum())))
+  return DocumentScore(
+    index=index,
+    id=name,
+    tokens=nats.size,
+    words=len(text.split()),
+    bytes=len(text.encode()),
+    nats=float(nats.sum()),
+    hits=int(hits.sum()),
+    buckets=buckets,
+  )
+
+
+def summarise(documents: Sequence[DocumentScore]) -> dict[str, Any]:
+  """The statistics of an evaluation, ready for JSON; a number that is not finite becomes None."""
+  documents = sorted(documents, key=lambda document: document.index)
+  spread = [math.exp(d.nats / d.tokens) for d in documents if _fits(d.nats / d.tokens)]
+  broken = [document.id for document in documents if not math.isfinite(document.nats)]
+  return {
+    **_rates(documents),
+    "interval": interval([d.tokens for d in documents], [d.nats for d in documents]),
+    "not_finite": broken,
+    "perplexity_per_document": {
+      "min": min(spread),
+      "median": statistics.median(spread),
+      "max": max(spread),
+      "standard_deviation": statistics.pstdev(spread),
+    }
+    if spread
+    else None,
+    "positions": _positions(documents),
+    "documents": [{"id": document.id, **_rates([document])} for document in documents],
+  }
+
+
+def _rates(documents: Sequence[DocumentScore]) -> dict[str, Any]:
+  tokens = sum(document.tokens for document in documents)
+  words = sum(document.words for document in documents)
+  size = sum(document.bytes for document in documents)
+  nats = math.fsum(document.nats for document in documents)
+  return {
+    "tokens": tokens,
+    "words": words,
+    "bytes": size,
+    "nats": nats if math.isfinite(nats) else None,
+    "nats_per_token": nats / tokens if math.isfinite(nats) else None,
+    "perplexity": _exp(nats / tokens),
+    "word_perplexity": _exp(nats / words) if words else None,
+    "bits_per_byte": nats / math.log(2) / size if math.isfinite(nats) else None,
+    "accuracy": sum(document.hits for document in documents) / tokens,
+  }
+
+
+def _positions(documents: Sequence[DocumentScore]) -> list[dict[str, Any]]:
+  """Perplexity by position of the target in its document; the longest documents reach farthest."""
+  groups: dict[tuple[int, int], list[Bucket]] = {}
+  for document in documents:
+    for bucket in document.buckets:
+      groups.setdefault((bucket.first, bucket.end), []).append(bucket)
+  rows = []
+  for (first, end), buckets in sorted(groups.items()):
+    tokens = sum(bucket.tokens for bucket in buckets)
+    nats = math.fsum(bucket.nats for bucket in buckets)
+    rows.append(
+      {
+        "from": first,
+        "to": end,
+        "documents": len(buckets),
+        "tokens": tokens,
+        "nats": nats if math.isfinite(nats) else None,
+        "perplexity": _exp(nats / tokens),
+      }
+    )
+  return rows
+
+
+def _fits(nats: float) -> bool:
+  return math.isfinite(nats) and bool(nats < 700)  # exp(710) overflows
+
+
+def _exp(nats: float) -> float | None:
+  return math.exp(nats) if _fits(nats) else None
+
+
+# -- Uncertainty -----------------------------------------------------------------------------------
+
+
+def interval(tokens: Sequence[int], nats: Sequence[float]) -> list[float] | None:
+  """[low, high]: 95 % bootstrap interval of the perplexity, documents resampled.
+
+  Documents weigh by their tokens.  None for fewer than two documents, or a loss not finite.
+  """
+  return _percentiles(np.asarray(nats, np.float64), np.asarray(tokens, np.float64))
+
+
+def paired_change(
+  tokens: Sequence[int], nats: Sequence[float], base: Sequence[float]
+) -> list[float] | None:
+  """[low, high] of perplexity / perplexity of the base, both reading the same documents.
+
+  Documents that are hard are hard for both, so this is much narrower than two intervals.
+  """
+  return _percentiles(
+    np.asarray(nats, np.float64) - np.asarray(base, np.float64), np.asarray(tokens, np.float64)
+  )
+
+
+def _percentiles(nats: np.ndarray, tokens: np.ndarray) -> list[float] | None:
+  if len(tokens) < 2 or not np.isfinite(nats).all():
+    return None
+  means = [nats[drawn].sum() / tokens[drawn].sum() for drawn in _resamples(len(tokens))]
+  low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+  return [math.exp(low), math.exp(high)] if _fits(high) else None
+
+
+def _resamples(documents: int) -> Iterator[np.ndarray]:
+  generator = np.random.Generator(np.random.PCG64(SEED))
+  for _ in range(RESAMPLES):
+    yield generator.integers(0, documents, documents)
+
+
+# -- Batches ---------------------------------------------------------------------------------------
+
+
+def padded_share(lengths: Sequence[int], rows: int, segment: int) -> float:
+  """Share of slots with a token if `rows` documents at a time were read until the longest ends.
+
+  Args:
+    lengths: tokens of every document, in the order of reading.
+    rows: B.
+    segment: T; a batch is read in whole segments, as the compiled program has them.
+  """
+  slots = 0
+  for first in range(0, len(lengths), rows):
+    slots += rows * -(-max(lengths[first : first + rows]) // segment) * segment
+  return sum(lengths) / slots
