@@ -51,6 +51,7 @@ def evaluate_config(config: Any) -> list[dict[str, Any]]:
   Raises:
     ValueError: for a checkpoint or documents that cannot be read.
   """
+  from melodi_plugin.data.documents import DocumentSource, check_ids
   from melodi_plugin.data.pipeline import make_document_batches
   from melodi_plugin.scoring import Scorer, find_checkpoints
 
@@ -58,6 +59,8 @@ def evaluate_config(config: Any) -> list[dict[str, Any]]:
   rows = int(config.micro_batch_size_to_train_on)
   batches = make_document_batches(config, config.grain_eval_files, rows=rows)
   with contextlib.closing(batches):
+    if isinstance(batches.source, DocumentSource):
+      check_ids(batches.source, skip_broken=config.melodi_skip_broken_documents)
     lengths = count_tokens(config, batches.source)
     scorer = Scorer(config, checkpoints[0])
     found = []

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from melodi_plugin.data.corpus import corpus_tokenizer, lengths
@@ -16,7 +18,8 @@ from melodi_plugin.data.corpus.build import Preset, build
 from melodi_plugin.data.corpus.presets import PRESETS, prepare_corpus
 from melodi_plugin.data.corpus.sources import Reading, Sources
 from melodi_plugin.data.corpus.split import SPLITS
-from melodi_plugin.data.documents import BrokenDocument
+from melodi_plugin.data.documents import BrokenDocument, open_documents
+from melodi_plugin.data.padding import compare
 
 _EXAMPLES = r"""examples:
   python -m melodi_plugin.data shakespeare data/shakespeare
@@ -34,6 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
   arguments = sys.argv[1:] if arguments is None else arguments
   options = _parser().parse_args(arguments)
   try:
+    if options.command == "padding":
+      _show_padding(options)
+      return 0
     if options.command in PRESETS:
       manifest = prepare_corpus(options.command, options.out)
     else:
@@ -86,7 +92,18 @@ def _parser() -> argparse.ArgumentParser:
     "--train-tokenizer", type=_positive, metavar="VOCAB", help="train one of so many pieces"
   )
   made.add_argument("--tokenizer-type", choices=corpus_tokenizer.KINDS, default="sentencepiece")
+  _add_padding(commands)
   return parser
+
+
+def _add_padding(commands: Any) -> None:
+  padded = commands.add_parser("padding", help="how much of the batches would be padding")
+  padded.add_argument("files", help="documents, as for grain_train_files")
+  padded.add_argument("--tokenizer", metavar="PATH", required=True)
+  padded.add_argument("--tokenizer-type", choices=corpus_tokenizer.KINDS, default="sentencepiece")
+  padded.add_argument("--rows", type=_positive, required=True, help="of the whole batch")
+  padded.add_argument("--window", type=_positive, required=True, help="melodi_window_length")
+  padded.add_argument("--segment", type=_positive, required=True, help="max_target_length")
 
 
 def _add_reading(parser: argparse.ArgumentParser) -> None:
@@ -174,6 +191,26 @@ def _build(options: argparse.Namespace, arguments: list[str]) -> dict[str, Any]:
   )
   command = shlex.join(["python", "-m", "melodi_plugin.data", *arguments])
   return build(Path(options.out).resolve().name, preset, options.out, command)
+
+
+def _show_padding(options: argparse.Namespace) -> None:
+  source = open_documents(options.files)
+  count = corpus_tokenizer.load(options.tokenizer, options.tokenizer_type).count
+  console = Console(stderr=True)
+  lengths_ = [count(d.text) for d in track(source, "tokenizing", len(source), console=console)]
+  found = compare(
+    np.asarray(lengths_), source.sizes(), options.rows, options.window, options.segment
+  )
+  table = Table(
+    "a row reads",
+    title=f"Padding in one epoch of {len(source):,} documents, {sum(lengths_):,} tokens: "
+    f"{options.rows} rows, windows of {options.window}, segments of {options.segment}",
+  )
+  for column in ("tails of windows", "ends of rows", "together"):
+    table.add_column(column, justify="right")
+  for name, shares in found.items():
+    table.add_row(name, *(f"{share:.2%}" for share in (*shares, sum(shares))))
+  Console().print(table)
 
 
 def _report(manifest: Mapping[str, Any], out: str) -> None:

@@ -69,4 +69,7 @@ def compare(
     "the same, and the longest first at the end": padding(
       lengths, share_out(longest_last(order, sizes, rows), sizes, rows), window, segment
     ),
+    "on and on, into the next epoch": Padding(
+      1 - int(lengths.sum()) / (int((-(-lengths // window)).sum()) * window), 0.0
+    ),
   }

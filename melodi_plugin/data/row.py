@@ -11,6 +11,9 @@ from melodi_plugin.data.documents import BrokenDocument
 from melodi_plugin.data.order import DocumentOrder
 from melodi_plugin.data.read_ahead import ReadAhead
 
+# So many broken documents in a row mean a store that is gone, not documents to leave out.
+_BROKEN_TOGETHER = 100
+
 OnBroken = Callable[[BrokenDocument], None]
 
 
@@ -76,9 +79,10 @@ class Row:
     assert self._on_broken is not None
     self._on_broken(broken)
     self._broken_together += 1
-    if self._broken_together >= self._order.documents:
+    if self._broken_together >= min(self._order.documents, _BROKEN_TOGETHER):
       raise ValueError(
-        f"All {self._order.documents} documents are broken, the last one because: {broken}"
+        f"{self._broken_together} documents one after another are broken, which is no matter of "
+        f"single documents any more; the last one: {broken}"
       )
 
   def state(self) -> dict[str, int]:

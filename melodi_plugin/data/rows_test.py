@@ -234,7 +234,7 @@ def test_corpus_of_broken_documents_ends_with_an_error():
       raise BrokenDocument(f"record {index}", "is broken; mend it")
 
   rows = _rows(source=AllBroken(_source()), epochs=None, on_broken=lambda broken: None)
-  with pytest.raises(ValueError, match="All 10 documents are broken, the last one because: record"):
+  with pytest.raises(ValueError, match="10 documents one after another are broken"):
     next(iter(rows))
 
 
