@@ -10,6 +10,7 @@ import pytest
 
 from integration_tests import running
 from integration_tests.resume_test import checkpoints, write_config
+from melodi_plugin.evaluate import evaluate
 
 STEPS, STOP = 6, 4
 DEVICES = 4  # of one process; the tests' own process has all eight
@@ -50,7 +51,7 @@ def folder(tmp_path_factory):
     grain_worker_count_eval=0,
   )
   two = [str(config), "skip_jax_distributed_system=False", "run_name=moved", f"steps={STOP}"]
-  two.append("eval_interval=2")
+  two += ["eval_interval=2", "melodi_evaluate_after_training=true"]
   processes = [start_process(index, two, folder) for index in range(2)]
   codes = [process.wait(timeout=300) for process in processes]
   assert codes == [0, 0], (folder / "process_1.txt").read_text()[-3000:]
@@ -106,3 +107,17 @@ def test_evaluation_ends_in_both_processes_together(folder):
   for log in logs:
     assert len(re.findall(r"Completed eval after train step", log)) == 2, log[-2000:]
     assert "Generating a padding batch" in log or log is logs[0]
+
+
+def test_evaluation_reads_the_same_in_two_processes(folder):
+  two = json.loads((folder / "out" / "moved" / "evaluation.json").read_text())[0]
+  checkpoint = checkpoints(folder, "moved") / str(STOP - 1) / "items"
+  with running.maxtext_process():
+    arguments = [f"load_parameters_path={checkpoint}", "run_name=one_process"]
+    (one,) = evaluate(["", str(folder / "config.yml"), *arguments])
+  assert two["tokens"] == one["tokens"]
+  np.testing.assert_allclose(two["nats"], one["nats"], rtol=1e-6)
+  documents = [{d["id"]: d["perplexity"] for d in found["documents"]} for found in (one, two)]
+  assert documents[0].keys() == documents[1].keys()
+  for name, perplexity in documents[0].items():
+    np.testing.assert_allclose(documents[1][name], perplexity, rtol=1e-6)

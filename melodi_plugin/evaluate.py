@@ -14,12 +14,15 @@ recall is measured instead of perplexity.
 import contextlib
 import json
 import os
+import pickle
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from absl import app, logging
+from jax.experimental import multihost_utils
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -124,7 +127,9 @@ def read_documents(
   found: dict[int, scores.DocumentScore] = {}
   columns = (TextColumn("{task.description}"), BarColumn())
   amount = TextColumn("{task.completed:,.0f} of {task.total:,.0f} tokens, ETA")
-  with Progress(*columns, amount, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+  bar = (*columns, amount, TimeRemainingColumn())
+  console = Console(stderr=True)
+  with Progress(*bar, console=console, disable=jax.process_index() > 0) as progress:
     task = progress.add_task(description, total=sum(lengths))
     for document in scorer.score(batches, lambda count: progress.advance(task, count)):
       if document.index in found or len(document.nats) != lengths[document.index] - 1:
@@ -140,17 +145,30 @@ def read_documents(
         document.hits,
         window=config.melodi_window_length,
       )
+  for others in _gather(found):
+    found |= others
   if len(found) < len(lengths) and not config.melodi_skip_broken_documents:
     raise AssertionError("a document was not read; this is a bug of melodi_plugin")
   return list(found.values()), time.monotonic() - began
 
 
+def _gather(found: dict[int, scores.DocumentScore]) -> list[dict[int, scores.DocumentScore]]:
+  """What every process has found."""
+  if jax.process_count() == 1:
+    return [found]
+  own = np.frombuffer(pickle.dumps(found), np.uint8)
+  sizes = np.ravel(multihost_utils.process_allgather(np.asarray(own.size)))
+  padded = np.pad(own, (0, int(sizes.max()) - own.size))
+  everywhere = multihost_utils.process_allgather(padded)
+  return [pickle.loads(row[:size].tobytes()) for row, size in zip(everywhere, sizes, strict=True)]
+
+
 def _utilisation(config: Any, scorer: Any, lengths: list[int]) -> dict[str, Any]:
-  use, segment = scorer.utilisation, config.max_target_length
+  batches, segment = scorer.utilisation.batches, config.max_target_length
   shares = {
     "rows": scorer.rows,
-    "batches": use.batches,
-    "share": use.tokens / use.slots,
+    "batches": batches,
+    "share": sum(lengths) / (batches * scorer.rows * segment),
     "padded_share": scores.padded_share(lengths, scorer.rows, segment),
   }
   return {"utilisation": shares}
@@ -206,9 +224,9 @@ def evaluate(argv: Sequence[str]) -> Any:
       "load_parameters_path is not set, so there is no model to evaluate; add "
       "load_parameters_path=<run>/checkpoints/<step>/items."
     )
-  if jax.process_count() > 1:
-    stop("evaluation reads documents in one process; run it on one host.")
   if config.melodi_probe:
+    if jax.process_count() > 1:
+      stop("probes read their documents in one process; run them on one host.")
     from melodi_plugin import probes
 
     return probes.run(config)
@@ -221,7 +239,8 @@ def evaluate(argv: Sequence[str]) -> Any:
     evaluations = evaluate_config(config)
   except (ValueError, OSError) as error:
     stop(str(error))
-  write(config, evaluations)
+  if jax.process_index() == 0:
+    write(config, evaluations)
   return evaluations
 
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import PartitionSpec
 
 from melodi_plugin.data.rows import StickyRows
 
@@ -174,9 +175,11 @@ class Scorer:
     self._graphdef, self._params, memory, self._rest = load(config, self._mesh, path)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, memory)
     self._empty = jax.device_put(jax.tree.map(jnp.zeros_like, memory), shardings)
-    # Memory leaves a batch as it entered it, so that the second batch does not compile again.
+    # Memory leaves a batch as it entered it, so that the second batch does not compile again; what
+    # is known of a row comes back to the process that reads the row.
+    rows = jax.sharding.NamedSharding(self._mesh, PartitionSpec(self._mesh.axis_names))
     self._step = jax.jit(
-      read_batch, static_argnums=0, donate_argnums=2, out_shardings=(None, shardings)
+      read_batch, static_argnums=0, donate_argnums=2, out_shardings=(rows, shardings)
     )
 
   def change_checkpoint(self, path: str) -> None:
@@ -194,7 +197,8 @@ class Scorer:
       on_tokens: told after every batch how many tokens were read.
 
     Yields:
-      Every document once its last token is read; which one is first depends on the rows.
+      Every document that this process reads, once its last token is read; which one is first
+      depends on the rows.
 
     Raises:
       ValueError: for a broken document.
@@ -202,7 +206,8 @@ class Scorer:
     """
     collector = _Collector(batches)
     self.utilisation = Utilisation(0, 0, 0)
-    for batch, (nats, hits) in _one_behind(self._run(batches)):
+    for batch, scores in _one_behind(self._run(batches)):
+      batch, (nats, hits) = jax.tree.map(_own_rows, (batch, scores))
       segment_ids = batch["inputs_segmentation"]
       tokens = int((segment_ids > 0).sum())
       seen = self.utilisation
@@ -210,18 +215,26 @@ class Scorer:
         seen.tokens + tokens, seen.slots + segment_ids.size, seen.batches + 1
       )
       on_tokens(tokens)
-      yield from collector.add(batch, np.asarray(nats), np.asarray(hits))
+      yield from collector.add(batch, nats, hits)
     collector.end()
 
-  def _run(self, batches: StickyRows) -> Iterator[tuple[dict[str, np.ndarray], Any]]:
+  def _run(self, batches: StickyRows) -> Iterator[tuple[Any, Any]]:
     from flax.linen import logical_axis_rules
 
+    from melodi_plugin.data.pipeline import EndTogether
+
     memory = jax.tree.map(jnp.copy, self._empty)
-    for batch in batches:
+    for batch in EndTogether(batches, self._mesh):
       with jax.set_mesh(self._mesh), logical_axis_rules(self.config.logical_axis_rules):
         on_device = jax.device_put({name: batch[name] for name in _FIELDS}, self._placement)
         scores, memory = self._step(self._graphdef, self._params, memory, self._rest, on_device)
       yield batch, scores
+
+
+def _own_rows(array: jax.Array) -> np.ndarray:
+  """The rows of a global array that lie on this process's devices."""
+  shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+  return np.concatenate([np.asarray(shard.data) for shard in shards])
 
 
 def _one_behind(items: Iterable[Any]) -> Iterator[Any]:

@@ -19,6 +19,7 @@ from grain.sources import RandomAccessDataSource
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from maxtext.input_pipeline.multihost_dataloading import MultiHostDataLoadIterator
+from maxtext.utils import maxtext_utils
 
 from melodi_plugin.data.documents import Document, DocumentSource, Fields, open_documents
 from melodi_plugin.data.read_ahead import Workers
@@ -98,7 +99,7 @@ def make_eval_iterator(config: Any, mesh: Mesh, process_indices: list[int]) -> "
 def make_document_batches(
   config: Any, documents: str | RandomAccessDataSource[Document], *, rows: int
 ) -> StickyRows:
-  """All `documents` once, for evaluation in one process.
+  """All `documents` once, the rows of this process.
 
   Args:
     config: gives tokenizer, T and W.
@@ -106,7 +107,7 @@ def make_document_batches(
     rows: B.
 
   Returns:
-    An iterable of dicts of NumPy int32 arrays [B, T] that hold `document_index` too:
+    An iterable of dicts of NumPy int32 arrays [R, T] that hold `document_index` too:
     `batches.source[i].id` is the name of document i.
 
   Raises:
@@ -114,12 +115,14 @@ def make_document_batches(
   """
   if isinstance(documents, str):
     documents = _open(config, documents, config.eval_data_columns)
+  several = jax.process_count() > 1
   return _make_rows(
     config,
     documents,
     rows=rows,
     shuffle=False,
     epochs=1,
+    local_rows=local_rows(maxtext_utils.get_mesh_from_config(config), rows) if several else None,
     workers=Workers(_worker_count(config.grain_worker_count_eval), config.grain_num_threads_eval),
     with_document_index=True,
   )
