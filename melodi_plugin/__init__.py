@@ -17,9 +17,13 @@ Read in this order; each file imports only files above it:
   -- MaxText is visible only below --
   refusals      MaxText settings that would silently break memory
   decoder       the class that MaxText instantiates; carries the memory variables
-  host          every MaxText internal that we touch
+  eval_step     evaluation during training, with a memory of its own
+  host/         every MaxText internal that we touch: one table of seams
   registration  register(), unregister()
-  data/         documents -> windows -> sticky batch rows
+  data/         documents -> windows -> sticky batch rows; text -> corpora
+  scoring       whole documents read by a checkpoint, the loss of every token
+  scores, plots, report   what that says: perplexities, tables, pictures
+  probes/       recall against distance
   train, train_compile, evaluate   launchers
 """
 

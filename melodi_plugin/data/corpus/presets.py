@@ -8,17 +8,37 @@ A preset brings its own documents, and may fix their splits and bring its own to
     )
 """
 
+import dataclasses
 import functools
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from melodi_plugin.data.corpus import corpus_tokenizer, shakespeare
 from melodi_plugin.data.corpus.build import Preset, build
+from melodi_plugin.data.corpus.plan import Record
+from melodi_plugin.probes import mqar
+
+# The documents that a model learns associative recall from, and a few to watch its loss on.
+_MQAR = {"train": 60_000, "validation": 200}
+
+
+def _mqar_records() -> Iterator[Record]:
+  for seed, (split, count) in enumerate(_MQAR.items()):
+    # The probe reads documents of other seeds.
+    for document in mqar.training_documents(count, seed=1000 + seed):
+      yield Record(*document, split=split)
+
 
 PRESETS: dict[str, Preset] = {
   "shakespeare": Preset(
     documents=shakespeare.plays,
     tokenizer=functools.partial(corpus_tokenizer.train, vocab_size=1024),
+  ),
+  "mqar": Preset(
+    documents=_mqar_records,
+    tokenizer=lambda texts: corpus_tokenizer.from_model(mqar.tokenizer()),
+    request={"task": dataclasses.asdict(mqar.Task()), "documents": _MQAR},
   ),
 }
 

@@ -1,0 +1,153 @@
+"""Multi-query associative recall (MQAR), with the distance from definition to query in windows.
+
+A document is a row of windows of one form, here with W = 8:
+
+    k17 v3 . . . ? k5 v6      window w defines k17; and asks for k5, which window w - d defined
+    k2 v0 . . . . . .         a window without a query
+
+The keys take turns: a key gets a new value every `keys` windows, so the right answer is the value
+of its latest definition.  Every definition is asked for once at most, so the answer stands nowhere
+in the text but there.  One symbol is one token.
+"""
+
+import dataclasses
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import sentencepiece
+
+from melodi_plugin.data.documents import Document
+from melodi_plugin.probes.result import Answer, points
+
+QUERY, FILLER = "?", "."
+SHORTEST_WINDOW = 5  # a definition and a query
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """The sizes of the task.
+
+  Attributes:
+    window_length: W of the model that reads the documents.
+    keys: number of keys; as many windows pass until a key is bound again, so distances are smaller.
+    values: number of values; who knows nothing is right once in `values`.
+    queries: queries per window, on average.
+  """
+
+  window_length: int = 6
+  keys: int = 24
+  values: int = 8
+  queries: float = 0.75
+
+  def __post_init__(self):
+    if self.window_length < SHORTEST_WINDOW:
+      raise ValueError(
+        f"a window of {self.window_length} tokens cannot hold a definition and a query; set "
+        f"melodi_window_length to {SHORTEST_WINDOW} or more."
+      )
+
+
+class Query(NamedTuple):
+  """A place where a value has to be recalled."""
+
+  position: int  # of the answer, among the words
+  distance: int  # windows since the definition
+
+
+def training_documents(count: int, seed: int = 0, task: Task = Task()) -> list[Document]:
+  """Documents to learn the task from.
+
+  Their lengths double from 2 to 64 windows, with about as much text of each length: in a short
+  document there is little to remember, which is where learning begins.
+  """
+  lengths = 2 ** np.arange(1, 7)
+  drawn = np.random.default_rng([seed, 1]).choice(
+    lengths, size=count, p=(1 / lengths) / (1 / lengths).sum()
+  )
+  return [_document(f"mqar-{seed}-{i}", seed, i, int(n), task) for i, n in enumerate(drawn)]
+
+
+def documents(count: int, seed: int = 1, task: Task = Task(), windows: int = 96) -> list[Document]:
+  """Documents of `windows` windows each, to measure with."""
+  return [_document(f"mqar-{seed}-{i}", seed, i, windows, task) for i in range(count)]
+
+
+def _document(name: str, seed: int, number: int, windows: int, task: Task) -> Document:
+  random = np.random.default_rng([seed, 0, number])
+  turn = random.permutation(task.keys)
+  waiting: list[tuple[int, str, str]] = []  # definitions that no query has asked for
+  words = []
+  for window in range(windows):
+    key, value = f"k{turn[window % task.keys]}", f"v{random.integers(task.values)}"
+    waiting = [entry for entry in waiting if entry[0] > window - task.keys]
+    waiting.append((window, key, value))
+    query = []
+    if random.random() < task.queries:
+      query = [QUERY, *waiting.pop(random.integers(len(waiting)))[1:]]
+    filler = [FILLER] * (task.window_length - 2 - len(query))
+    words += [key, value, *filler, *query]
+  return Document(name, " ".join(words))
+
+
+def queries(words: Sequence[str], window_length: int) -> Iterator[Query]:
+  """The queries of a document, with the distance to the latest definition of their key."""
+  defined = {}
+  for position, word in enumerate(words):
+    if not word.startswith("k"):
+      continue
+    if position and words[position - 1] == QUERY:
+      answer = position + 1
+      yield Query(answer, answer // window_length - defined[word] // window_length)
+    else:
+      defined[word] = position
+
+
+def tokenizer(task: Task = Task()) -> bytes:
+  """A serialized sentencepiece model whose pieces are the symbols of the task."""
+  words = [f"k{i}" for i in range(task.keys)] + [f"v{i}" for i in range(task.values)]
+  words += [QUERY, FILLER]
+  model = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter([" ".join(words)]),
+    model_writer=model,
+    model_type="word",
+    vocab_size=len(words) + 3,  # <unk>, <s>, </s>
+    character_coverage=1.0,
+    normalization_rule_name="identity",
+    num_threads=1,
+    minloglevel=2,
+  )
+  return model.getvalue()
+
+
+def measure(config: Any, count: int = 256, task: Task = Task()) -> dict[str, Any]:
+  """Reads fresh documents and finds how often the answer is the model's first choice.
+
+  Raises:
+    ValueError: if the tokenizer of `config` does not give one token per symbol.
+  """
+  from melodi_plugin.data.pipeline import make_tokenize
+  from melodi_plugin.probes.reading import read
+
+  # Fewer queries than in training: with most definitions still waiting, their ages are more even.
+  task = dataclasses.replace(task, window_length=config.melodi_window_length, queries=0.5)
+  source = documents(count, task=task)
+  tokens, words = make_tokenize(config)(source[0].text), source[0].text.split()
+  if len(tokens) != len(words) or len(set(tokens)) != len(set(words)):
+    raise ValueError(
+      f"the tokenizer {config.tokenizer_path} does not give one token per symbol; the probe mqar "
+      "is for models that were trained on the corpus that melodi_prepare_data: mqar writes."
+    )
+  answers = []
+  for document in read(config, source):
+    for query in queries(document.text.split(), task.window_length):
+      at = query.position - 1  # the losses begin with that of the second token
+      answers.append(Answer(query.distance, bool(document.hits[at]), float(document.nats[at])))
+  return {
+    "what": f"{task.keys} keys, bound again every {task.keys} windows, {task.values} values.",
+    "chance": 1 / task.values,
+    "documents": count,
+    "points": points(answers, [(distance, distance) for distance in range(task.keys)]),
+  }

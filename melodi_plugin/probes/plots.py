@@ -1,0 +1,83 @@
+"""The picture of a probe: recall against distance, as PNG, without pyplot's global state."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+# Okabe and Ito's colours, which the colour-blind can tell apart.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = "osD^vPX"
+_FIRST_USE = -1
+
+
+def against_distance(results: Sequence[dict[str, Any]], names: Sequence[str]) -> bytes:
+  """One curve per result: right answers, or the nats of words if the probe reads real text."""
+  figure = Figure(figsize=(7, 4), layout="constrained")
+  FigureCanvasAgg(figure)
+  axes = figure.subplots()
+  axes.grid(visible=True, color="0.9")
+  axes.set_axisbelow(True)
+  axes.spines[["top", "right"]].set_visible(False)
+  in_nats = "first_use" in results[0]
+  places = _places(results)
+  for number, (result, name) in enumerate(zip(results, names, strict=True)):
+    colour = _COLOURS[number % len(_COLOURS)]
+    style = {"color": colour, "marker": _MARKERS[number % len(_MARKERS)], "markersize": 5}
+    curve = [point for point in result["points"] if point["nats"] is not None or not in_nats]
+    x = [places[point["from"], point["to"]] for point in curve]
+    if in_nats:
+      axes.plot(x, [point["nats"] for point in curve], label=name, **style)
+      axes.plot([_FIRST_USE], [result["first_use"]["nats"]], **style)
+    else:
+      axes.plot(x, [point["accuracy"] for point in curve], label=name, **style)
+      low, high = ([point[end] for point in curve] for end in ("low", "high"))
+      axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+  _label_distances(axes, places, in_nats)
+  if in_nats:
+    axes.set_ylabel("nats per word")
+  else:
+    _label_recall(axes, results)
+  figure.legend(loc="outside upper left", ncols=1 if len(names) > 4 else 2, frameon=False)
+  file = io.BytesIO()
+  figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
+  return file.getvalue()
+
+
+def _places(results: Sequence[dict[str, Any]]) -> dict[tuple[int, int], int]:
+  """Where a distance stands: at its number, or one after the other if there are gaps."""
+  keys = sorted({(point["from"], point["to"]) for result in results for point in result["points"]})
+  return {key: place for place, key in enumerate(keys)}
+
+
+def _label_distances(axes: Any, places: dict[tuple[int, int], int], first_use: bool) -> None:
+  axes.set_xlabel("distance in windows")
+  if all((place, place) == key for key, place in places.items()):
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
+    return
+  names = [f"{first}" if first == last else f"{first} to {last}" for first, last in places]
+  ticks = list(places.values())
+  if first_use:
+    ticks, names = [_FIRST_USE, *ticks], ["first use", *names]
+  axes.set_xticks(ticks, names, rotation=45, ha="right")
+
+
+def _label_recall(axes: Any, results: Sequence[dict[str, Any]]) -> None:
+  """The axis of right answers, chance, and the windows that the queue holds."""
+  axes.set_ylabel("right answers")
+  axes.set_ylim(0, 1.03)
+  axes.yaxis.set_major_formatter(PercentFormatter(1))
+  if chance := results[0].get("chance"):
+    axes.axhline(chance, color="0.5", linewidth=1, linestyle=":")
+    axes.annotate(
+      "chance",
+      (1, chance),
+      (0, 3),
+      ("axes fraction", "data"),
+      "offset points",
+      ha="right",
+      color="0.4",
+    )
