@@ -24,6 +24,11 @@ ENVIRONMENT = {  # as text, what becomes of it
   "melodi_schedule": ("windows", "windows"),
   "melodi_reset_every_window": ("true", True),
   "melodi_prepare_data": ("shakespeare", "shakespeare"),
+  "melodi_id_field": ("name", "name"),
+  "melodi_max_document_bytes": ("1000", 1000),
+  "melodi_skip_broken_documents": ("true", True),
+  "melodi_restart_documents": ("true", True),
+  "melodi_probe": ("passkey", "passkey"),
   "melodi_evaluate_after_training": ("true", True),
 }
 LAYERS = ("melodi_long_term_layers", "melodi_short_term_layers")

@@ -6,8 +6,7 @@ A document is a row of windows of one form, here with W = 8:
     k2 v0 . . . . . .         a window without a query
 
 The keys take turns: a key gets a new value every `keys` windows, so the right answer is the value
-of its latest definition.  Every definition is asked for once at most, so the answer stands nowhere
-in the text but there.  One symbol is one token.
+of its latest definition.  One symbol is one token.
 """
 
 import dataclasses
@@ -33,13 +32,11 @@ class Task:
     window_length: W of the model that reads the documents.
     keys: number of keys; as many windows pass until a key is bound again, so distances are smaller.
     values: number of values; who knows nothing is right once in `values`.
-    queries: queries per window, on average.
   """
 
   window_length: int = 6
   keys: int = 24
-  values: int = 8
-  queries: float = 0.75
+  values: int = 4
 
   def __post_init__(self):
     if self.window_length < SHORTEST_WINDOW:
@@ -57,7 +54,7 @@ class Query(NamedTuple):
 
 
 def training_documents(count: int, seed: int = 0, task: Task = Task()) -> list[Document]:
-  """Documents to learn the task from.
+  """Documents to learn the task from: every window asks, for any definition of the last windows.
 
   Their lengths double from 2 to 64 windows, with about as much text of each length: in a short
   document there is little to remember, which is where learning begins.
@@ -66,26 +63,45 @@ def training_documents(count: int, seed: int = 0, task: Task = Task()) -> list[D
   drawn = np.random.default_rng([seed, 1]).choice(
     lengths, size=count, p=(1 / lengths) / (1 / lengths).sum()
   )
-  return [_document(f"mqar-{seed}-{i}", seed, i, int(n), task) for i, n in enumerate(drawn)]
+  return [_document(f"mqar-{seed}-{i}", seed, i, int(n), task, 1.0) for i, n in enumerate(drawn)]
 
 
 def documents(count: int, seed: int = 1, task: Task = Task(), windows: int = 96) -> list[Document]:
-  """Documents of `windows` windows each, to measure with."""
-  return [_document(f"mqar-{seed}-{i}", seed, i, windows, task) for i in range(count)]
+  """Documents of `windows` windows each, to measure with.
+
+  A definition is asked for once at most, so the answer stands nowhere else; half of the windows
+  ask, so many definitions wait long.
+  """
+  return [
+    _document(f"mqar-{seed}-{i}", seed, i, windows, task, 0.5, once=True) for i in range(count)
+  ]
 
 
-def _document(name: str, seed: int, number: int, windows: int, task: Task) -> Document:
+def _document(
+  name: str,
+  seed: int,
+  number: int,
+  windows: int,
+  task: Task,
+  share: float,
+  *,
+  once: bool = False,
+) -> Document:
+  """A document in which a `share` of the windows ask, for every definition only `once` if so."""
   random = np.random.default_rng([seed, 0, number])
   turn = random.permutation(task.keys)
-  waiting: list[tuple[int, str, str]] = []  # definitions that no query has asked for
+  waiting: list[tuple[int, str, str]] = []  # definitions that may be asked for
   words = []
   for window in range(windows):
     key, value = f"k{turn[window % task.keys]}", f"v{random.integers(task.values)}"
     waiting = [entry for entry in waiting if entry[0] > window - task.keys]
     waiting.append((window, key, value))
     query = []
-    if random.random() < task.queries:
-      query = [QUERY, *waiting.pop(random.integers(len(waiting)))[1:]]
+    if random.random() < share:
+      chosen = random.integers(len(waiting))
+      query = [QUERY, *waiting[chosen][1:]]
+      if once:
+        del waiting[chosen]
     filler = [FILLER] * (task.window_length - 2 - len(query))
     words += [key, value, *filler, *query]
   return Document(name, " ".join(words))
@@ -131,8 +147,7 @@ def measure(config: Any, count: int = 256, task: Task = Task()) -> dict[str, Any
   from melodi_plugin.data.pipeline import make_tokenize
   from melodi_plugin.probes.reading import read
 
-  # Fewer queries than in training: with most definitions still waiting, their ages are more even.
-  task = dataclasses.replace(task, window_length=config.melodi_window_length, queries=0.5)
+  task = dataclasses.replace(task, window_length=config.melodi_window_length)
   source = documents(count, task=task)
   tokens, words = make_tokenize(config)(source[0].text), source[0].text.split()
   if len(tokens) != len(words) or len(set(tokens)) != len(set(words)):

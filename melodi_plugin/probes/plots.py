@@ -40,7 +40,7 @@ def against_distance(results: Sequence[dict[str, Any]], names: Sequence[str]) ->
   if in_nats:
     axes.set_ylabel("nats per word")
   else:
-    _label_recall(axes, results)
+    _label_recall(axes, results, places)
   figure.legend(loc="outside upper left", ncols=1 if len(names) > 4 else 2, frameon=False)
   file = io.BytesIO()
   figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
@@ -56,7 +56,7 @@ def _places(results: Sequence[dict[str, Any]]) -> dict[tuple[int, int], int]:
 def _label_distances(axes: Any, places: dict[tuple[int, int], int], first_use: bool) -> None:
   axes.set_xlabel("distance in windows")
   if all((place, place) == key for key, place in places.items()):
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=12, steps=[1, 2, 4, 10], integer=True))
     return
   names = [f"{first}" if first == last else f"{first} to {last}" for first, last in places]
   ticks = list(places.values())
@@ -65,19 +65,21 @@ def _label_distances(axes: Any, places: dict[tuple[int, int], int], first_use: b
   axes.set_xticks(ticks, names, rotation=45, ha="right")
 
 
-def _label_recall(axes: Any, results: Sequence[dict[str, Any]]) -> None:
-  """The axis of right answers, chance, and the windows that the queue holds."""
+def _label_recall(
+  axes: Any, results: Sequence[dict[str, Any]], places: dict[tuple[int, int], int]
+) -> None:
+  """The axis of right answers, chance, and how many windows the queues hold."""
   axes.set_ylabel("right answers")
   axes.set_ylim(0, 1.03)
   axes.yaxis.set_major_formatter(PercentFormatter(1))
+  quiet = {"color": "0.4", "textcoords": "offset points", "fontsize": "small"}
   if chance := results[0].get("chance"):
     axes.axhline(chance, color="0.5", linewidth=1, linestyle=":")
-    axes.annotate(
-      "chance",
-      (1, chance),
-      (0, 3),
-      ("axes fraction", "data"),
-      "offset points",
-      ha="right",
-      color="0.4",
-    )
+    where = {"xycoords": ("axes fraction", "data"), "ha": "right"}
+    axes.annotate("chance", (1, chance), (0, -11), **where, **quiet)
+  for queue in sorted({result["queue"] for result in results} - {0}):
+    held = sum(last <= queue for _, last in places)
+    if 0 < held < len(places):
+      axes.axvline(held - 0.5, color="0.5", linewidth=1, linestyle="--")
+      where = {"xycoords": ("data", "axes fraction"), "ha": "left"}
+      axes.annotate(f"queue: {queue} windows", (held - 0.5, 0.5), (4, 0), **where, **quiet)
