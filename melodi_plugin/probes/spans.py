@@ -68,6 +68,9 @@ def tokens_of(spans: np.ndarray, begin: int, end: int) -> np.ndarray:
 
   All but the last of the tokens that share one character have no character of their own.
   """
-  first, last = spans[:, 0], spans[:, 1]
+  # Both columns ascend, so all that may share a character lie between two places.
+  low = np.searchsorted(spans[:, 1], begin, side="left")
+  high = np.searchsorted(spans[:, 0], end, side="left")
+  first, last = spans[low:high, 0], spans[low:high, 1]
   empty = (first == last) & (first >= begin) & (first < end)
-  return np.flatnonzero(empty | ((first < end) & (last > begin) & (first < last)))
+  return low + np.flatnonzero(empty | ((first < end) & (last > begin) & (first < last)))
