@@ -2,13 +2,13 @@
 
 A document is a row of windows of one form, here with W = 8:
 
-    k17 v3 . . . ? k5 v6      window w defines k17; and asks for k5, which window w - d defined
-    k2 v0 . . . . . .         a window without a query
+    k17 v3 . . . ? k5 v2      window w defines k17, and asks for k5, which window w - d defined
 
 The keys take turns: a key gets a new value every `keys` windows, so the right answer is the value
 of its latest definition.  One symbol is one token.
 """
 
+import collections
 import dataclasses
 import io
 from collections.abc import Iterator, Sequence
@@ -66,58 +66,41 @@ def training_documents(count: int, seed: int = 0, task: Task = Task()) -> list[D
   return [_document(f"mqar-{seed}-{i}", seed, i, int(n), task, 1.0) for i, n in enumerate(drawn)]
 
 
-def documents(count: int, seed: int = 1, task: Task = Task(), windows: int = 96) -> list[Document]:
-  """Documents of `windows` windows each, to measure with.
-
-  A definition is asked for once at most, so the answer stands nowhere else; half of the windows
-  ask, so many definitions wait long.
-  """
-  return [
-    _document(f"mqar-{seed}-{i}", seed, i, windows, task, 0.5, once=True) for i in range(count)
-  ]
+def documents(
+  count: int, seed: int = 1, task: Task = Task(), windows: int = 96, share: float = 1.0
+) -> list[Document]:
+  """Documents of `windows` windows each, to measure with; a `share` of the windows ask."""
+  return [_document(f"mqar-{seed}-{i}", seed, i, windows, task, share) for i in range(count)]
 
 
 def _document(
-  name: str,
-  seed: int,
-  number: int,
-  windows: int,
-  task: Task,
-  share: float,
-  *,
-  once: bool = False,
+  name: str, seed: int, number: int, windows: int, task: Task, share: float
 ) -> Document:
-  """A document in which a `share` of the windows ask, for every definition only `once` if so."""
   random = np.random.default_rng([seed, 0, number])
   turn = random.permutation(task.keys)
-  waiting: list[tuple[int, str, str]] = []  # definitions that may be asked for
+  pairs: collections.deque[tuple[str, str]] = collections.deque(maxlen=task.keys)
   words = []
   for window in range(windows):
-    key, value = f"k{turn[window % task.keys]}", f"v{random.integers(task.values)}"
-    waiting = [entry for entry in waiting if entry[0] > window - task.keys]
-    waiting.append((window, key, value))
+    pairs.append((f"k{turn[window % task.keys]}", f"v{random.integers(task.values)}"))
     query = []
     if random.random() < share:
-      chosen = random.integers(len(waiting))
-      query = [QUERY, *waiting[chosen][1:]]
-      if once:
-        del waiting[chosen]
+      query = [QUERY, *pairs[random.integers(len(pairs))]]
     filler = [FILLER] * (task.window_length - 2 - len(query))
-    words += [key, value, *filler, *query]
+    words += [*pairs[-1], *filler, *query]
   return Document(name, " ".join(words))
 
 
 def queries(words: Sequence[str], window_length: int) -> Iterator[Query]:
-  """The queries of a document, with the distance to the latest definition of their key."""
-  defined = {}
+  """The first query of every definition that has one: its answer stands nowhere else."""
+  defined: dict[str, int] = {}
   for position, word in enumerate(words):
     if not word.startswith("k"):
       continue
-    if position and words[position - 1] == QUERY:
-      answer = position + 1
-      yield Query(answer, answer // window_length - defined[word] // window_length)
-    else:
+    if not position or words[position - 1] != QUERY:
       defined[word] = position
+    elif word in defined:
+      answer = position + 1
+      yield Query(answer, answer // window_length - defined.pop(word) // window_length)
 
 
 def tokenizer(task: Task = Task()) -> bytes:
