@@ -69,7 +69,7 @@ def measure(config: Any) -> dict[str, Any]:
   Raises:
     ValueError: if there are no documents, or no rare word is used again.
   """
-  from melodi_plugin.data.pipeline import make_document_batches
+  from melodi_plugin.data.pipeline import make_document_batches, make_tokenize
   from melodi_plugin.probes.reading import read
 
   if not config.grain_eval_files:
@@ -80,6 +80,7 @@ def measure(config: Any) -> dict[str, Any]:
   source = make_document_batches(config, config.grain_eval_files, rows=1).source
   rare, most = rare_words(source[index].text for index in range(len(source)))
   spans, first, again = Spans(config), [], []
+  spans(source[0].text, make_tokenize(config)(source[0].text))  # fails before a long reading
   for document in read(config, source):
     of_text = spans(document.text, document.tokens)
     for use in uses(document, rare, of_text, config.melodi_window_length):
