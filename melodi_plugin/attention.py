@@ -6,6 +6,7 @@ dtype of the values.
 
 import math
 from functools import cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -88,6 +89,11 @@ def attention_weights(
   peak = jax.lax.stop_gradient(peak)
   weights = jnp.exp(logits - peak)
   return weights / (weights.sum(-1, keepdims=True) + jnp.exp(NULL_LOGIT - peak))
+
+
+def split_key(key: Key | None, count: int) -> list[Any]:
+  """`count` keys of one, or as many Nones: no dropout."""
+  return [None] * count if key is None else list(jax.random.split(key, count))
 
 
 def dropout(key: Key | None, rate: float, x: Float[Array, "*x"]) -> Float[Array, "*x"]:

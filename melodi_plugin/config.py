@@ -13,10 +13,27 @@ from pydantic import BaseModel, Field, field_validator
 
 Layers = str | int | list[int] | None
 
+PAPER = "paper"  # the melodi_base_block of the paper's own layers
+
+# Where a decoder keeps what memory adds to a stock block; regular expressions on parameter paths.
+MEMORY_PREFIX, SUMMARY_TABLE = "memory_layers_", "summary_embeddings"
+MEMORY_PATTERNS = (f"decoder/{MEMORY_PREFIX}", f"decoder/{SUMMARY_TABLE}")
+
+
+def is_memory_parameter(path: str) -> bool:
+  """Whether memory adds the parameter at this path to a stock model."""
+  return any(pattern in path for pattern in MEMORY_PATTERNS)
+
 
 class MelodiKeys(BaseModel):
   """Keys of `decoder_block: melodi`; `max_target_length` is the segment, the rest is MaxText's."""
 
+  melodi_base_block: str = Field(
+    PAPER,
+    description="What memory is built around: 'paper', the layers of the paper, or a decoder_block "
+    "of MaxText (llama2, mistral, qwen2, qwen3, mixtral, qwen3_moe, gemma2, gemma3), whose "
+    "pretrained weights can be used.",
+  )
   melodi_window_length: int = Field(
     512, gt=0, description="W: tokens of one context window; divides max_target_length."
   )
@@ -46,13 +63,24 @@ class MelodiKeys(BaseModel):
   )
   melodi_position: Literal["t5", "none"] = Field(
     "t5",
-    description="Position bias of the self-attention over [memory | context | summary]: 't5' or "
-    "'none'.",
+    description="Position bias of the paper's self-attention over [memory | context | summary]: "
+    "'t5' or 'none'.  A stock block keeps its own positions.",
   )
   melodi_mask_empty_slots: bool = Field(
     False,
     description="Hide memory slots that no window of the document has filled yet; the reference "
-    "attends to them as zero tokens.",
+    "attends to them as zero tokens, a stock block never does.",
+  )
+  melodi_memory_offset: float = Field(
+    -4.0,
+    description="Where memory around a stock block starts: logit offset of short-term slots, and "
+    "the negative of the long-term gate; -inf keeps memory out of every output.",
+  )
+  melodi_memory_learning_rate_multiplier: float = Field(
+    1.0,
+    ge=0,
+    description="Learning rate of what memory adds to a stock block (summary tokens, mixers, "
+    "gates, offsets), as a multiple of learning_rate.  These parameters have no weight decay.",
   )
   melodi_memory_dtype: Literal["float32", "bfloat16"] = Field(
     "float32", description="Type in which memory is carried from step to step."
@@ -117,7 +145,7 @@ class LayerSpec(NamedTuple):
   queue_tokens: int  # M of this layer
   mixes_summary: bool  # has a mixer for the next layer's summary tokens
   mixes_short: bool  # has a mixer for the next window's short-term memory
-  residual_short: bool  # that mixer has norms and the residual (S = U)
+  residual_short: bool  # that mixer has norms and the residual (the paper's layers, S = U)
 
 
 class Run(NamedTuple):
@@ -148,6 +176,9 @@ class MelodiConfig:
   position: str = "t5"
   mask_empty_slots: bool = False
   dropout_rate: float = 0.0
+  base_block: str = PAPER
+  num_kv_heads: int = 0  # of a stock block; the paper's layers have num_heads
+  num_attentions: int = 1  # of one layer
 
   def __post_init__(self):
     for name in ("long_term_layers", "short_term_layers"):
@@ -186,8 +217,11 @@ class MelodiConfig:
       ),
       summary_branching=config.melodi_summary_branching,
       position=config.melodi_position,
-      mask_empty_slots=config.melodi_mask_empty_slots,
+      mask_empty_slots=config.melodi_mask_empty_slots or config.melodi_base_block != PAPER,
       dropout_rate=config.dropout_rate,
+      base_block=config.melodi_base_block,
+      num_kv_heads=config.num_kv_heads,
+      num_attentions=2 if config.melodi_base_block == "gemma2" else 1,
     )
 
   @property
@@ -213,7 +247,8 @@ class MelodiConfig:
       # Without short-term memory only a long-term layer still mixes u: the reference's asymmetry.
       mixes_summary=branching and (short > 0 or long),
       mixes_short=mixes_short,
-      residual_short=mixes_short and short == self.summary_tokens,
+      # A stock layer's short-term memory starts as a copy of tokens, so nothing is added to it.
+      residual_short=mixes_short and short == self.summary_tokens and self.base_block == PAPER,
     )
 
   @property

@@ -98,9 +98,9 @@ def step_of(checkpoint: str) -> str:
 
 def count_tokens(config: Any, source: Any) -> list[int]:
   """Tokens of every document, 0 for broken ones if they are left out; else raises ValueError."""
-  from melodi_plugin.data.pipeline import make_tokenize
+  from melodi_plugin.data.tokenizer import Tokenizer
 
-  tokenize = make_tokenize(config)
+  tokenize = Tokenizer(config)
   lengths = []
   for index in range(len(source)):
     try:
@@ -164,7 +164,7 @@ def _gather(found: dict[int, scores.DocumentScore]) -> list[dict[int, scores.Doc
 
 
 def _utilisation(config: Any, scorer: Any, lengths: list[int]) -> dict[str, Any]:
-  batches, segment = scorer.utilisation.batches, config.max_target_length
+  batches, segment = scorer.batches_read, config.max_target_length
   shares = {
     "rows": scorer.rows,
     "batches": batches,

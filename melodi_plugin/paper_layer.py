@@ -1,20 +1,19 @@
-"""One layer of the paper over tokens and slots: projections, attention, feed-forward, mixers.
+"""One layer of the paper over tokens and slots: projections, attention, feed-forward.
 
-SEMANTICS 1.3, steps 1 to 5, for any number of tokens at any places of the row
-[memory | context | summary].  `paper_cell` puts these parts together into the verbs of a cell.
+SEMANTICS 1.3, steps 1 to 4, for any number of tokens at any places of the row
+[memory | context | summary].  `paper_cell` puts these parts into the verbs of a cell.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from melodi_plugin import attention, token_mixer
-from melodi_plugin.array_typing import Array, Bool, Float, Heads, Int, Key, Summary
+from melodi_plugin import attention
+from melodi_plugin.array_typing import Array, Float, Heads, Int, Key
 from melodi_plugin.cell import Slots
-from melodi_plugin.config import LayerSpec, MelodiConfig
-from melodi_plugin.memory import Update
+from melodi_plugin.config import MelodiConfig
 from melodi_plugin.token_mixer import TokenMixer
 
 
@@ -37,11 +36,6 @@ class PaperLayer(NamedTuple):
   summary_mixer: TokenMixer | None
   short_mixer: TokenMixer | None
   long_mixer: TokenMixer | None
-
-
-def split_key(key: Key | None, count: int) -> list[Any]:
-  """`count` keys of one, or as many Nones: no dropout."""
-  return [None] * count if key is None else list(jax.random.split(key, count))
 
 
 def project(
@@ -78,7 +72,7 @@ def transform(
   `slots` is the row [memory | context | summary]; a token at place i sees places below i.  Without
   `places` the tokens stand at the end of the row.
   """
-  own_key, cross_key, ffn_key = split_key(key, 3)
+  own_key, cross_key, ffn_key = attention.split_key(key, 3)
   rate, dtype = config.dropout_rate, tokens.dtype
   key_places = jnp.arange(slots.key.shape[1], dtype=jnp.int32)
   bias, table, num_slots = None, params.position_bias, slots.key.shape[1]
@@ -120,42 +114,3 @@ def transform(
   fed = jnp.einsum("BtF,FD->BtD", jax.nn.relu(hidden), params.ffn_out.astype(dtype))
   fed = checkpoint_name(fed + params.ffn_out_bias.astype(dtype), "mlpwo")
   return tokens + attention.dropout(ffn_key, rate, fed)
-
-
-def context_shares(
-  params: PaperLayer,
-  config: MelodiConfig,
-  x: Float[Array, "B t D"],
-  valid: Bool[Array, "B t"],
-  place: Int[Array, "B"] | None = None,
-) -> tuple[Array, Array, Array]:
-  """The context's share of the summary, short and long mixers, padding left out.
-
-  `place` tells where in its row's window the first token stands; without it x is the window.
-  """
-  x = jnp.where(valid[..., None], x, 0)
-
-  def shared(mixer: TokenMixer | None) -> Float[Array, "B o D"]:
-    if mixer is None:
-      return jnp.zeros((x.shape[0], 0, x.shape[2]), x.dtype)
-    kernel = mixer.kernel[: config.window_length]
-    if place is not None:
-      kernel = kernel[place[:, None] + jnp.arange(x.shape[1], dtype=jnp.int32)]
-    return token_mixer.share(kernel, x, mixer.context_norm)
-
-  return shared(params.summary_mixer), shared(params.short_mixer), shared(params.long_mixer)
-
-
-def mix(
-  params: PaperLayer, spec: LayerSpec, u: Summary, shares: tuple[Array, Array, Array]
-) -> tuple[Summary, Update]:
-  """Summary branching: from the same u, the next layer's u and the next window's memory."""
-  summary_share, short_share, long_share = shares
-  above, short, increment = u, u[:, : spec.short_tokens], long_share
-  if params.summary_mixer is not None:
-    above = token_mixer.finish(params.summary_mixer, summary_share, u, residual=True)
-  if params.short_mixer is not None:
-    short = token_mixer.finish(params.short_mixer, short_share, u, spec.residual_short)
-  if params.long_mixer is not None:
-    increment = token_mixer.finish(params.long_mixer, long_share, u, residual=False)
-  return above, Update(short, increment)

@@ -6,6 +6,8 @@ A setting leaves this list when a test shows that it works.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from melodi_plugin.config import PAPER
+
 
 class Refusal(NamedTuple):
   """When a config is refused, and the sentence that says what is wrong and what to do."""
@@ -30,12 +32,12 @@ def _context_parallel(config: Any) -> bool:
 
 
 def _other_attention(config: Any) -> bool:
-  switches = ("use_post_attn_norm", "use_post_ffw_norm", "fused_qkv", "fused_mlp")
+  switches = ("use_post_attn_norm", "use_post_ffw_norm")
   own = _value(config.attention_type) == "global" and not config.attn_logits_soft_cap
   return not own or any(getattr(config, switch) for switch in switches)
 
 
-REFUSALS = (
+EVERY_BLOCK = (
   # Rows must go on where they stopped.
   Refusal(
     _set("packing"),
@@ -117,11 +119,6 @@ REFUSALS = (
     "rows; set it to -1.",
   ),
   Refusal(
-    lambda c: c.num_experts > 1,
-    "num_experts={c.num_experts}: the paper's layers have a dense feed-forward network; set it "
-    "to 1.",
-  ),
-  Refusal(
     lambda c: (
       c.use_sft or c.use_dpo or hasattr(c, "rl") or bool(c.student_overrides or c.teacher_overrides)
     ),
@@ -173,25 +170,91 @@ REFUSALS = (
     "mhc_expansion_rate and engram_layers belong to other decoders; leave them at their defaults.",
   ),
   Refusal(
+    lambda c: c.max_target_length % c.melodi_window_length != 0,
+    "max_target_length={c.max_target_length} is not a whole number of windows of "
+    "melodi_window_length={c.melodi_window_length} tokens; change one of them.",
+  ),
+  Refusal(
+    lambda c: c.fused_qkv or c.fused_mlp,
+    "fused_qkv and fused_mlp have not been shown to work with memory; set both to false.",
+  ),
+)
+
+PAPER_BLOCK = (
+  Refusal(
+    lambda c: c.num_experts > 1,
+    "num_experts={c.num_experts}: the paper's layers have a dense feed-forward network; set it "
+    "to 1.",
+  ),
+  Refusal(
     _other_attention,
-    "attention_type, attn_logits_soft_cap, use_post_attn_norm, use_post_ffw_norm, fused_qkv and "
-    "fused_mlp change layers that the paper does not have; leave them at their defaults.",
+    "attention_type, attn_logits_soft_cap, use_post_attn_norm and use_post_ffw_norm change layers "
+    "that the paper does not have; leave them at their defaults.",
   ),
   Refusal(
     lambda c: c.num_kv_heads != c.num_query_heads,
     "base_num_kv_heads must equal base_num_query_heads, since the paper's attention has as many "
     "key heads as query heads; they are {c.num_kv_heads} and {c.num_query_heads}.",
   ),
+)
+
+STOCK_BLOCK = (
   Refusal(
-    lambda c: c.max_target_length % c.melodi_window_length != 0,
-    "max_target_length={c.max_target_length} is not a whole number of windows of "
-    "melodi_window_length={c.melodi_window_length} tokens; change one of them.",
+    lambda c: c.enable_dropout and c.dropout_rate > 0,
+    "dropout_rate={c.dropout_rate} is not supported around a stock block; set it to 0.",
+  ),
+  Refusal(
+    lambda c: c.num_experts > 1 and c.load_balance_loss_weight > 0,
+    "load_balance_loss_weight={c.load_balance_loss_weight} would balance summary tokens too; set "
+    "it to 0.",
+  ),
+  Refusal(
+    lambda c: _value(c.attention_type) not in ("global", "local_sliding") or c.attention_sink,
+    "attention_type={c.attention_type} and attention_sink={c.attention_sink} ask for an attention "
+    "that memory cannot join; leave them at their defaults.",
+  ),
+  Refusal(
+    lambda c: c.inhomogeneous_layer_cycle_interval != 1,
+    "inhomogeneous_layer_cycle_interval={c.inhomogeneous_layer_cycle_interval} belongs to blocks "
+    "that memory cannot go around; set it to 1.",
   ),
 )
+
+REFUSALS = EVERY_BLOCK + PAPER_BLOCK + STOCK_BLOCK
+
+STOCK_BLOCKS = ("llama2", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe", "gemma2", "gemma3")
+_NO_MEMORY = {
+  **dict.fromkeys(
+    ("deepseek", "deepseek4"),
+    "its attention keeps compressed latents (MLA), not keys and values of tokens",
+  ),
+  **dict.fromkeys(
+    ("qwen3_next", "qwen3_5"),
+    "most of its layers are gated delta nets, which have no attention core to replace",
+  ),
+  "llama4": "its layers attend in chunks and without positions in turn",
+  "gpt_oss": "its attention has sinks, which would have to be shared with memory",
+  "gpt3": "it embeds absolute positions",
+  **dict.fromkeys(("simple", "simple_mlp"), "it has no attention"),
+  **dict.fromkeys(
+    ("gemma4", "gemma4_small"), "its layers share keys and values or recompute inside the block"
+  ),
+}
+
+
+def check_base_block(block: str) -> None:
+  """Raises ValueError if memory cannot go around a block, with the reason."""
+  if block not in STOCK_BLOCKS:
+    why = _NO_MEMORY.get(block, "no test has shown that it can")
+    raise ValueError(
+      f"melodi_base_block={block}: memory cannot go around this block, because {why}; choose one "
+      f"of {', '.join(STOCK_BLOCKS)}, or 'paper'."
+    )
 
 
 def check(config: Any) -> None:
   """Raises ValueError with the sentence of the first refusal that holds for a MaxText config."""
-  for refusal in REFUSALS:
+  own = PAPER_BLOCK if config.melodi_base_block == PAPER else STOCK_BLOCK
+  for refusal in EVERY_BLOCK + own:
     if refusal.when(config):
       raise ValueError("decoder_block: melodi cannot run: " + refusal.sentence.format(c=config))

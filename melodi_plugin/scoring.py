@@ -5,6 +5,7 @@ document that its row is reading.  Perplexity and the recall probes are both mad
 yields.  Letters: B rows, T segment tokens, N tokens of a document.
 """
 
+import functools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -31,14 +32,6 @@ class ScoredDocument(NamedTuple):
   tokens: np.ndarray  # int32 [N], all of them
   nats: np.ndarray  # float32 [N-1], loss of predicting tokens[i+1] from tokens[:i+1]
   hits: np.ndarray  # bool [N-1], whether tokens[i+1] had the largest logit
-
-
-class Utilisation(NamedTuple):
-  """How full the batches were: every slot costs the same time, with a token in it or not."""
-
-  tokens: int
-  slots: int
-  batches: int
 
 
 class Loaded(NamedTuple):
@@ -156,7 +149,7 @@ class Scorer:
 
   Attributes:
     rows: B of the batches to give to `score`.
-    utilisation: of the last `score`, as far as it has come.
+    batches_read: by the last `score`, as far as it has come.
   """
 
   def __init__(self, config: Any, path: str | None = None):
@@ -169,18 +162,18 @@ class Scorer:
         raise ValueError(f"load_parameters_path names {1 + len(more)} checkpoints; name one.")
     self.config = config
     self.rows = int(config.micro_batch_size_to_train_on)
-    self.utilisation = Utilisation(0, 0, 0)
+    self.batches_read = 0
     self._mesh = maxtext_utils.get_mesh_from_config(config)
     self._placement = sharding.get_input_data_sharding(config, self._mesh)
-    self._graphdef, self._params, memory, self._rest = load(config, self._mesh, path)
+    graphdef, self._params, memory, self._rest = load(config, self._mesh, path)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, memory)
     self._empty = jax.device_put(jax.tree.map(jnp.zeros_like, memory), shardings)
     # Memory leaves a batch as it entered it, so that the second batch does not compile again; what
     # is known of a row comes back to the process that reads the row.
     rows = jax.sharding.NamedSharding(self._mesh, PartitionSpec(self._mesh.axis_names))
-    self._step = jax.jit(
-      read_batch, static_argnums=0, donate_argnums=2, out_shardings=(rows, shardings)
-    )
+    # Stock layers hold lists, so their graphdef cannot be hashed as a static argument.
+    read = functools.partial(read_batch, graphdef)
+    self._step = jax.jit(read, donate_argnums=1, out_shardings=(rows, shardings))
 
   def change_checkpoint(self, path: str) -> None:
     """Goes on with another checkpoint of the same model; raises ValueError as `load` does."""
@@ -205,16 +198,11 @@ class Scorer:
       AssertionError: if a token was read twice or not at all.
     """
     collector = _Collector(batches)
-    self.utilisation = Utilisation(0, 0, 0)
+    self.batches_read = 0
     for batch, scores in _one_behind(self._run(batches)):
       batch, (nats, hits) = jax.tree.map(_own_rows, (batch, scores))
-      segment_ids = batch["inputs_segmentation"]
-      tokens = int((segment_ids > 0).sum())
-      seen = self.utilisation
-      self.utilisation = Utilisation(
-        seen.tokens + tokens, seen.slots + segment_ids.size, seen.batches + 1
-      )
-      on_tokens(tokens)
+      self.batches_read += 1
+      on_tokens(int((batch["inputs_segmentation"] > 0).sum()))
       yield from collector.add(batch, nats, hits)
     collector.end()
 
@@ -227,7 +215,7 @@ class Scorer:
     for batch in EndTogether(batches, self._mesh):
       with jax.set_mesh(self._mesh), logical_axis_rules(self.config.logical_axis_rules):
         on_device = jax.device_put({name: batch[name] for name in _FIELDS}, self._placement)
-        scores, memory = self._step(self._graphdef, self._params, memory, self._rest, on_device)
+        scores, memory = self._step(self._params, memory, self._rest, on_device)
       yield batch, scores
 
 

@@ -197,13 +197,13 @@ def _show_padding(options: argparse.Namespace) -> None:
   source = open_documents(options.files)
   count = corpus_tokenizer.load(options.tokenizer, options.tokenizer_type).count
   console = Console(stderr=True)
-  lengths_ = [count(d.text) for d in track(source, "tokenizing", len(source), console=console)]
+  token_counts = [count(d.text) for d in track(source, "tokenizing", len(source), console=console)]
   found = compare(
-    np.asarray(lengths_), source.sizes(), options.rows, options.window, options.segment
+    np.asarray(token_counts), source.sizes(), options.rows, options.window, options.segment
   )
   table = Table(
     "a row reads",
-    title=f"Padding in one epoch of {len(source):,} documents, {sum(lengths_):,} tokens: "
+    title=f"Padding in one epoch of {len(source):,} documents, {sum(token_counts):,} tokens: "
     f"{options.rows} rows, windows of {options.window}, segments of {options.segment}",
   )
   for column in ("tails of windows", "ends of rows", "together"):

@@ -57,7 +57,7 @@ def make_train_iterator(config: Any, mesh: Mesh, process_indices: list[int]) -> 
   rows = _rows(
     "per_device_batch_size", config.global_batch_size_to_load, config.global_batch_size_to_train_on
   )
-  source = _open(config, config.grain_train_files, config.train_data_columns)
+  source = open_source(config, config.grain_train_files, config.train_data_columns)
   if len(source) < rows:
     logging.warning(
       "%d documents for a batch of %d rows: some rows read the same document at the same time.",
@@ -86,7 +86,7 @@ def make_eval_iterator(config: Any, mesh: Mesh, process_indices: list[int]) -> "
   )
   dataset = _make_rows(
     config,
-    _open(config, config.grain_eval_files, config.eval_data_columns),
+    open_source(config, config.grain_eval_files, config.eval_data_columns),
     rows=rows,
     shuffle=False,
     epochs=1,
@@ -114,7 +114,7 @@ def make_document_batches(
     ValueError: if the files or the tokenizer do not fit.
   """
   if isinstance(documents, str):
-    documents = _open(config, documents, config.eval_data_columns)
+    documents = open_source(config, documents, config.eval_data_columns)
   several = jax.process_count() > 1
   return _make_rows(
     config,
@@ -183,12 +183,12 @@ def restore_place(config: Any, iterator: EndTogether, folder: epath.Path) -> boo
   return True
 
 
-def make_tokenize(config: Any) -> Tokenizer:
-  """MaxText's tokenizer of `config`."""
-  return Tokenizer(config)
+def open_source(config: Any, pattern: str, columns: Sequence[str]) -> DocumentSource:
+  """The documents of `pattern`, as `config` says how to read them.
 
-
-def _open(config: Any, pattern: str, columns: Sequence[str]) -> DocumentSource:
+  Raises:
+    ValueError: if the files or a key do not fit.
+  """
   for key, unset, reason in _UNUSED_KEYS:
     if getattr(config, key) not in unset:
       raise ValueError(

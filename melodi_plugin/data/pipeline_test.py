@@ -17,6 +17,7 @@ from orbax.checkpoint import v1 as ocp
 from melodi_plugin.data import pipeline
 from melodi_plugin.data.documents import BrokenDocument
 from melodi_plugin.data.row import StateMismatch
+from melodi_plugin.data.tokenizer import Tokenizer
 
 TEXTS = ["the cat sat on the mat", "a dog", "the dog sat on the cat and the cat sat on the dog"] * 2
 
@@ -163,7 +164,7 @@ def test_document_batches_name_the_document_of_every_token(config):
   batches = pipeline.make_document_batches(config, config.grain_eval_files, rows=2)
   indices = [batch["document_index"][batch["targets_segmentation"] > 0] for batch in batches]
   targets = np.bincount(np.concatenate(indices))
-  tokenize = pipeline.make_tokenize(config)
+  tokenize = Tokenizer(config)
   assert targets.tolist() == [len(tokenize(text)) - 1 for text in TEXTS[:3]]
   assert [document.id for document in batches.source] == ["d0", "d1", "d2"]
 

@@ -90,9 +90,8 @@ class Row:
     offset, tokens = (self.reading.offset, len(self.reading.tokens)) if self.reading else (0, 0)
     return {"k": self.k, "offset": offset, "tokens": tokens}
 
-  def go_to(self, k: int, offset: int, tokens: int) -> None:
+  def go_to(self, k: int, tokens: int) -> None:
     """Begins to go to a state; `arrive` completes it, so that all rows can read at once."""
-    del offset
     self.reading = None
     self._coming.clear()
     self.k = k - 1 if tokens else k

@@ -193,10 +193,11 @@ class StickyRowsIterator(grain.DatasetIterator[Batch]):
     """
     if problem := mismatch(state, self.dataset):
       raise StateMismatch(problem)
-    for row in self._rows:
-      row.go_to(**state["rows"][str(row.number)])
-    for row in self._rows:
-      row.arrive(**state["rows"][str(row.number)])
+    places = [(row, state["rows"][str(row.number)]) for row in self._rows]
+    for row, place in places:
+      row.go_to(place["k"], place["tokens"])
+    for row, place in places:
+      row.arrive(**place)
 
   def close(self) -> None:
     """Stops the workers."""

@@ -4,10 +4,10 @@
 `apply` changes it, and returns how to undo that.  Nothing here runs at import.
 """
 
-from melodi_plugin.host import config, data, logs, model
-from melodi_plugin.host.seam import BLOCK, Seam, Undo, is_melodi
+from melodi_plugin.host import config, data, logs, model, weights
+from melodi_plugin.host.seam import BLOCK, Seam, Undo, has_base_block, is_melodi
 
-__all__ = ["BLOCK", "SEAMS", "VERSION", "Seam", "Undo", "is_melodi"]
+__all__ = ["BLOCK", "SEAMS", "VERSION", "Seam", "Undo", "has_base_block", "is_melodi"]
 
 VERSION = "0.2.5"
 
@@ -24,5 +24,11 @@ SEAMS = (
   ),
   Seam("common.data_loader.loader_exception_guard", data.probe_guard, data.apply_guard),
   Seam("common.checkpointing.load_state_if_possible", data.probe_restore, data.apply_restore),
+  Seam(
+    "common.checkpointing.load_params_from_path",
+    weights.probe_load_params,
+    weights.apply_load_params,
+  ),
+  Seam("optimizers.optimizers.get_optimizer", weights.probe_optimizer, weights.apply_optimizer),
   Seam("common.metric_logger.MetricLogger", logs.probe_progress, logs.apply_progress),
 )

@@ -7,9 +7,9 @@ from typing import Any
 
 import pydantic
 
-from melodi_plugin.config import MelodiConfig, MelodiKeys
+from melodi_plugin.config import MEMORY_PATTERNS, PAPER, MelodiConfig, MelodiKeys
 from melodi_plugin.host.seam import BLOCK, Undo, is_melodi, parameters, replace
-from melodi_plugin.refusals import check
+from melodi_plugin.refusals import check, check_base_block
 
 
 def _block_enum() -> type[enum.Enum]:
@@ -52,19 +52,39 @@ def probe_initialize() -> str | None:
   return parameters(pyconfig._initialize_pydantic, "argv", "config_class", "kwargs")
 
 
-def _absolute_output(values: dict[str, Any]) -> dict[str, Any]:
-  """Orbax refuses a relative folder, but only when the first checkpoint is due."""
+def _complete(values: dict[str, Any]) -> dict[str, Any]:
+  """What a MELODI config sets for its user, before MaxText looks at it."""
+  block, base = values.get("decoder_block"), values.get("melodi_base_block", PAPER)
+  if base != PAPER:
+    values = {**values, **_around(block, base, values)}
+  elif block != BLOCK:
+    return values
   folder = values.get("base_output_directory")
-  if folder and "://" not in folder and values.get("decoder_block") == BLOCK:
-    return {**values, "base_output_directory": os.path.abspath(folder)}
+  if folder and "://" not in folder:
+    # Orbax refuses a relative folder, but only when the first checkpoint is due.
+    values = {**values, "base_output_directory": os.path.abspath(folder)}
   return values
+
+
+def _around(block: Any, base: str, values: dict[str, Any]) -> dict[str, Any]:
+  """MaxText's branches on decoder_block must see the block that memory goes around."""
+  block = getattr(block, "value", block)
+  check_base_block(base)
+  if block not in (BLOCK, base):
+    raise ValueError(
+      f"melodi_base_block={base} contradicts decoder_block={block}, which model_name or your "
+      f"config sets; set melodi_base_block={block}."
+    )
+  # Memory's own parameters have no weight decay: gates must be free to move.
+  no_decay = [*(values.get("adamw_mask") or []), *MEMORY_PATTERNS]
+  return {"decoder_block": base, "adamw_mask": no_decay}
 
 
 @functools.cache
 def with_melodi_keys(base: type) -> type:
   """MaxText's config class with our keys."""
-  validator = pydantic.model_validator(mode="before")(_absolute_output)
-  body = {"__module__": __name__, "absolute_output": validator}
+  validator = pydantic.model_validator(mode="before")(_complete)
+  body = {"__module__": __name__, "complete": validator}
   return type(f"Melodi{base.__name__}", (MelodiKeys, base), body)
 
 
@@ -96,6 +116,10 @@ def probe_load() -> str | None:
   return parameters(pyconfig._load_config, "config_name")
 
 
+def _asks_for_paper(config: Any) -> bool:
+  return config.decoder_block == BLOCK and config.melodi_base_block == PAPER
+
+
 def apply_load() -> Undo:
   """Defaults of our keys, as base.yml has those of MaxText's: so environment variables see them."""
   import omegaconf
@@ -106,6 +130,13 @@ def apply_load() -> Undo:
 
   @functools.wraps(original)
   def load(config_name):
-    return omegaconf.OmegaConf.merge(defaults, original(config_name))
+    config = omegaconf.OmegaConf.merge(defaults, original(config_name))
+    model = config.model_name
+    if model != "default" and _asks_for_paper(config):
+      raise ValueError(
+        f"model_name={model} brings layers of its own, so decoder_block=melodi would be lost; set "
+        "melodi_base_block to the decoder_block of that model."
+      )
+    return config
 
   return replace(pyconfig, "_load_config", load)

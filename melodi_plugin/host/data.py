@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from melodi_plugin.host.seam import Undo, is_melodi, parameters, replace
+from melodi_plugin.host.seam import Undo, all_of, is_melodi, parameters, replace
 from melodi_plugin.progress import INPUT_WAIT
 
 
@@ -46,12 +46,7 @@ def apply_iterators() -> Undo:
       ("eval", interface.make_grain_eval_iterator),
     )
   ]
-
-  def undo_all() -> None:
-    for undo in undos:
-      undo()
-
-  return undo_all
+  return all_of(undos)
 
 
 def probe_guard() -> str | None:

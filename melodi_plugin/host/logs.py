@@ -2,7 +2,7 @@
 
 import functools
 
-from melodi_plugin.host.seam import Undo, is_melodi, parameters, replace
+from melodi_plugin.host.seam import Undo, all_of, is_melodi, parameters, replace
 from melodi_plugin.progress import INPUT_WAIT, Progress
 
 
@@ -39,9 +39,4 @@ def apply_progress() -> Undo:
     replace(MetricLogger, "record_train_metrics", record_train_metrics),
     replace(MetricLogger, "_log_training_metrics", log_training_metrics),
   ]
-
-  def undo_all() -> None:
-    for undo in undos:
-      undo()
-
-  return undo_all
+  return all_of(undos)

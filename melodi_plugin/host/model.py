@@ -2,7 +2,7 @@
 
 import functools
 
-from melodi_plugin.host.seam import Undo, is_melodi, parameters, replace
+from melodi_plugin.host.seam import Undo, has_base_block, is_melodi, parameters, replace
 
 
 def probe_decoder() -> str | None:
@@ -40,9 +40,11 @@ def apply_decoder() -> Undo:
   def make_decoder(config, *args, **kwargs):
     if not is_melodi(config):
       return original(config, *args, **kwargs)
-    from melodi_plugin.decoder import MelodiDecoder
-
-    return MelodiDecoder(config, *args, **kwargs)
+    if has_base_block(config):
+      from melodi_plugin.stock_decoder import StockDecoder as Decoder
+    else:
+      from melodi_plugin.paper_decoder import PaperDecoder as Decoder
+    return Decoder(config, *args, **kwargs)
 
   return replace(models, "NNXDecoder", make_decoder)
 

@@ -1,8 +1,10 @@
 """What a seam is, and the few tools that every seam needs."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+
+from melodi_plugin.config import PAPER
 
 BLOCK = "melodi"
 
@@ -24,9 +26,24 @@ class Seam(NamedTuple):
 
 
 def is_melodi(config: Any) -> bool:
-  """Whether a MaxText config asks for a MELODI decoder."""
+  """Whether a MaxText config asks for a MELODI decoder: the paper's, or around a stock block."""
   block = getattr(config, "decoder_block", None)
-  return getattr(block, "value", block) == BLOCK
+  return getattr(block, "value", block) == BLOCK or has_base_block(config)
+
+
+def has_base_block(config: Any) -> bool:
+  """Whether memory goes around a block of MaxText; `decoder_block` is then that block."""
+  return getattr(config, "melodi_base_block", PAPER) != PAPER
+
+
+def all_of(undos: Sequence[Undo]) -> Undo:
+  """Undoes several changes, the last first."""
+
+  def undo_all() -> None:
+    for undo in reversed(undos):
+      undo()
+
+  return undo_all
 
 
 def replace(owner: Any, name: str, new: Any) -> Undo:

@@ -18,6 +18,7 @@ import numpy as np
 import sentencepiece
 
 from melodi_plugin.data.documents import Document
+from melodi_plugin.data.tokenizer import Tokenizer
 from melodi_plugin.probes.result import Answer, points
 
 QUERY, FILLER = "?", "."
@@ -127,12 +128,11 @@ def measure(config: Any, count: int = 256, task: Task = Task()) -> dict[str, Any
   Raises:
     ValueError: if the tokenizer of `config` does not give one token per symbol.
   """
-  from melodi_plugin.data.pipeline import make_tokenize
   from melodi_plugin.probes.reading import read
 
   task = dataclasses.replace(task, window_length=config.melodi_window_length)
   source = documents(count, task=task)
-  tokens, words = make_tokenize(config)(source[0].text), source[0].text.split()
+  tokens, words = Tokenizer(config)(source[0].text), source[0].text.split()
   if len(tokens) != len(words) or len(set(tokens)) != len(set(words)):
     raise ValueError(
       f"the tokenizer {config.tokenizer_path} does not give one token per symbol; the probe mqar "

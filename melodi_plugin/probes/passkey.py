@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from melodi_plugin.data.documents import Document
+from melodi_plugin.data.tokenizer import Tokenizer
 from melodi_plugin.probes.result import Answer, points
 from melodi_plugin.probes.spans import Spans, tokens_of
 
@@ -64,9 +65,7 @@ def _filler(words: int) -> list[str]:
 
 def make_locate(config: Any) -> Locate:
   """`Locate` for the tokenizer of `config`."""
-  from melodi_plugin.data.pipeline import make_tokenize
-
-  tokenize, spans = make_tokenize(config), Spans(config)
+  tokenize, spans = Tokenizer(config), Spans(config)
 
   def locate(text: str, key: str) -> tuple[np.ndarray, np.ndarray]:
     answer = text.rindex(key)

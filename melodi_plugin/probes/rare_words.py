@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from melodi_plugin.data.tokenizer import Tokenizer
 from melodi_plugin.probes.result import Answer, doubling_ranges, points, rates
 from melodi_plugin.probes.spans import Spans, tokens_of
 from melodi_plugin.scoring import ScoredDocument
@@ -69,7 +70,7 @@ def measure(config: Any) -> dict[str, Any]:
   Raises:
     ValueError: if there are no documents, or no rare word is used again.
   """
-  from melodi_plugin.data.pipeline import make_document_batches, make_tokenize
+  from melodi_plugin.data.pipeline import open_source
   from melodi_plugin.probes.reading import read
 
   if not config.grain_eval_files:
@@ -77,10 +78,10 @@ def measure(config: Any) -> dict[str, Any]:
       "grain_eval_files is not set; the probe rare_words reads its documents: add "
       "grain_eval_files=<folder or file of documents>."
     )
-  source = make_document_batches(config, config.grain_eval_files, rows=1).source
-  rare, most = rare_words(source[index].text for index in range(len(source)))
+  source = open_source(config, config.grain_eval_files, config.eval_data_columns)
   spans, first, again = Spans(config), [], []
-  spans(source[0].text, make_tokenize(config)(source[0].text))  # fails before a long reading
+  spans(source[0].text, Tokenizer(config)(source[0].text))  # fails before a long reading
+  rare, most = rare_words(source[index].text for index in range(len(source)))
   for document in read(config, source):
     of_text = spans(document.text, document.tokens)
     for use in uses(document, rare, of_text, config.melodi_window_length):

@@ -1,0 +1,51 @@
+"""Parameters of a stock model and those that memory adds, told apart; checkpoints of both."""
+
+from typing import Any
+
+from etils import epath
+from flax import nnx
+
+from melodi_plugin.config import is_memory_parameter
+
+
+def name_of(path: Any) -> str:
+  """A parameter's path as text: decoder/layers/mlp/wi_0/kernel."""
+  return "/".join(str(part) for part in path)
+
+
+def has_memory(state: Any) -> bool:
+  """Whether a model's parameters are those of a stock block with memory."""
+  return isinstance(state, nnx.State) and any(
+    is_memory_parameter(name_of(path)) for path, _ in nnx.to_flat_state(state)
+  )
+
+
+def without_memory(state: nnx.State) -> nnx.State:
+  """The stock model's part of a model's parameters."""
+  return state.filter(lambda path, _: not is_memory_parameter(name_of(path)))
+
+
+def stored_shapes(path: str) -> dict[str, tuple[int, ...]]:
+  """Names and shapes of the parameters in a checkpoint: .../checkpoints/<step>, or its items.
+
+  Raises:
+    ValueError: if there is no checkpoint of MaxText's parameters.
+  """
+  import orbax.checkpoint as ocp
+
+  items = epath.Path(path) / "items"
+  try:
+    metadata: Any = ocp.PyTreeCheckpointer().metadata(items if items.exists() else path)
+    stored = metadata.item_metadata.tree["params"]
+  except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    raise ValueError(
+      f"{path} is not a checkpoint of MaxText's parameters; give <run>/checkpoints/<step>/items."
+    ) from error
+  stored = stored.get("params", stored)
+  leaves = nnx.traversals.flatten_mapping(stored)
+  return {name_of(path): tuple(leaf.shape) for path, leaf in leaves.items()}
+
+
+def is_stock(path: str) -> bool:
+  """Whether a checkpoint holds none of memory's parameters."""
+  return not any(map(is_memory_parameter, stored_shapes(path)))
