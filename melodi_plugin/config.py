@@ -72,9 +72,14 @@ class MelodiKeys(BaseModel):
     "attends to them as zero tokens, a stock block never does.",
   )
   melodi_memory_offset: float = Field(
-    -4.0,
-    description="Where memory around a stock block starts: logit offset of short-term slots, and "
-    "the negative of the long-term gate; -inf keeps memory out of every output.",
+    0.0,
+    description="Where the logit offset of short-term slots around a stock block starts; -inf "
+    "hides them.",
+  )
+  melodi_memory_gate: float = Field(
+    2.0,
+    description="Where the long-term gate around a stock block starts: the queue's share of a "
+    "head's output is sigmoid(-gate); inf hides the queue.",
   )
   melodi_memory_learning_rate_multiplier: float = Field(
     1.0,

@@ -7,7 +7,7 @@ SEMANTICS 1.3 and 1.4: the verbs of a cell, and how a layer remembers within a s
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +53,9 @@ class MelodiCell[Params: Mixers](abc.ABC):
   dtype: Any = jnp.float32
 
   # -- What a filling provides --------------------------------------------------------------------
+
+  # Whether mixers read the context stream below the layer, as keys and values do, or above it.
+  mixes_inputs: ClassVar[bool] = False
 
   @property
   @abc.abstractmethod
@@ -140,10 +143,11 @@ class MelodiCell[Params: Mixers](abc.ABC):
 
     short = self.spec.short_tokens
     places_Bt = short + place[:, None] + jnp.arange(x.shape[1], dtype=jnp.int32)
-    x, row = self.read(params, x, places_Bt, arrange, recall.long, key)
-    shares = context_shares(params, self.config, x, valid, place)
+    above, row = self.read(params, x, places_Bt, arrange, recall.long, key)
+    mixed = x if self.mixes_inputs else above
+    shares = context_shares(params, self.config, mixed, valid, place)
     sums = [old + new for old, new in zip(opened[1:], shares, strict=True)]
-    return x, OpenWindow(Slots(*(leaf[:, short:] for leaf in row)), *sums)
+    return above, OpenWindow(Slots(*(leaf[:, short:] for leaf in row)), *sums)
 
   def close(
     self,
@@ -198,8 +202,8 @@ class MelodiCell[Params: Mixers](abc.ABC):
     tokens = jnp.concatenate([x, u], axis=1)
     long = self._recall_long(fixed, state, window)
     tokens, _ = self.read(params, tokens, None, arrange, long, read_key)
-    x, u = jnp.split(tokens, [self.config.window_length], axis=1)
-    shares = context_shares(params, self.config, x, window.valid)
+    above, u = jnp.split(tokens, [self.config.window_length], axis=1)
+    shares = context_shares(params, self.config, x if self.mixes_inputs else above, window.valid)
     u, update = mix(params, self.spec, u, shares)
 
     new_key, new_value = self.project_long(params, update.increment, increment_key)
@@ -208,7 +212,7 @@ class MelodiCell[Params: Mixers](abc.ABC):
       jax.lax.dynamic_update_index_in_dim(state.key, new_key, index, 1),
       jax.lax.dynamic_update_index_in_dim(state.value, new_value, index, 1),
     )
-    return WindowResult(state, x, u, update)
+    return WindowResult(state, above, u, update)
 
   def end(
     self, memory: LayerMemory, state: State, updates: Update, windows: Windows

@@ -3,12 +3,16 @@
 The block runs its own `__call__` on [context | summary]; each of its attentions calls our core,
 which sees finished queries, keys and values (norms, RoPE and head groups are the block's business)
 and adds those of memory.  Memory never passes through the block's feed-forward network.
+
+Two things differ from the paper, because the block is trained already.  Memory is mixed from the
+layer's inputs, which its norm and projections know, not from its outputs.  And the first token of a
+window sees no memory: pretrained layers rest their attention on the first token they see, which is
+such a sink only as long as it sees nothing but itself (Xiao et al., ICLR 2024).
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -71,6 +75,7 @@ class StockCell(MelodiCell[StockLayer]):
   side, in the order in which the block calls them.
   """
 
+  mixes_inputs: ClassVar[bool] = True
   block: Any  # a Block
 
   @property
@@ -158,20 +163,21 @@ class StockCell(MelodiCell[StockLayer]):
     if params.gate is None:
       return own
     cross = grouped_attention(query, long, long.visible[:, None], attention.soft_cap, None)
-    remembers = long.visible.any(-1)[:, None, None, None]
-    return mix_in(params.gate[index], own, cross, remembers)
+    reads = long.visible.any(-1)[:, None] & (places != self.spec.short_tokens)
+    return mix_in(params.gate[index], own, cross, reads)
 
   def _seen(
     self, attention: Attention, places: Int[Array, "B t"], slots: int
   ) -> Bool[Array, "B t s"]:
     """Which places of the row a query sees: earlier ones and its own.
 
-    A sliding window holds between context tokens only; memory and summary tokens see and are seen.
+    The window's first token sees itself only.  A sliding window holds between context tokens only;
+    memory and summary tokens see and are seen.
     """
     key_place, place = jnp.arange(slots, dtype=jnp.int32), places[..., None]
-    seen = key_place <= place
+    first, end = self.spec.short_tokens, self.spec.short_tokens + self.config.window_length
+    seen = (key_place <= place) & ((key_place >= first) | (place != first))
     if attention.sliding_window is not None:
-      first, end = self.spec.short_tokens, self.spec.short_tokens + self.config.window_length
       near = place - key_place < attention.sliding_window
       seen &= near | (key_place < first) | (place >= end)
     return seen
@@ -205,16 +211,11 @@ def grouped_attention(
 
 
 def mix_in(
-  gate: Float[Array, "N H"], own: Heads, cross: Heads, remembers: Bool[Array, "B 1 1 1"]
+  gate: Float[Array, "N H"], own: Heads, cross: Heads, reads: Bool[Array, "#B t"]
 ) -> Heads:
-  """Own + (1 - sigmoid(gate)) * (cross - own); `own` itself for rows whose queue is empty.
+  """Computes own + (1 - sigmoid(gate)) * (cross - own); `own` itself for tokens that read no queue.
 
   The paper's gate, but one that cannot harm: a convex mix with nothing would shrink `own`.
   """
   share = jax.nn.sigmoid(-gate.astype(jnp.float32)).astype(own.dtype)
-  return own + jnp.where(remembers, share * (cross - own), 0)
-
-
-def gate_from_offset(offset: float) -> float:
-  """The gate that gives the queue the odds exp(offset) : 1, as the offset gives a memory slot."""
-  return math.inf if offset == -math.inf else -offset
+  return own + jnp.where(reads[..., None, None], share * (cross - own), 0)

@@ -28,10 +28,12 @@ class StockDecoder(MelodiDecoder):
   def _init_decoder_layers(self, decoder_block_classes, rngs: nnx.Rngs, mesh) -> None:
     """MaxText's layers, and what memory adds to them."""
     super()._init_decoder_layers(decoder_block_classes, rngs, mesh)
+    starts = {
+      "offset": self.config.melodi_memory_offset,
+      "gate": self.config.melodi_memory_gate,
+    }
     for run in self.runs:
-      make = functools.partial(
-        _make_memory, self.melodi, run.spec, self.config.melodi_memory_offset
-      )
+      make = functools.partial(_make_memory, self.melodi, run.spec, starts)
       setattr(self, self.memory_name(run), self.make_run(run, make, rngs))
     if self.melodi.summary_tokens:
       self.summary_embeddings = summary_embeddings(self.melodi, rngs=rngs)
@@ -67,6 +69,6 @@ class StockDecoder(MelodiDecoder):
 
 
 def _make_memory(
-  config: MelodiConfig, spec: LayerSpec, offset: float, rngs: nnx.Rngs
+  config: MelodiConfig, spec: LayerSpec, starts: dict[str, float], rngs: nnx.Rngs
 ) -> StockMemoryParams:
-  return StockMemoryParams(config, spec, offset, rngs=rngs)
+  return StockMemoryParams(config, spec, **starts, rngs=rngs)

@@ -14,7 +14,7 @@ from jax.nn import initializers
 from melodi_plugin.array_typing import Array, Float
 from melodi_plugin.config import LayerSpec, MelodiConfig
 from melodi_plugin.layers.mixer import TokenMixerParams, new_param, value_of
-from melodi_plugin.stock_cell import StockLayer, gate_from_offset
+from melodi_plugin.stock_cell import StockLayer
 
 _table_init = initializers.normal(0.02)  # small next to what the first layer adds to it
 
@@ -22,7 +22,9 @@ _table_init = initializers.normal(0.02)  # small next to what the first layer ad
 class StockMemoryParams(nnx.Module):
   """What memory adds to one layer.  Attribute names are those of `StockLayer`."""
 
-  def __init__(self, config: MelodiConfig, spec: LayerSpec, offset: float, *, rngs: nnx.Rngs):
+  def __init__(
+    self, config: MelodiConfig, spec: LayerSpec, *, offset: float, gate: float, rngs: nnx.Rngs
+  ):
     dtype = jnp.float32  # few numbers, and small steps of a gate near 4 vanish in bfloat16
     heads = (config.num_attentions, config.num_heads)
 
@@ -41,7 +43,7 @@ class StockMemoryParams(nnx.Module):
     last = jnp.arange(window - spec.short_tokens, window)
     spread = (jnp.arange(spec.increment) + 1) * window // max(spec.increment, 1) - 1
     self.offset = constant(spec.short_tokens, offset, heads)
-    self.gate = constant(spec.increment, gate_from_offset(offset), (*heads, config.head_dim))
+    self.gate = constant(spec.increment, gate, (*heads, config.head_dim))
     self.summary_mixer = mixer(spec.mixes_summary, summary, initializers.zeros, True)
     self.short_mixer = mixer(spec.mixes_short, spec.short_tokens, _copy(last), spec.residual_short)
     self.long_mixer = mixer(spec.increment, spec.increment, _copy(spread), False)
