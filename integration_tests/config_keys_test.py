@@ -1,6 +1,7 @@
 """The melodi_* keys: read from every place that MaxText reads, and refused in readable words."""
 
 import json
+import math
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from integration_tests import running
 from melodi_plugin.config import MelodiConfig, MelodiKeys
 
 ENVIRONMENT = {  # as text, what becomes of it
+  "melodi_base_block": ("llama2", "llama2"),
   "melodi_window_length": ("32", 32),
   "melodi_summary_tokens": ("8", 8),
   "melodi_short_term_tokens": ("0", 0),
@@ -20,6 +22,9 @@ ENVIRONMENT = {  # as text, what becomes of it
   "melodi_summary_branching": ("false", False),
   "melodi_position": ("none", "none"),
   "melodi_mask_empty_slots": ("true", True),
+  "melodi_memory_offset": ("-inf", -math.inf),
+  "melodi_memory_gate": ("4", 4.0),
+  "melodi_memory_learning_rate_multiplier": ("0.5", 0.5),
   "melodi_memory_dtype": ("bfloat16", "bfloat16"),
   "melodi_schedule": ("windows", "windows"),
   "melodi_reset_every_window": ("true", True),

@@ -1,4 +1,4 @@
-"""Every YAML builds, at full size and for free, and has the parameters of the closed form."""
+"""Every YAML builds, at full size and for free; the paper's layers have the closed form's size."""
 
 import math
 import pathlib
@@ -27,6 +27,9 @@ def test_yaml_builds_and_has_the_parameters_of_the_closed_form(path):
     _, model = model_creation_utils.create_nnx_abstract_model(config, mesh)
     shapes = jax.tree.leaves(nnx.state(model, nnx.Param))
   count = sum(math.prod(leaf.shape) for leaf in shapes)
+  if config.decoder_block.value != "melodi":  # a stock model, with memory around it or without
+    assert count > 0
+    return
   assert count == parameters(MelodiConfig.from_maxtext(config), config.vocab_size)
 
 

@@ -190,6 +190,15 @@ def test_smollm2_has_the_logits_of_transformers(smollm2):
 
 
 @pytest.mark.slow
+def test_smollm2_with_a_head_of_its_own_has_them_in_stock_maxtext(smollm2, tmp_path):
+  del smollm2  # the file and the reference are there
+  folder = _import(pathlib.Path(_SMOLLM2), tmp_path / "own_head", own_head=True)
+  with np.load(_REFERENCE) as reference, running.maxtext_process(registered=False):
+    found = _Stock(folder, 32)(reference["tokens"])
+    np.testing.assert_allclose(found, reference["logits"], rtol=0, atol=2e-3)
+
+
+@pytest.mark.slow
 def test_smollm2_yaml_is_what_the_import_writes(smollm2):
   def keys(path):
     lines = path.read_text().splitlines()

@@ -7,7 +7,8 @@ import pytest
 from flax import nnx
 
 from integration_tests import running
-from melodi_plugin.refusals import REFUSALS
+from melodi_plugin import refusals
+from melodi_plugin.refusals import REFUSALS, STOCK_BLOCKS
 
 EMERGENCY = {"local_checkpoint_directory": "x", "local_checkpoint_period": 1}
 EMERGENCY |= {"enable_checkpointing": True}
@@ -78,10 +79,25 @@ CASES = [
   (ENGRAM, "mhc_expansion_rate and engram_layers belong to other decoders"),
   ({"attention_type": "local_sliding", "sliding_window_size": 8}, "change layers that the paper"),
   ({"attn_logits_soft_cap": 50.0}, "change layers that the paper"),
-  ({"fused_qkv": True}, "change layers that the paper"),
+  ({"fused_qkv": True}, "fused_qkv and fused_mlp have not been shown to work with memory"),
   ({"reuse_example_batch": 1}, "reads the same tokens again and again"),
   ({"base_num_query_heads": 4}, "base_num_kv_heads must equal base_num_query_heads"),
   ({"max_target_length": 72}, "is not a whole number of windows"),
+]
+# The same for memory around a block of MaxText.
+AROUND = {"decoder_block": "llama2", "melodi_base_block": "llama2"}
+AROUND_CASES = [
+  (
+    {"enable_dropout": True, "dropout_rate": 0.1},
+    "is not supported around a stock block; set it to 0",
+  ),
+  (
+    MOE | {"capacity_factor": -1.0, "load_balance_loss_weight": 0.01},
+    "would balance summary tokens too",
+  ),
+  ({"attention_type": "chunk", "chunk_attn_window_size": 8}, "ask for an attention that memory"),
+  ({"attention_sink": True}, "ask for an attention that memory"),
+  ({"inhomogeneous_layer_cycle_interval": 3}, "belongs to blocks that memory cannot go around"),
 ]
 # MaxText's post-training commands read these, without setting use_sft or use_dpo in all of them.
 POST_TRAINING = ("sft", "dpo", "rl", "distillation")
@@ -121,9 +137,74 @@ def test_setting_is_not_refused_without_melodi(settings, words):
   running.initialize(decoder_block="llama2", **settings)
 
 
+@pytest.mark.parametrize(
+  "settings, words", AROUND_CASES, ids=[",".join(settings) for settings, _ in AROUND_CASES]
+)
+def test_setting_is_refused_around_a_stock_block(settings, words):
+  message = refusal(running.melodi_config, **(AROUND | settings))
+  assert words in message
+  assert message.startswith("decoder_block: melodi")
+  assert "\n" not in message and message.endswith(".")
+  assert "{" not in message and "Type." not in message
+
+
 def test_every_refusal_has_a_case():
-  unknown = [r.sentence for r in REFUSALS if not any(words in r.sentence for _, words in CASES)]
+  known = [words for _, words in CASES + AROUND_CASES]
+  unknown = [r.sentence for r in REFUSALS if not any(words in r.sentence for words in known)]
   assert not unknown
+
+
+def test_what_the_papers_layers_cannot_have_is_not_refused_around_a_stock_block():
+  running.melodi_config(**AROUND, base_num_query_heads=4, attn_logits_soft_cap=50.0)
+
+
+@pytest.mark.parametrize(
+  "block, why",
+  [
+    ("deepseek", "its attention keeps compressed latents (MLA), not keys and values of tokens"),
+    ("gpt_oss", "its attention has sinks, which would have to be shared with memory"),
+    ("lama2", "no test has shown that it can"),
+  ],
+)
+def test_block_that_memory_cannot_go_around_is_refused_with_the_reason(block, why):
+  message = refusal(running.melodi_config, melodi_base_block=block)
+  assert (
+    f"melodi_base_block={block}: memory cannot go around this block, because {why}; " in message
+  )
+  assert f"choose one of {', '.join(STOCK_BLOCKS)}, or 'paper'." in message
+
+
+def test_every_block_without_memory_is_one_of_maxtext():
+  from maxtext.common.common_types import DecoderBlockType
+
+  blocks = {member.value for member in DecoderBlockType} - {running.MELODI["decoder_block"]}
+  assert {*STOCK_BLOCKS, *refusals._NO_MEMORY} <= blocks
+
+
+def test_base_block_that_contradicts_decoder_block_is_refused():
+  message = refusal(running.melodi_config, decoder_block="llama2", melodi_base_block="qwen3")
+  assert (
+    "melodi_base_block=qwen3 contradicts decoder_block=llama2, which model_name or your config "
+    "sets; set melodi_base_block=llama2." in message
+  )
+
+
+@pytest.mark.parametrize("where", ["file", "command line"])
+def test_model_name_is_refused_where_it_would_undo_the_papers_layers(tmp_path, where):
+  named = {"model_name": "llama2-7b"}
+  keys = {"decoder_block": "melodi"} | (named if where == "file" else {})
+  file = running.write_yaml(tmp_path / "own.yml", **keys)
+  with pytest.raises(ValueError, match="brings layers of its own") as error:
+    running.from_yaml(file, **({} if where == "file" else named))
+  assert str(error.value) == (
+    "model_name=llama2-7b brings layers of its own, so decoder_block=melodi would be lost; set "
+    "melodi_base_block to the decoder_block of that model."
+  )
+
+
+def test_base_block_alone_is_enough():
+  config = running.melodi_config(melodi_base_block="llama2")  # decoder_block is melodi here
+  assert config.decoder_block.value == "llama2"
 
 
 def test_settings_of_a_sentence_are_those_of_the_config():

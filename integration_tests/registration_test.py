@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,8 @@ CHANGED = {
   ("maxtext.input_pipeline.input_pipeline_interface", "make_grain_eval_iterator"),
   ("maxtext.common.data_loader", "loader_exception_guard"),
   ("maxtext.common.checkpointing", "load_state_if_possible"),
+  ("maxtext.common.checkpointing", "load_params_from_path"),
+  ("maxtext.optimizers.optimizers", "get_optimizer"),
   ("maxtext.utils.train_utils", "jit_eval_step"),
   ("MetricLogger", "_log_training_metrics"),
   ("MetricLogger", "record_train_metrics"),
@@ -218,6 +221,11 @@ def closed_dispatch(patch: pytest.MonkeyPatch) -> None:
   patch.setattr(path, lambda config, mesh: None)
 
 
+def other_optimizers(patch: pytest.MonkeyPatch) -> None:
+  """The trainer takes its optimizer from another module."""
+  patch.setattr("maxtext.utils.train_utils.optimizers", types.SimpleNamespace())
+
+
 DECODER = "layers.nnx_decoders.NNXDecoder"
 BROKEN = {
   "common.common_types.DecoderBlockType": [
@@ -262,6 +270,15 @@ BROKEN = {
     gone("common.checkpointing", "load_state_if_possible"),
     other("common.checkpointing", "load_state_if_possible"),
     gone("common.checkpointing.train_state_nnx", "to_checkpoint_dict"),
+  ],
+  "common.checkpointing.load_params_from_path": [
+    gone("common.checkpointing", "load_params_from_path"),
+    other("common.checkpointing", "load_params_from_path"),
+  ],
+  "optimizers.optimizers.get_optimizer": [
+    gone("optimizers.optimizers", "get_optimizer"),
+    other("optimizers.optimizers", "get_optimizer"),
+    other_optimizers,
   ],
   "utils.train_utils.jit_eval_step": [
     gone("utils.train_utils", "jit_eval_step"),

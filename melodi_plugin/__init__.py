@@ -10,13 +10,18 @@ Read in this order; each file imports only files above it:
   segments      documents inside a segment: boundaries, masks, the one reset rule
   attention, token_mixer, memory   the arithmetic
   cell          the one interface through which every window is read
-  paper_layer, paper_cell          the paper's layer, and its cell
+  branching     the token mixers that close a window
+  melodi_cell   the verbs of that interface, whatever block is inside
+  paper_layer, paper_cell          the paper's layer in it
+  stock_cell                       a layer of somebody else in it
   schedule      the orders in which the grid of cells (layer, window) is walked
   naive         the same model in slow, obvious loops: the truth that tests compare with
   layers/       parameters as NNX modules
   -- MaxText is visible only below --
   refusals      MaxText settings that would silently break memory
-  decoder       the class that MaxText instantiates; carries the memory variables
+  decoder       what the classes that MaxText instantiates share; carries the memory variables
+  paper_decoder                    a stack of the paper's layers
+  stock_block, stock_decoder       MaxText's own layers, and a stack of them with memory
   eval_step     evaluation during training, with a memory of its own
   host/         every MaxText internal that we touch: one table of seams
   registration  register(), unregister()
@@ -24,6 +29,8 @@ Read in this order; each file imports only files above it:
   scoring       whole documents read by a checkpoint, the loss of every token
   scores, plots, report   what that says: perplexities, tables, pictures
   probes/       recall against distance
+  weights, graft, gates            stock checkpoints and those with memory
+  import_gguf, gguf_*              a llama GGUF file as a stock checkpoint
   train, train_compile, evaluate   launchers
 """
 

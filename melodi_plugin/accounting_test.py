@@ -10,15 +10,21 @@ from flax import nnx
 from melodi_plugin.accounting import (
   T5_TABLE,
   MemoryNumbers,
+  decode_state,
   layer_parameters,
   memory_numbers,
+  memory_parameters,
   parameters,
+  stock_decode_state,
 )
 from melodi_plugin.attention import T5_BUCKETS
 from melodi_plugin.benchmark import CONFIG as BENCHMARK
 from melodi_plugin.config import MelodiConfig
 from melodi_plugin.layers.paper import PaperLayerParams, summary_embeddings
+from melodi_plugin.layers.stock import StockMemoryParams
+from melodi_plugin.layers.stock import summary_embeddings as stock_summary_embeddings
 from melodi_plugin.memory import empty_memory
+from melodi_plugin.paper_cell import PaperCell
 from melodi_plugin.schedule_test import CASES
 from melodi_plugin.testing import tiny_config
 
@@ -116,3 +122,76 @@ def test_paper_size_remembers_five_million_numbers():
 
 def test_t5_table_is_the_one_that_attention_reads():
   assert T5_TABLE == T5_BUCKETS
+
+
+AROUND = dict(base_block="llama2", num_kv_heads=1, mask_empty_slots=True)
+# SmolLM2-135M with windows of 256 tokens.
+SMALL = MelodiConfig(
+  num_layers=30,
+  emb_dim=576,
+  num_heads=9,
+  head_dim=64,
+  mlp_dim=1536,
+  window_length=256,
+  summary_tokens=16,
+  short_term_tokens=128,
+  long_term_increment=16,
+  long_term_windows=64,
+  long_term_layers=(15,),
+  short_term_layers=tuple(range(30)),
+  **{**AROUND, "num_kv_heads": 3},
+)
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {},
+    dict(num_attentions=2),
+    dict(short_term_tokens=0),
+    dict(short_term_tokens=3),
+    dict(long_term_windows=0),
+    dict(summary_tokens=0),
+    dict(summary_branching=False),
+  ],
+)
+def test_closed_form_equals_sizes_of_what_memory_adds(changes):
+  config = tiny_config(**AROUND | changes)
+
+  def layer(spec):
+    return numbers(lambda rngs: StockMemoryParams(config, spec, offset=0.0, gate=2.0, rngs=rngs))
+
+  table = numbers(lambda rngs: nnx.Dict(table=stock_summary_embeddings(config, rngs=rngs)))
+  assert memory_parameters(config) == sum(map(layer, config.layers)) + table
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_decode_state_equals_sizes_of_an_open_window(name):
+  config = CONFIGS[name]
+  state = decode_state(config)
+  opened = [
+    jax.eval_shape(lambda spec=spec: PaperCell(config, spec).open_window(1))
+    for spec in config.layers
+  ]
+  assert state.past == memory_numbers(config)
+  assert state.window == sum(one.tokens.key.size + one.tokens.value.size for one in opened)
+  sums = [leaf.size for one in opened for leaf in (one[1], one[2], one[3])]
+  assert state.mixers == sum(sums)
+  assert state.all == state.past.all + state.window + state.mixers
+
+
+def test_decode_state_of_a_grafted_model_beside_the_stock_one():
+  state = decode_state(SMALL)
+  assert state.past == (30 * 128 * 576, 1024 * 576)
+  assert state.window == 2 * 30 * 3 * 64 * 256
+  assert state.mixers == (30 * (16 + 128) + 16) * 576
+  assert stock_decode_state(SMALL, 8192).all == 2 * 30 * 3 * 64 * 8192
+  assert state.size(memory_bytes=4, cache_bytes=2) == (
+    4 * state.past.all,
+    4 * state.past.all + 2 * (state.window + state.mixers),
+  )
+
+
+def test_the_papers_layers_have_no_stock_model():
+  with pytest.raises(ValueError, match="melodi_base_block=paper has no stock model"):
+    stock_decode_state(PAPER, 8192)

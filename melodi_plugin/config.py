@@ -92,8 +92,8 @@ class MelodiKeys(BaseModel):
   )
   melodi_schedule: Literal["layers", "windows"] = Field(
     "layers",
-    description="Order of the walk over (layer, window): 'layers' gathers each layer's weights "
-    "once per step, 'windows' keeps the activations of one window only.",
+    description="Order of the walk over (layer, window): 'layers' reads all windows with a layer "
+    "before the next, 'windows' keeps the activations of one window only.",
   )
   melodi_reset_every_window: bool = Field(
     False,
@@ -233,6 +233,11 @@ class MelodiConfig:
   def queue_tokens(self) -> int:
     """M: tokens of one long-term queue."""
     return self.long_term_windows * self.long_term_increment
+
+  @property
+  def stored_heads(self) -> int:
+    """Heads of the keys and values of one token in one layer."""
+    return self.num_heads if self.base_block == PAPER else self.num_kv_heads * self.num_attentions
 
   @property
   def mixer_inputs(self) -> int:

@@ -6,7 +6,14 @@ import types
 import pytest
 from pydantic import ValidationError
 
-from melodi_plugin.config import LayerSpec, MelodiConfig, MelodiKeys, Run, parse_layers
+from melodi_plugin.config import (
+  LayerSpec,
+  MelodiConfig,
+  MelodiKeys,
+  Run,
+  is_memory_parameter,
+  parse_layers,
+)
 from melodi_plugin.testing import tiny_config
 
 # What MaxText itself brings.
@@ -14,6 +21,7 @@ SIZES = dict(
   num_decoder_layers=4,
   emb_dim=16,
   num_query_heads=2,
+  num_kv_heads=2,
   head_dim=8,
   mlp_dim=32,
   dropout_rate=0.25,
@@ -224,6 +232,7 @@ def test_keys_reach_the_config_under_their_names():
     head_dim=8,
     mlp_dim=32,
     dropout_rate=0.25,
+    num_kv_heads=2,
     long_term_layers=(1, 3),
     short_term_layers=(0, 2),
     **given,
@@ -275,3 +284,31 @@ def test_null_of_yaml_means_no_layer():
 def test_impossible_value_is_refused_by_the_key(key, value):
   with pytest.raises(ValidationError, match=key):
     MelodiKeys(**{key: value})
+
+
+# -- Around a stock block -------------------------------------------------------------------------
+
+
+def test_around_a_stock_block_empty_slots_are_hidden_and_memory_has_no_residual():
+  config = from_keys(melodi_base_block="llama2")
+  assert config.mask_empty_slots
+  assert config.layer(0).mixes_short
+  assert not config.layer(0).residual_short
+  assert from_keys().layer(0).residual_short
+
+
+def test_stored_heads_count_every_attention_of_a_stock_layer():
+  assert tiny_config().stored_heads == 2
+  assert tiny_config(base_block="qwen3", num_kv_heads=1).stored_heads == 1
+  assert from_keys(melodi_base_block="gemma2").stored_heads == 4
+
+
+def test_memory_parameters_are_known_by_their_path():
+  for path in ("decoder/memory_layers_0_to_2/gate", "decoder/summary_embeddings"):
+    assert is_memory_parameter(path)
+  for path in (
+    "decoder/layers/mlp/wi_0/kernel",
+    "decoder/memory_short",
+    "token_embedder/embedding",
+  ):
+    assert not is_memory_parameter(path)

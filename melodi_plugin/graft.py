@@ -39,7 +39,7 @@ def graft(config: Any) -> Grafted:
   """
   model, mesh = _new_model(config)
   params = nnx.state(model, nnx.Param)
-  here = _shapes(params)
+  here = weights.shapes_of(params)
   stock = {name: shape for name, shape in here.items() if not is_memory_parameter(name)}
   path = config.load_parameters_path
   _check(path, weights.stored_shapes(path), stock)
@@ -56,22 +56,22 @@ def strip(config: Any) -> Grafted:
   """
   model, mesh = _new_model(config)
   params = nnx.state(model, nnx.Param)
-  path, here = config.load_parameters_path, _shapes(params)
+  path, here = config.load_parameters_path, weights.shapes_of(params)
   stored = weights.stored_shapes(path)
   if not any(map(is_memory_parameter, stored)):
     raise ValueError(f"{path} holds no memory parameters, so there is nothing to strip.")
   _check(path, stored, here)
   stock = _read(config, mesh, weights.without_memory(params))
   left = {name: shape for name, shape in here.items() if is_memory_parameter(name)}
-  return Grafted(_write(config, "stripped", stock), _shapes(stock), {}, left)
+  return Grafted(_write(config, "stripped", stock), weights.shapes_of(stock), {}, left)
 
 
 def _new_model(config: Any) -> tuple[nnx.Module, jax.sharding.Mesh]:
-  from maxtext.utils import maxtext_utils, model_creation_utils
+  from maxtext.utils import maxtext_utils, maxtext_utils_nnx, model_creation_utils
 
   mesh = maxtext_utils.get_mesh_from_config(config)
-  key = jax.random.key(config.init_weights_seed)
-  return model_creation_utils.from_config(config, mesh=mesh, rngs=nnx.Rngs(key)), mesh
+  rngs = maxtext_utils_nnx.create_nnx_rngs(config)  # as the trainer makes them
+  return model_creation_utils.from_config(config, mesh=mesh, rngs=rngs), mesh
 
 
 def _read(config: Any, mesh: jax.sharding.Mesh, params: Any) -> Any:
@@ -97,12 +97,6 @@ def _write(config: Any, name: str, params: Any) -> str:
   tree = {"params": nnx.to_pure_dict(params)}
   checkpointing.save_params_to_path(str(folder), tree)
   return str(folder / "items")
-
-
-def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
-  return {
-    weights.name_of(path): tuple(variable.shape) for path, variable in nnx.to_flat_state(params)
-  }
 
 
 def _check(path: str, there: dict[str, Any], here: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""`python -m melodi_plugin.import_gguf <file.gguf> <output folder> [scan_layers=true|false]`
+"""`python -m melodi_plugin.import_gguf <file.gguf> <output folder> [scan_layers=… own_head=…]`
 
 Imports a GGUF file of the llama architecture, quantized or not, for MaxText's own decoder_block
 llama2.  Writes
@@ -6,6 +6,10 @@ llama2.  Writes
   <output folder>/0/items     the parameters in float32, for load_parameters_path
   <output folder>/tokenizer   the file's tokenizer, for tokenizer_type=huggingface
   <output folder>/model.yml   the keys of the model, a MaxText config on top of base.yml
+
+`scan_layers=false` writes every layer by itself.  `own_head=true` gives a model with tied
+embeddings an output head of its own, with the same values: MaxText 0.2.5 rounds a tied head to
+bfloat16.
 """
 
 import contextlib
@@ -22,8 +26,10 @@ from melodi_plugin.launch import load_config, stop
 from melodi_plugin.progress import quiet_checkpoint_log
 
 _USAGE = (
-  "usage: python -m melodi_plugin.import_gguf <file.gguf> <output folder> [scan_layers=true|false]"
+  "usage: python -m melodi_plugin.import_gguf <file.gguf> <output folder> [scan_layers=true|false] "
+  "[own_head=false|true]"
 )
+_FLAGS = {"true": True, "false": False}
 
 
 class Header(dict[str, Any]):
@@ -42,17 +48,20 @@ class GGUF(NamedTuple):
 
 def main(argv: Sequence[str]) -> None:
   """Imports as the command line says; an error ends the program with status 2."""
-  options = {"scan_layers=true": True, "scan_layers=false": False}
-  if len(argv) not in (3, 4) or not all(option.lower() in options for option in argv[3:]):
+  options = dict(option.lower().split("=", 1) for option in argv[3:] if "=" in option)
+  known = options.keys() <= {"scan_layers", "own_head"} and _FLAGS.keys() >= set(options.values())
+  if len(argv) < 3 or len(options) != len(argv) - 3 or not known:
     stop(_USAGE)
-  scan_layers = options[argv[3].lower()] if len(argv) == 4 else True
+  flags = {name: _FLAGS[value] for name, value in options.items()}
   try:
-    import_file(Path(argv[1]), Path(argv[2]), scan_layers=scan_layers)
+    import_file(Path(argv[1]), Path(argv[2]), **flags)
   except (ValueError, OSError) as error:
     stop(str(error))
 
 
-def import_file(path: Path, output: Path, *, scan_layers: bool = True) -> None:
+def import_file(
+  path: Path, output: Path, *, scan_layers: bool = True, own_head: bool = False
+) -> None:
   """Writes parameters, tokenizer and config of a GGUF file into the folder `output`.
 
   Raises:
@@ -61,6 +70,8 @@ def import_file(path: Path, output: Path, *, scan_layers: bool = True) -> None:
   if (output / "0").exists():
     raise ValueError(f"{output} holds a checkpoint already; delete it or name another folder.")
   file = open_gguf(path)
+  if own_head:
+    file.tensors.setdefault("output.weight", file.tensors.get("token_embd.weight"))
   with _naming(path):
     from melodi_plugin import gguf_tokenizer
 

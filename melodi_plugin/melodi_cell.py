@@ -45,7 +45,7 @@ class MelodiCell[Params: Mixers](abc.ABC):
   """Reads windows with short-term and long-term memory.  `dtype` is that of all activations.
 
   Tokens stand in a row [memory | context | summary] of S + W + U places.  The N of keys and values
-  counts the heads that are stored, `stored_heads`.
+  counts the heads that are stored, `MelodiConfig.stored_heads`.
   """
 
   config: MelodiConfig
@@ -56,11 +56,6 @@ class MelodiCell[Params: Mixers](abc.ABC):
 
   # Whether mixers read the context stream below the layer, as keys and values do, or above it.
   mixes_inputs: ClassVar[bool] = False
-
-  @property
-  @abc.abstractmethod
-  def stored_heads(self) -> int:
-    """Heads of the keys and values of one token."""
 
   @abc.abstractmethod
   def project_short(
@@ -108,7 +103,7 @@ class MelodiCell[Params: Mixers](abc.ABC):
   def open_window(self, batch: int) -> OpenWindow:
     """See `Cell.open_window`."""
     config, spec = self.config, self.spec
-    heads = (batch, config.window_length, self.stored_heads, config.head_dim)
+    heads = (batch, config.window_length, self.config.stored_heads, config.head_dim)
 
     def zeros(tokens: int) -> Array:
       return jnp.zeros((batch, tokens, config.emb_dim), self.dtype)
@@ -174,7 +169,8 @@ class MelodiCell[Params: Mixers](abc.ABC):
     """See `Cell.begin`."""
     num_windows, batch = windows.starts.shape
     increments = jnp.zeros(
-      (batch, num_windows, self.spec.increment, self.stored_heads, self.config.head_dim), self.dtype
+      (batch, num_windows, self.spec.increment, self.config.stored_heads, self.config.head_dim),
+      self.dtype,
     )
     fixed = Fixed(*self.project_long(params, memory.long.astype(self.dtype), key))
     return fixed, State(memory.short, increments, increments)

@@ -13,11 +13,6 @@ from melodi_plugin.paper_layer import PaperLayer, project, transform
 class PaperCell(MelodiCell[PaperLayer]):
   """Reads windows as the paper does (SEMANTICS 1.3)."""
 
-  @property
-  def stored_heads(self) -> int:
-    """See `MelodiCell.stored_heads`."""
-    return self.config.num_heads
-
   def project_short(
     self, params: PaperLayer, tokens: Float[Array, "B S D"], key: Key | None
   ) -> tuple[Heads, Heads]:

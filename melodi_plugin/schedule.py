@@ -1,6 +1,7 @@
 """The orders in which the grid of cells (layer, window) can be walked.  All give the same numbers.
 
-`layers`   layer outside, windows inside: each layer's weights are gathered once per segment.
+`layers`   layer outside, windows inside.  With weights sharded over fsdp, XLA gathers a layer's
+           weights again for every window (docs/results.md, ahead-of-time compiles).
 `windows`  window outside, layers inside: only the activations of one window are alive.
 
 Layers of one spec form a `Run` whose parameters are stacked, and are scanned; so are windows.

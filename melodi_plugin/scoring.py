@@ -18,6 +18,8 @@ import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec
 
+from melodi_plugin import weights
+from melodi_plugin.config import is_memory_parameter
 from melodi_plugin.data.rows import StickyRows
 
 _FIELDS = ("inputs", "inputs_position", "inputs_segmentation", "targets", "targets_segmentation")
@@ -101,27 +103,21 @@ def load(config: Any, mesh: jax.sharding.Mesh, path: str) -> Loaded:
 
 def _check_shapes(path: str, params: Any) -> None:
   """MaxText repeats, transposes and leaves out arrays until a checkpoint fits the model."""
-  import orbax.checkpoint as ocp
-
-  metadata: Any = ocp.PyTreeCheckpointer().metadata(path)
-  stored = metadata.item_metadata.tree.get("params", {}).get("params")
-  if stored is None:  # not saved by MaxText's trainer
-    return
-  there = {key: leaf.shape for key, leaf in _leaves(stored)}
-  here = {key: leaf.shape for key, leaf in _leaves(nnx.to_pure_dict(params))}
+  there, here = weights.stored_shapes(path), weights.shapes_of(params)
   different = sorted(key for key in there | here if there.get(key) != here.get(key))
-  if different:
-    key = different[0]
+  if not different:
+    return
+  if all(map(is_memory_parameter, different)) and not any(map(is_memory_parameter, there)):
     raise ValueError(
-      f"{path} holds another model than the configuration describes: {key} is "
-      f"{there.get(key, 'missing')} in the checkpoint and {here.get(key, 'missing')} in the model; "
-      "use the configuration that it was trained with."
+      f"{path} holds a stock model and the configuration adds memory to it; give it memory first: "
+      f"python -m melodi_plugin.graft <this configuration> load_parameters_path={path}."
     )
-
-
-def _leaves(tree: Any) -> list[tuple[str, Any]]:
-  leaves = jax.tree.leaves_with_path(tree)
-  return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
+  key = different[0]
+  raise ValueError(
+    f"{path} holds another model than the configuration describes: {key} is "
+    f"{there.get(key, 'missing')} in the checkpoint and {here.get(key, 'missing')} in the model; "
+    "use the configuration that it was trained with."
+  )
 
 
 def read_batch(

@@ -15,7 +15,7 @@ from maxtext.common.common_types import MODEL_MODE_TRAIN, AttentionType
 from maxtext.models.gemma3 import GEMMA3_ATTENTION_PATTERN
 
 from melodi_plugin.array_typing import Array, Float, Heads
-from melodi_plugin.stock_cell import Attention, Core
+from melodi_plugin.stock_cell import Attention, Core, KeyHeads
 
 
 class Part(NamedTuple):
@@ -71,12 +71,14 @@ class MaxTextBlock:
     text = jnp.ones(tokens.shape[:2], jnp.int32)
     return layer(tokens, text, positions, True, MODEL_MODE_TRAIN)[0]
 
-  def project(self, params: Any, tokens: Array, positions: Array) -> list[tuple[Heads, Heads]]:
+  def project(
+    self, params: Any, tokens: Array, positions: Array
+  ) -> list[tuple[KeyHeads, KeyHeads]]:
     """See `Block.project`: norm and attention only, so nothing runs through feed-forward layers."""
     layer = nnx.merge(self.graphdef, params)
-    found: list[tuple[Heads, Heads]] = []
+    found: list[tuple[KeyHeads, KeyHeads]] = []
 
-    def record(query: Heads, key: Heads, value: Heads) -> Heads:
+    def record(query: Heads, key: KeyHeads, value: KeyHeads) -> Heads:
       found.append((key, value))
       return jnp.zeros_like(query)
 

@@ -24,7 +24,8 @@ from melodi_plugin.token_mixer import TokenMixer
 
 MASKED_LOGIT = -1e30
 
-Core = Callable[[Heads, Heads, Heads], Heads]
+KeyHeads = Float[Array, "B t G H"]  # fewer heads of keys and values than of queries
+Core = Callable[[Heads, KeyHeads, KeyHeads], Heads]
 
 
 class Attention(NamedTuple):
@@ -53,7 +54,9 @@ class Block(Protocol):
     """The layer's outputs, with `cores[i]` in the place of its attention i."""
     ...
 
-  def project(self, params: Any, tokens: Array, positions: Array) -> list[tuple[Heads, Heads]]:
+  def project(
+    self, params: Any, tokens: Array, positions: Array
+  ) -> list[tuple[KeyHeads, KeyHeads]]:
     """Every attention's keys and values of tokens."""
     ...
 
@@ -77,11 +80,6 @@ class StockCell(MelodiCell[StockLayer]):
 
   mixes_inputs: ClassVar[bool] = True
   block: Any  # a Block
-
-  @property
-  def stored_heads(self) -> int:
-    """See `MelodiCell.stored_heads`."""
-    return self.config.num_kv_heads * len(self.block.attentions)
 
   def project_short(
     self, params: StockLayer, tokens: Float[Array, "B S D"], key: Key | None
@@ -115,7 +113,7 @@ class StockCell(MelodiCell[StockLayer]):
     def core(index: int) -> Core:
       heads = slice(index * self.config.num_kv_heads, (index + 1) * self.config.num_kv_heads)
 
-      def attend(query: Heads, new_key: Heads, new_value: Heads) -> Heads:
+      def attend(query: Heads, new_key: KeyHeads, new_value: KeyHeads) -> Heads:
         row = arrange(new_key, new_value, heads)
         rows.append(row)
         return self._attend(params, index, query, places, row, of_heads(long, heads))
@@ -136,7 +134,9 @@ class StockCell(MelodiCell[StockLayer]):
     self, params: StockLayer, tokens: Float[Array, "B t D"], positions: Int[Array, "1 t"]
   ) -> tuple[Heads, Heads]:
     if not tokens.shape[1]:
-      empty = jnp.zeros((tokens.shape[0], 0, self.stored_heads, self.config.head_dim), self.dtype)
+      empty = jnp.zeros(
+        (tokens.shape[0], 0, self.config.stored_heads, self.config.head_dim), self.dtype
+      )
       return empty, empty
     positions = jnp.broadcast_to(positions, tokens.shape[:2])
     keys, values = zip(*self.block.project(params.block, tokens, positions), strict=True)
@@ -147,7 +147,7 @@ class StockCell(MelodiCell[StockLayer]):
     params: StockLayer,
     index: int,
     query: Heads,
-    places: Int[Array, "B t"],
+    places: Int[Array, "#B t"],
     row: Slots,
     long: Slots,
   ) -> Heads:
@@ -197,7 +197,7 @@ def grouped_attention(
   """
   batch, queries, num_heads, head_dim = query.shape
   groups = slots.key.shape[2]
-  wide = jnp.promote_types(query.dtype, jnp.float32)
+  wide = query.dtype if query.dtype == jnp.float64 else jnp.float32
   grouped = query.reshape(batch, queries, groups, num_heads // groups, head_dim)
   logits = jnp.einsum("BtGRH,BsGH->BGRts", grouped, slots.key, preferred_element_type=wide)
   if soft_cap:

@@ -1,7 +1,9 @@
 """Parameters of a stock model and those that memory adds, told apart; checkpoints of both."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from etils import epath
 from flax import nnx
 
@@ -20,9 +22,14 @@ def has_memory(state: Any) -> bool:
   )
 
 
-def without_memory(state: nnx.State) -> nnx.State:
+def without_memory(state: Any) -> Any:
   """The stock model's part of a model's parameters."""
   return state.filter(lambda path, _: not is_memory_parameter(name_of(path)))
+
+
+def shapes_of(params: Any) -> dict[str, tuple[int, ...]]:
+  """Names and shapes of the parameters in an `nnx.State`."""
+  return {name_of(path): tuple(variable.shape) for path, variable in nnx.to_flat_state(params)}
 
 
 def stored_shapes(path: str) -> dict[str, tuple[int, ...]]:
@@ -44,6 +51,23 @@ def stored_shapes(path: str) -> dict[str, tuple[int, ...]]:
   stored = stored.get("params", stored)
   leaves = nnx.traversals.flatten_mapping(stored)
   return {name_of(path): tuple(leaf.shape) for path, leaf in leaves.items()}
+
+
+def read_arrays(path: str, names: Sequence[str]) -> dict[str, np.ndarray]:
+  """Some parameters of a checkpoint, without the rest of it; `names` are of `stored_shapes`."""
+  import orbax.checkpoint as ocp
+
+  metadata: Any = ocp.PyTreeCheckpointer().metadata(path)
+  tree = metadata.item_metadata.tree["params"]
+  nested = "params" in tree
+  wanted = {tuple(name.split("/")): ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
+  args = nnx.traversals.unflatten_mapping(wanted)
+  args = {"params": {"params": args} if nested else args}
+  handler = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+  restore = ocp.args.PyTreeRestore(item=args, restore_args=args, partial_restore=True)
+  found = handler.restore(path, args=restore)["params"]
+  flat = nnx.traversals.flatten_mapping(found["params"] if nested else found)
+  return {name_of(path): np.asarray(leaf) for path, leaf in flat.items()}
 
 
 def is_stock(path: str) -> bool:

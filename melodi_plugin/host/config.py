@@ -49,7 +49,9 @@ def apply_block() -> Undo:
 def probe_initialize() -> str | None:
   from maxtext.configs import pyconfig
 
-  return parameters(pyconfig._initialize_pydantic, "argv", "config_class", "kwargs")
+  return parameters(pyconfig._initialize_pydantic, "argv", "config_class", "kwargs") or parameters(
+    pyconfig._resolve_or_infer_config, "argv"
+  )
 
 
 def _complete(values: dict[str, Any]) -> dict[str, Any]:
@@ -88,6 +90,19 @@ def with_melodi_keys(base: type) -> type:
   return type(f"Melodi{base.__name__}", (MelodiKeys, base), body)
 
 
+def _check_not_lost(config: Any, pyconfig: Any, argv: Any, kwargs: dict[str, Any]) -> None:
+  """MaxText puts the decoder_block of a model_name over that of a file."""
+  model = getattr(config, "model_name", "default")
+  if model == "default":
+    return
+  path, _ = pyconfig._resolve_or_infer_config(argv, **kwargs)
+  if pyconfig._load_config(path).get("decoder_block") == BLOCK:
+    raise ValueError(
+      f"model_name={model} brings layers of its own, so decoder_block=melodi would be lost; set "
+      "melodi_base_block to the decoder_block of that model."
+    )
+
+
 def apply_initialize() -> Undo:
   from maxtext.configs import pyconfig, types
 
@@ -99,6 +114,8 @@ def apply_initialize() -> Undo:
     if is_melodi(config):
       check(config)
       MelodiConfig.from_maxtext(config)  # raises where the sizes contradict each other
+    else:
+      _check_not_lost(config, pyconfig, argv, kwargs)
     return config
 
   undo_replace = replace(pyconfig, "_initialize_pydantic", initialize)
@@ -116,10 +133,6 @@ def probe_load() -> str | None:
   return parameters(pyconfig._load_config, "config_name")
 
 
-def _asks_for_paper(config: Any) -> bool:
-  return config.decoder_block == BLOCK and config.melodi_base_block == PAPER
-
-
 def apply_load() -> Undo:
   """Defaults of our keys, as base.yml has those of MaxText's: so environment variables see them."""
   import omegaconf
@@ -130,13 +143,6 @@ def apply_load() -> Undo:
 
   @functools.wraps(original)
   def load(config_name):
-    config = omegaconf.OmegaConf.merge(defaults, original(config_name))
-    model = config.model_name
-    if model != "default" and _asks_for_paper(config):
-      raise ValueError(
-        f"model_name={model} brings layers of its own, so decoder_block=melodi would be lost; set "
-        "melodi_base_block to the decoder_block of that model."
-      )
-    return config
+    return omegaconf.OmegaConf.merge(defaults, original(config_name))
 
   return replace(pyconfig, "_load_config", load)

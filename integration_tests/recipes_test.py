@@ -1,0 +1,59 @@
+"""The recipes for pretrained models build at full size, for free: the stock model and memory."""
+
+import math
+import pathlib
+
+import pytest
+from flax import nnx
+
+from integration_tests import running
+from melodi_plugin import weights
+from melodi_plugin.accounting import memory_parameters
+from melodi_plugin.config import MelodiConfig, is_memory_parameter
+
+_YAML = pathlib.Path(__file__).parents[1] / "configs" / "yaml"
+# Numbers that the published model learns; Gemma3 without its vision tower.
+RECIPES = {
+  "melodi_llama3.1_8b": 8_030_261_248,
+  "melodi_qwen3_8b": 8_190_735_360,
+  "melodi_gemma3_12b": 11_765_788_416,
+}
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+@pytest.fixture(autouse=True)
+def registered():
+  with running.maxtext_process():
+    yield
+
+
+def load(recipe: str, **keys):
+  keys |= {"skip_jax_distributed_system": True, "log_config": False, "grain_train_files": "unread"}
+  return running.from_yaml(_YAML / f"{recipe}.yml", **keys)
+
+
+def shapes_of(config) -> Shapes:
+  """The parameters of MaxText's model of a config, which is traced and never made."""
+  from maxtext.utils import maxtext_utils, model_creation_utils
+
+  mesh = maxtext_utils.get_mesh_from_config(config)
+  _, model = model_creation_utils.create_nnx_abstract_model(config, mesh)
+  flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
+  return {weights.name_of(path): tuple(leaf.shape) for path, leaf in flat}
+
+
+def numbers(shapes: Shapes) -> int:
+  return sum(map(math.prod, shapes.values()))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipe_is_the_stock_model_and_memory(recipe):
+  config = load(recipe)
+  shapes = shapes_of(config)
+  memory = {name: shape for name, shape in shapes.items() if is_memory_parameter(name)}
+  stock = {name: shape for name, shape in shapes.items() if name not in memory}
+  assert numbers(stock) == RECIPES[recipe]
+  assert numbers(memory) == memory_parameters(MelodiConfig.from_maxtext(config))
+  # Without our key, model_name alone decides: MaxText's own model.
+  assert stock == shapes_of(load(recipe, melodi_base_block="paper"))
