@@ -25,6 +25,7 @@ ENVIRONMENT = {  # as text, what becomes of it
   "melodi_memory_offset": ("-inf", -math.inf),
   "melodi_memory_gate": ("4", 4.0),
   "melodi_memory_learning_rate_multiplier": ("0.5", 0.5),
+  "melodi_gate_learning_rate_multiplier": ("20", 20.0),
   "melodi_memory_dtype": ("bfloat16", "bfloat16"),
   "melodi_schedule": ("windows", "windows"),
   "melodi_reset_every_window": ("true", True),

@@ -9,7 +9,7 @@ from flax import nnx
 
 from integration_tests import running, stock_model
 from melodi_plugin import graft
-from melodi_plugin.config import is_memory_parameter
+from melodi_plugin.config import is_gate, is_memory_parameter
 
 # As much as trains in seconds: three layers of which the last has a queue.
 TRAIN = {
@@ -148,18 +148,25 @@ def test_checkpoint_with_memory_is_loaded_with_its_memory_parameters(keys, folde
 
 
 def test_multiplier_zero_leaves_memory_where_it_starts_and_trains_the_rest(run):
-  done = run(2, melodi_memory_learning_rate_multiplier=0.0)
+  done = run(
+    2, melodi_memory_learning_rate_multiplier=0.0, melodi_gate_learning_rate_multiplier=0.0
+  )
   for name, before in done.params[0].items():
     same = (done.params[-1][name] == before).all()
     assert same == is_memory_parameter(name), name
 
 
-def test_multiplier_two_doubles_the_first_step_of_memory_and_of_nothing_else(run):
-  once, twice = run(3).moved(), run(1, melodi_memory_learning_rate_multiplier=2.0).moved()
+def test_multipliers_scale_the_first_step_of_memory_and_of_gates_and_of_nothing_else(run):
+  scaled = {
+    "melodi_memory_learning_rate_multiplier": 2.0,
+    "melodi_gate_learning_rate_multiplier": 5.0,
+  }
+  once, more = run(3).moved(), run(1, **scaled).moved()
   for name, delta in once.items():
-    factor = 2 if is_memory_parameter(name) else 1
+    factor = 5 if is_gate(name) else 2 if is_memory_parameter(name) else 1
     # The sum with the parameter rounds.
-    np.testing.assert_allclose(twice[name], factor * delta, atol=1e-6, err_msg=name)
+    np.testing.assert_allclose(more[name], factor * delta, atol=1e-6, err_msg=name)
+  assert any(is_gate(name) for name in once)
   memory = [name for name, delta in once.items() if is_memory_parameter(name) and delta.any()]
   assert any(np.abs(once[name]).max() > 5e-4 for name in memory)
 

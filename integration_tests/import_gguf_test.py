@@ -9,13 +9,32 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from integration_tests import running
+from integration_tests import running, stock_model
+from melodi_plugin import weights
 from melodi_plugin.import_gguf import import_file
 from melodi_plugin.import_gguf_test import LAYERS, TOKENS, H, K, h, random_tensors, write_gguf
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _REFERENCE = _ROOT.parent / "shared" / "reference" / "smollm2" / "logits_float32.npz"
 _SMOLLM2 = os.environ.get("MELODI_SMOLLM2_GGUF", "")
+
+
+def _config(folder: pathlib.Path, **keys):
+  """MaxText's config of an import, for one row on one device, in float32."""
+  fixed = {
+    "run_name": "imported",
+    "base_output_directory": "unused",
+    "enable_checkpointing": False,
+    "skip_jax_distributed_system": True,
+    "log_config": False,
+    "dataset_type": "synthetic",
+    "packing": False,
+    "dtype": "float32",
+    "matmul_precision": "highest",
+    "attention": "dot_product",
+    "per_device_batch_size": 1 / len(jax.devices()),
+  }
+  return running.from_yaml(folder / "model.yml", **(fixed | keys))
 
 
 class _Stock:
@@ -25,21 +44,8 @@ class _Stock:
     from maxtext.layers.nnx_decoders import NNXDecoder
     from maxtext.utils import maxtext_utils, model_creation_utils
 
-    config = running.from_yaml(
-      folder / "model.yml",
-      run_name="stock",
-      base_output_directory="unused",
-      enable_checkpointing=False,
-      skip_jax_distributed_system=True,
-      log_config=False,
-      dataset_type="synthetic",
-      dtype="float32",
-      matmul_precision="highest",
-      attention="dot_product",
-      max_target_length=length,
-      per_device_batch_size=1 / len(jax.devices()),
-      load_parameters_path=str(folder / "0" / "items"),
-    )
+    path = str(folder / "0" / "items")
+    config = _config(folder, max_target_length=length, load_parameters_path=path)
     mesh = maxtext_utils.get_mesh_from_config(config, jax.devices()[:1])
     self._model = model_creation_utils.from_pretrained(config, mesh, model_mode="train")
     self._length = length
@@ -196,6 +202,60 @@ def test_smollm2_with_a_head_of_its_own_has_them_in_stock_maxtext(smollm2, tmp_p
   with np.load(_REFERENCE) as reference, running.maxtext_process(registered=False):
     found = _Stock(folder, 32)(reference["tokens"])
     np.testing.assert_allclose(found, reference["logits"], rtol=0, atol=2e-3)
+
+
+@pytest.mark.slow
+def test_smollm2_with_memory_starts_without_harm(smollm2):
+  import transformers
+
+  window, windows = 128, 8
+  tokenizer = transformers.AutoTokenizer.from_pretrained(smollm2 / "tokenizer")
+  text = (_ROOT / "docs" / "results.md").read_text()
+  tokens = np.asarray(tokenizer.encode(text)[: window * windows + 1], np.int32)
+  inputs, targets = tokens[None, :-1], tokens[1:]
+  positions = np.arange(window * windows, dtype=np.int32)[None]
+  alone = inputs.reshape(windows, window), positions[:, :window].repeat(windows, 0)
+  with running.maxtext_process():
+    stock = stock_model.build(_config(smollm2, max_target_length=window))
+    _copy_import(smollm2, stock)
+    wanted, _ = _read(stock, *alone)
+    memory = {
+      "melodi_base_block": "llama2",
+      "melodi_window_length": window,
+      "melodi_summary_tokens": 16,
+      "melodi_long_term_increment": 16,
+      "melodi_long_term_windows": 4,
+    }
+    sizes = {"max_target_length": window * windows}
+    grafted = stock_model.build(_config(smollm2, **sizes, **memory))
+    _copy_import(smollm2, grafted)
+    found, _ = _read(grafted, inputs, positions)
+    off = {"melodi_memory_offset": "-inf", "melodi_memory_gate": "inf"}
+    hidden = stock_model.build(_config(smollm2, **sizes, **memory, **off))
+    _copy_import(smollm2, hidden)
+    unread, _ = _read(hidden, inputs, positions)
+
+  def perplexity(logits):
+    later = np.asarray(jax.nn.log_softmax(logits.reshape(-1, logits.shape[-1])))[window:]
+    return np.exp(-later[np.arange(len(later)), targets[window:]].mean())
+
+  np.testing.assert_allclose(found[0, :window], wanted[0], rtol=0, atol=1e-3)
+  np.testing.assert_allclose(unread.reshape(wanted.shape), wanted, rtol=0, atol=1e-3)
+  assert perplexity(found) < 1.01 * perplexity(wanted)
+
+
+def _copy_import(folder: pathlib.Path, model: nnx.Module) -> None:
+  stored = weights.stored_shapes(str(folder / "0" / "items"))
+  own = stock_model.params_of(model)
+  for name, array in weights.read_arrays(str(folder / "0" / "items"), list(stored)).items():
+    own[name][...] = jnp.asarray(array)
+
+
+def _read(model: nnx.Module, tokens, positions):
+  logits, state = stock_model.reader(model)(
+    nnx.state(model), *map(jnp.asarray, (tokens, positions, np.ones_like(tokens)))
+  )
+  return np.asarray(logits), state
 
 
 @pytest.mark.slow

@@ -28,9 +28,14 @@ def registered():
     yield
 
 
-def load(recipe: str, **keys):
-  keys |= {"skip_jax_distributed_system": True, "log_config": False, "grain_train_files": "unread"}
-  return running.from_yaml(_YAML / f"{recipe}.yml", **keys)
+QUIET = {"skip_jax_distributed_system": True, "log_config": False}
+
+
+def load_stock(model_name: str):
+  """MaxText's own model of a name."""
+  from maxtext.configs import pyconfig
+
+  return pyconfig.initialize([""], run_name="stock", model_name=model_name, **QUIET)
 
 
 def shapes_of(config) -> Shapes:
@@ -49,11 +54,10 @@ def numbers(shapes: Shapes) -> int:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipe_is_the_stock_model_and_memory(recipe):
-  config = load(recipe)
+  config = running.from_yaml(_YAML / f"{recipe}.yml", grain_train_files="unread", **QUIET)
   shapes = shapes_of(config)
   memory = {name: shape for name, shape in shapes.items() if is_memory_parameter(name)}
   stock = {name: shape for name, shape in shapes.items() if name not in memory}
   assert numbers(stock) == RECIPES[recipe]
   assert numbers(memory) == memory_parameters(MelodiConfig.from_maxtext(config))
-  # Without our key, model_name alone decides: MaxText's own model.
-  assert stock == shapes_of(load(recipe, melodi_base_block="paper"))
+  assert stock == shapes_of(load_stock(config.model_name))

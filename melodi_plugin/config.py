@@ -20,6 +20,11 @@ MEMORY_PREFIX, SUMMARY_TABLE = "memory_layers_", "summary_embeddings"
 MEMORY_PATTERNS = (f"decoder/{MEMORY_PREFIX}", f"decoder/{SUMMARY_TABLE}")
 
 
+def is_gate(path: str) -> bool:
+  """Whether the parameter at this path is a gate or an offset of memory around a stock block."""
+  return is_memory_parameter(path) and path.rsplit("/", 1)[-1] in ("gate", "offset")
+
+
 def is_memory_parameter(path: str) -> bool:
   """Whether memory adds the parameter at this path to a stock model."""
   return any(pattern in path for pattern in MEMORY_PATTERNS)
@@ -84,8 +89,14 @@ class MelodiKeys(BaseModel):
   melodi_memory_learning_rate_multiplier: float = Field(
     1.0,
     ge=0,
-    description="Learning rate of what memory adds to a stock block (summary tokens, mixers, "
-    "gates, offsets), as a multiple of learning_rate.  These parameters have no weight decay.",
+    description="Learning rate of the mixers and summary tokens around a stock block, as a "
+    "multiple of learning_rate.  What memory adds has no weight decay.",
+  )
+  melodi_gate_learning_rate_multiplier: float = Field(
+    1.0,
+    ge=0,
+    description="Learning rate of the gates and offsets around a stock block, as a multiple of "
+    "learning_rate.",
   )
   melodi_memory_dtype: Literal["float32", "bfloat16"] = Field(
     "float32", description="Type in which memory is carried from step to step."

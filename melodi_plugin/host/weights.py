@@ -3,7 +3,7 @@
 import functools
 from typing import Any
 
-from melodi_plugin.config import is_memory_parameter
+from melodi_plugin.config import is_gate, is_memory_parameter
 from melodi_plugin.host.seam import Undo, has_base_block, parameters, replace
 
 
@@ -58,13 +58,18 @@ def apply_optimizer() -> Undo:
   @functools.wraps(original)
   def get_optimizer(config, *args, **kwargs):
     optimizer = original(config, *args, **kwargs)
-    if not has_base_block(config) or config.melodi_memory_learning_rate_multiplier == 1:
+    if not has_base_block(config):
       return optimizer
-    multiplier = config.melodi_memory_learning_rate_multiplier
+    memory = config.melodi_memory_learning_rate_multiplier
+    gates = config.melodi_gate_learning_rate_multiplier
+    if memory == gates == 1:
+      return optimizer
 
     def scale(path: Any, update: Any) -> Any:
       name = jax.tree_util.keystr(path, simple=True, separator="/")
-      return update * multiplier if is_memory_parameter(name) else update
+      if not is_memory_parameter(name):
+        return update
+      return update * (gates if is_gate(name) else memory)
 
     def update(updates, state, params=None, **extra):
       updates, state = optimizer.update(updates, state, params, **extra)
