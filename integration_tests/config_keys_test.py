@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from integration_tests import running
-from melodi_plugin.config import MelodiConfig, MelodiKeys
+from melodi_plugin.config import MelodiConfig
+from melodi_plugin.keys import MelodiKeys
 
 ENVIRONMENT = {  # as text, what becomes of it
   "melodi_base_block": ("llama2", "llama2"),
@@ -27,6 +28,14 @@ ENVIRONMENT = {  # as text, what becomes of it
   "melodi_memory_learning_rate_multiplier": ("0.5", 0.5),
   "melodi_gate_learning_rate_multiplier": ("20", 20.0),
   "melodi_memory_dtype": ("bfloat16", "bfloat16"),
+  "melodi_neighbors": ("8", 8),
+  "melodi_exact_neighbors": ("true", True),
+  "melodi_recurrent_layers": ("1", "1"),
+  "melodi_recurrent_states": ("16", 16),
+  "melodi_recurrent_gate": ("lstm", "lstm"),
+  "melodi_recurrent_cell": ("dual", "dual"),
+  "melodi_recurrent_feedback": ("true", True),
+  "melodi_reference_defects": ("true", True),
   "melodi_schedule": ("windows", "windows"),
   "melodi_reset_every_window": ("true", True),
   "melodi_prepare_data": ("shakespeare", "shakespeare"),
@@ -36,6 +45,7 @@ ENVIRONMENT = {  # as text, what becomes of it
   "melodi_restart_documents": ("true", True),
   "melodi_probe": ("passkey", "passkey"),
   "melodi_evaluate_after_training": ("true", True),
+  "melodi_learning_rate_schedule": ("paper", "paper"),
 }
 LAYERS = ("melodi_long_term_layers", "melodi_short_term_layers")
 

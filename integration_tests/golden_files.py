@@ -7,7 +7,7 @@ was not.  See integration_tests/golden/README.md.
 import json
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -64,6 +64,10 @@ class GoldenFile:
   def __getitem__(self, name: str) -> np.ndarray:
     self.read.add(name)
     return self.arrays[name]
+
+  def get(self, name: str, default: np.ndarray | None = None) -> np.ndarray | None:
+    """An array that not every file has."""
+    return self[name] if name in self.arrays else default
 
   def unread(self) -> list[str]:
     """Arrays that nobody asked for, but for zero-size ones, which hold nothing."""
@@ -143,6 +147,18 @@ class GoldenFile:
       variables("long_memory", [s.increment > 0 for s in config.layers], config.queue_tokens),
       np.zeros(self.meta["batch"], np.int32),
     )
+
+  def embedding(self, group: str) -> np.ndarray:
+    """The tied table of a language model."""
+    return self[f"{group}/embed/embedding"]
+
+  def streams(self, segment: int) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Recorded outputs of layers: layer, 0 for the context and 1 for the summary, stream."""
+    for index in range(self.meta["num_layers"]):
+      name = f"inter{segment}/melodi_layers_{index}"
+      if f"{name}/xs" in self:
+        yield index, 0, self[f"{name}/xs"]
+        yield index, 1, self[f"{name}/us"]
 
   def positions(self, segment: int) -> np.ndarray:
     """Positions (B, T) of a segment (1, 2, ...): 0 at its start where the file says so."""

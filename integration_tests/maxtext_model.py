@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from integration_tests.golden_files import GoldenFile
-from melodi_plugin.config import MelodiConfig
+from melodi_plugin.config import MELODI, MelodiConfig
 from melodi_plugin.memory import Memory
 from melodi_plugin.paper_layer import PaperLayer
 from melodi_plugin.token_mixer import TokenMixer
@@ -37,7 +37,26 @@ def overrides(config: MelodiConfig, **more) -> dict:
     "melodi_long_term_layers": list(config.long_term_layers),
     "melodi_short_term_layers": list(config.short_term_layers),
     "melodi_summary_branching": config.summary_branching,
+    **_of_baseline(config),
     **more,
+  }
+
+
+def _of_baseline(config: MelodiConfig) -> dict:
+  """What other systems than MELODI set differently."""
+  if config.system == MELODI:
+    return {}
+  return {
+    "decoder_block": config.system,
+    "melodi_summary_tokens": 0,
+    "melodi_neighbors": config.neighbors.count,
+    "melodi_recurrent_layers": list(config.long_term_layers),
+    "melodi_recurrent_states": max(1, config.long_term_increment),
+    "melodi_recurrent_gate": config.recurrence.gate,
+    "melodi_recurrent_cell": config.recurrence.cell,
+    "melodi_recurrent_feedback": config.recurrence.feedback,
+    "melodi_schedule": "windows" if config.recurrence.feedback else "layers",
+    "melodi_reference_defects": config.reference_defects,
   }
 
 
@@ -68,10 +87,11 @@ def build(golden: GoldenFile):
 
 def load(model: nnx.Module, golden: GoldenFile, group: str) -> None:
   """Puts recorded parameters into the model."""
-  model.token_embedder.embedding[...] = jnp.asarray(golden[f"{group}/embed/embedding"])
+  model.token_embedder.embedding[...] = jnp.asarray(golden.embedding(group))
   decoder = model.decoder
   decoder.decoder_norm.scale[...] = jnp.asarray(golden.stack(group, "final_layernorm/scale"))
-  decoder.summary_embeddings[...] = jnp.asarray(golden.stack(group, "summary_embeddings"))
+  if golden.config.summary_tokens:
+    decoder.summary_embeddings[...] = jnp.asarray(golden.stack(group, "summary_embeddings"))
   for index, layer in enumerate(golden.layers(group)):
     _set(getattr(decoder, f"layers_{index}"), layer)
 
@@ -102,12 +122,13 @@ def recorded_gradients(golden: GoldenFile, group: str) -> dict:
 def set_memory(model: nnx.Module, memory: Memory) -> None:
   """Overwrites the memory variables of the model."""
   for field, array in memory._asdict().items():
-    getattr(model.decoder, f"memory_{field}")[...] = jnp.asarray(array)
+    if array.size:
+      getattr(model.decoder, f"memory_{field}")[...] = jnp.asarray(array)
 
 
 def _set(module: nnx.Module, values: PaperLayer | TokenMixer) -> None:
   for name, value in values._asdict().items():
-    if isinstance(value, TokenMixer):
+    if isinstance(value, tuple):  # the parameters of a part
       _set(getattr(module, name), value)
     elif value is not None:
       getattr(module, name)[...] = jnp.asarray(value)

@@ -1,7 +1,7 @@
 """The recorded outputs of the official implementation: outputs, memory and gradients.
 
 Reads every .npz of the folder MELODI_GOLDEN_DIR (default: the copies in golden/).  A file names its
-system; a system that is not built yet is an expected failure, and `NOT_BUILT` lists them all.
+system, and every system is built.
 """
 
 import functools
@@ -13,34 +13,27 @@ import pytest
 from flax import nnx
 
 from integration_tests import maxtext_model
-from integration_tests.golden_files import GoldenFile, files
+from integration_tests.golden_baselines import open_golden
+from integration_tests.golden_files import files
 from melodi_plugin.attention import rms_norm
 from melodi_plugin.memory import LayerMemory, Memory
 from melodi_plugin.schedule import read_segment
 from melodi_plugin.segments import plan_windows
 from melodi_plugin.testing import assert_close, stack_layers
 
-NOT_BUILT = {"transformer_xl", "memorizing_transformer", "block_recurrent"}
 SCHEDULES = ("layers", "windows")
 
 
-def by_system(*, language_model: bool):
+def recorded(*, language_model: bool, training: bool = False):
   """The files of one kind, as pytest parameters."""
   params = []
   for path in files():
-    golden = GoldenFile(path)
+    golden = open_golden(path)
     if "system" not in golden.meta or golden.language_model != language_model:
       continue
-    not_built = golden.meta["system"] in NOT_BUILT
-    marks = [pytest.mark.xfail(reason="system not built yet", strict=True)] if not_built else []
-    params.append(pytest.param(path, marks=marks, id=path.stem))
+    if ("optimizer" in golden.meta) == training:
+      params.append(pytest.param(path, id=path.stem))
   return params
-
-
-def require_system(golden: GoldenFile) -> None:
-  """Says which system a file wants, if it is not MELODI."""
-  if golden.meta["system"] != "melodi":
-    raise NotImplementedError(f"no {golden.meta['system']} yet")
 
 
 def as_jax(tree):
@@ -49,19 +42,18 @@ def as_jax(tree):
 
 @functools.cache
 def segment_function(config, schedule):
-  """(layers, summary, final_norm, x, short, long, positions) -> (y, memory, per-window y)."""
+  """((layers, summary, final_norm), x, short, long, held, positions) -> (y, memory)."""
 
-  def run(params, x, short, long, positions):
+  def run(params, x, short, long, held, positions):
     layers, summary, final_norm = params
-    batch = x.shape[0]
     windows = plan_windows(
       positions,
       jnp.ones_like(positions),
-      jnp.zeros(batch, jnp.int32),
+      held,
       window_length=config.window_length,
       queue_windows=config.long_term_windows,
     )
-    memory = Memory(short, long, jnp.zeros(batch, jnp.int32))
+    memory = Memory(short, long, held)
     y, memory = read_segment(
       stack_layers(layers, config), config, x, summary, memory, windows, schedule=schedule
     )
@@ -74,37 +66,37 @@ def segment_function(config, schedule):
 def loss_and_grads(config, schedule):
   run = segment_function(config, schedule)
 
-  def loss(params, x, short, long, positions, weights):
-    return jnp.sum(run(params, x, short, long, positions)[0] * weights)
+  def loss(params, x, short, long, held, positions, weights):
+    return jnp.sum(run(params, x, short, long, held, positions)[0] * weights)
 
   return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)))
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("path", by_system(language_model=False))
-def test_stack(path, schedule):
-  golden = GoldenFile(path)
-  require_system(golden)
-  config = golden.config
-  params = as_jax(
-    (
-      golden.layers(),
-      golden["params/summary_embeddings"],
-      golden["params/final_layernorm/scale"],
-    )
+def parameters(golden, group="params"):
+  """Recorded parameters or gradients: layers, summary table, final norm."""
+  summary = f"{group}/summary_embeddings"
+  empty = np.zeros((0, golden.meta["emb_dim"]), np.float32)
+  return (
+    golden.layers(group),
+    golden.get(summary, empty),
+    golden[f"{group}/final_layernorm/scale"],
   )
-  run = jax.jit(segment_function(config, schedule))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("path", recorded(language_model=False))
+def test_stack(path, schedule):
+  golden = open_golden(path)
+  params = as_jax(parameters(golden))
+  run = jax.jit(segment_function(golden.config, schedule))
   for segment in range(1, golden.meta["segments"] + 1):
-    before = golden.memory(f"state{segment - 1}")
-    positions = golden.positions(segment)
-    x = golden["xs"][segment - 1]
-    y, after = run(params, x, before.short, before.long, positions)
-    expected = golden.memory(f"state{segment}")
+    before, expected = golden.memory(f"state{segment - 1}"), golden.memory(f"state{segment}")
+    y, after = run(params, golden["xs"][segment - 1], *before, golden.positions(segment))
     assert_close(y, golden["ys"][segment - 1])
     assert_close((after.short, after.long), (expected.short, expected.long))
     if f"grad{segment}_loss" in golden:
       check_gradients(golden, schedule, params, segment)
-  check_layers(golden, params)
+    check_layers(golden, params, golden["xs"][segment - 1], segment)
   check_last_window(golden, schedule, params)
   check_twins(golden)
   assert golden.unread() == []
@@ -116,18 +108,13 @@ def check_gradients(golden, schedule, params, segment):
   loss, grads = loss_and_grads(golden.config, schedule)(
     params,
     golden["xs"][segment - 1],
-    before.short,
-    before.long,
+    *before,
     golden.positions(segment),
     golden["R"][segment - 1],
   )
   state = golden.memory(f"{group}_state", mode="train")
   expected = (
-    (
-      golden.layers(f"{group}_params"),
-      golden[f"{group}_params/summary_embeddings"],
-      golden[f"{group}_params/final_layernorm/scale"],
-    ),
+    parameters(golden, f"{group}_params"),
     golden[f"{group}_xs"],
     state.short,
     state.long,
@@ -144,31 +131,27 @@ def check_last_window(golden, schedule, params):
   before, window = golden.memory("state1"), golden.config.window_length
   length = golden.meta["segment_length"]
   weights = golden["R"][1] * (np.arange(length) >= length - window)[None, :, None]
-  args = (golden["xs"][1], before.short, before.long, golden.positions(2), weights)
+  args = (golden["xs"][1], *before, golden.positions(2), weights)
   _, grads = loss_and_grads(golden.config, schedule)(params, *args)
   assert_close(grads[1], golden[name])
   assert np.abs(golden[name][:, :-window]).max() > 0.01
 
 
-def check_layers(golden, params):
-  """Per-layer outputs: the stack cut off above each layer, its last stream compared."""
-  config = golden.config
-  for segment in range(1, golden.meta["segments"] + 1):
-    if f"inter{segment}/melodi_layers_0/xs" not in golden:
-      continue
-    before, positions = golden.memory(f"state{segment - 1}"), golden.positions(segment)
-    outs = jax.jit(functools.partial(streams_of_layers, config))(
-      params, golden["xs"][segment - 1], before, positions
-    )
-    for index, (x, u) in enumerate(outs):
-      assert_close(x, golden[f"inter{segment}/melodi_layers_{index}/xs"])
-      assert_close(u, golden[f"inter{segment}/melodi_layers_{index}/us"])
+def check_layers(golden, params, x, segment):
+  """Per-layer outputs of a segment: the streams that every layer hands on."""
+  recorded_streams = list(golden.streams(segment))
+  if not recorded_streams:
+    return
+  before, positions = golden.memory(f"state{segment - 1}"), golden.positions(segment)
+  outs = jax.jit(functools.partial(streams_of_layers, golden.config))(params, x, before, positions)
+  for index, stream, expected in recorded_streams:
+    assert_close(outs[index][stream], expected)
 
 
 def streams_of_layers(config, params, x, memory, positions):
   """(x, u) above every layer, by calling the cells one by one."""
   layers, summary, _ = params
-  batch, length, width = x.shape
+  batch, length, _ = x.shape
   count = length // config.window_length
   windows = plan_windows(
     positions,
@@ -180,12 +163,13 @@ def streams_of_layers(config, params, x, memory, positions):
   xs = list(jnp.split(x, count, axis=1))
   us = [jnp.broadcast_to(summary[None], (batch, *summary.shape))] * count
   shorts, longs, outs = iter(memory.short), iter(memory.long), []
-  empty = jnp.zeros((batch, 0, width))
+  no_short = jnp.zeros((batch, 0, config.short_width))
+  no_long = jnp.zeros((batch, 0, config.long_width))
   for stage in stack_layers(layers, config, scan_layers=False):
     params_of_layer = jax.tree.map(lambda leaf: leaf[0], stage.params)
     own = LayerMemory(
-      next(shorts) if stage.run.spec.short_tokens else empty,
-      next(longs) if stage.run.spec.increment else empty,
+      next(shorts) if stage.run.spec.short_tokens else no_short,
+      next(longs) if stage.run.spec.increment else no_long,
     )
     fixed, state = stage.cell.begin(params_of_layer, own, windows)
     for k in range(count):
@@ -233,12 +217,9 @@ def maxtext_promotion():
     yield
 
 
-@pytest.mark.parametrize("path", by_system(language_model=True))
+@pytest.mark.parametrize("path", recorded(language_model=True))
 def test_language_model_through_maxtext(path, maxtext_promotion):
-  golden = GoldenFile(path)
-  require_system(golden)
-  if "optimizer" in golden.meta:
-    pytest.skip("recorded training, see test_training_through_maxtext")
+  golden = open_golden(path)
   model = maxtext_model.build(golden)
   maxtext_model.load(model, golden, "params")
   maxtext_model.set_memory(model, golden.memory("state0"))
@@ -246,20 +227,34 @@ def test_language_model_through_maxtext(path, maxtext_promotion):
   forward = jax.jit(model_loss, static_argnums=0)
   for segment in range(1, golden.meta["segments"] + 1):
     batch = language_model_batch(golden, segment)
+    check_layers_of_model(golden, segment, batch)
     loss, (each, logits, memory) = forward(graphdef, params, rest, *batch)
     nnx.update(rest, memory)
     assert_close(logits, golden["logits"][segment - 1])
-    assert_close(each, golden["token_losses"][segment - 1])
-    assert_close(loss, golden["loss"][segment - 1].astype(np.float32), relative=1e-5)
     expected, own = golden.memory(f"state{segment}"), memory["decoder"]
-    after = own["memory_short"][...], own["memory_long"][...]
-    assert_close(after, (expected.short, expected.long))
-    check_metrics(golden, segment, batch, each, logits)
-  assert_close(
-    language_model_batch(golden, 2)[2:], (golden["targets_seg2"], golden["loss_mask_seg2"])
-  )
+    after = [own[f"memory_{kind}"][...] for kind in ("short", "long") if f"memory_{kind}" in own]
+    assert_close(after, [leaf for leaf in (expected.short, expected.long) if leaf.size])
+    check_losses(golden, segment, batch, loss, each, logits)
   check_twins(golden)
   assert golden.unread() == []
+
+
+def check_layers_of_model(golden, segment, batch):
+  """Per-layer outputs below the logits, where they were recorded."""
+  layers, embedding = as_jax(golden.layers()), golden.embedding("params")
+  summary = jnp.zeros((0, golden.meta["emb_dim"]))
+  check_layers(golden, (layers, summary, None), embedding[batch[0]], segment)
+
+
+def check_losses(golden, segment, batch, loss, each, logits):
+  """Losses and metrics, where they were recorded."""
+  if "token_losses" not in golden:
+    return
+  assert_close(each, golden["token_losses"][segment - 1])
+  assert_close(loss, golden["loss"][segment - 1].astype(np.float32), relative=1e-5)
+  check_metrics(golden, segment, batch, each, logits)
+  if segment == 2:
+    assert_close(batch[2:], (golden["targets_seg2"], golden["loss_mask_seg2"]))
 
 
 def check_metrics(golden, segment, batch, each, logits):
@@ -277,14 +272,10 @@ def check_metrics(golden, segment, batch, each, logits):
     assert_close(golden[f"metric{segment}/{name}"], np.float32(values), relative=1e-5)
 
 
-def recorded_trainings():
-  return [p for p in by_system(language_model=True) if "optimizer" in GoldenFile(p.values[0]).meta]
-
-
-@pytest.mark.parametrize("path", recorded_trainings())
+@pytest.mark.parametrize("path", recorded(language_model=True, training=True))
 def test_training_through_maxtext(path, maxtext_promotion):
   """Loss and gradients of every recorded step, at the recorded parameters of that step."""
-  golden = GoldenFile(path)
+  golden = open_golden(path)
   model = maxtext_model.build(golden)
   maxtext_model.set_memory(model, golden.memory("state0"))
   step_function = jax.jit(jax.value_and_grad(model_loss, argnums=1, has_aux=True), static_argnums=0)
@@ -312,9 +303,3 @@ def on_a_kink(actual, recorded):
   """
   difference = np.sort(np.abs(np.asarray(actual) - recorded).max(axis=0))
   return difference[-1] > 0.1 and difference[-2] < 0.005
-
-
-@pytest.mark.parametrize("path", recorded_trainings())
-@pytest.mark.xfail(reason="Adafactor is not built yet", raises=NotImplementedError, strict=True)
-def test_optimizer_through_maxtext(path):
-  raise NotImplementedError(GoldenFile(path).meta["optimizer"])

@@ -101,6 +101,12 @@ AROUND_CASES = [
 ]
 # MaxText's post-training commands read these, without setting use_sft or use_dpo in all of them.
 POST_TRAINING = ("sft", "dpo", "rl", "distillation")
+SYSTEM_CASES = [
+  (
+    {"decoder_block": "block_recurrent", "melodi_recurrent_feedback": True},
+    "set melodi_schedule=windows",
+  ),
+]
 PRE_TRAINING = running.TINY | {"eval_interval": -1, "model_name": "default"}
 
 each_case = pytest.mark.parametrize(
@@ -148,8 +154,17 @@ def test_setting_is_refused_around_a_stock_block(settings, words):
   assert "{" not in message and "Type." not in message
 
 
+@pytest.mark.parametrize(
+  "settings, words", [*SYSTEM_CASES, ({"decoder_block": "transformer_xl", "packing": True}, "anew")]
+)
+def test_other_systems_are_refused_under_their_own_name(settings, words):
+  message = refusal(running.initialize, **settings, melodi_window_length=16)
+  assert words in message
+  assert message.startswith(f"decoder_block: {settings['decoder_block']} cannot run: ")
+
+
 def test_every_refusal_has_a_case():
-  known = [words for _, words in CASES + AROUND_CASES]
+  known = [words for _, words in CASES + AROUND_CASES + SYSTEM_CASES]
   unknown = [r.sentence for r in REFUSALS if not any(words in r.sentence for words in known)]
   assert not unknown
 

@@ -47,6 +47,38 @@ MELODI = {
   "melodi_long_term_windows": 4,
   "melodi_long_term_layers": "2",
 }
+# The systems that MELODI is compared with, as tiny.
+SYSTEMS = {
+  "transformer_xl": {"decoder_block": "transformer_xl"},
+  "rotary": {"decoder_block": "transformer_xl", "melodi_position": "rotary"},
+  "dense": {
+    "decoder_block": "memorizing_transformer",
+    "melodi_long_term_layers": "1",
+    "melodi_long_term_windows": 4,
+  },
+  "retrieving": {
+    "decoder_block": "memorizing_transformer",
+    "melodi_long_term_layers": "1",
+    "melodi_long_term_windows": 4,
+    "melodi_neighbors": 4,
+  },
+  "recurrent": {
+    "decoder_block": "block_recurrent",
+    "melodi_recurrent_layers": "1",
+    "melodi_recurrent_states": 8,
+    "melodi_recurrent_gate": "lstm",
+    "melodi_recurrent_cell": "dual",
+  },
+  "feedback": {
+    "decoder_block": "block_recurrent",
+    "melodi_recurrent_layers": "1",
+    "melodi_recurrent_states": 8,
+    "melodi_recurrent_feedback": True,
+    "melodi_schedule": "windows",
+  },
+}
+for _system in SYSTEMS.values():
+  _system["melodi_window_length"] = 16
 
 # Halves the time to compile, which is nearly all of the time of these tests.
 _FAST = "jax_disable_most_optimizations"
@@ -150,7 +182,7 @@ class Trainer:
     """The memory variables."""
     decoder = self.state.model.decoder
     names = (f"memory_{field}" for field in ("short", "long", "windows"))
-    return {name: decoder[name][...] for name in names}
+    return {name: decoder[name][...] for name in names if name in decoder}
 
   def params(self) -> dict[str, jax.Array]:
     """The parameters, by path."""

@@ -34,7 +34,8 @@ Read in this order; each file imports only files above it:
   train, train_compile, evaluate   launchers
 """
 
-from melodi_plugin.config import MelodiConfig, MelodiKeys
+from melodi_plugin.config import MelodiConfig
+from melodi_plugin.keys import MelodiKeys
 from melodi_plugin.registration import UnsupportedHost, register, unregister
 
 __all__ = ["MelodiConfig", "MelodiKeys", "UnsupportedHost", "register", "unregister"]

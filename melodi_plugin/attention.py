@@ -17,6 +17,7 @@ from melodi_plugin.array_typing import Array, Bool, Float, Heads, Int, Key
 NORM_EPSILON = 1e-6
 T5_BUCKETS = 32
 T5_MAX_DISTANCE = 128
+ROTARY_LONGEST = 10_000.0  # half-wavelength
 MASKED_LOGIT = -1e6
 NULL_LOGIT = -1e3  # a slot without value: a query that may see nothing gets zeros
 
@@ -80,6 +81,18 @@ def t5_bias_of_window(
   return rows.reshape(1, len(table), queries, length - 1)[..., :slots]
 
 
+def rotate(x: Heads, places: Int[Array, "#B t"]) -> Heads:
+  """Rotary positions (SEMANTICS 4.1): half-wavelengths from 1 to below 10000, halves as pairs."""
+  half = x.shape[-1] // 2
+  half_wavelengths = np.geomspace(1.0, ROTARY_LONGEST, half, endpoint=False)
+  wide = _wide_dtype(x)
+  angles = places[..., None].astype(wide) * jnp.asarray(np.pi / half_wavelengths, wide)
+  cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
+  first, second = jnp.split(_wide(x), 2, axis=-1)
+  turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+  return turned.astype(x.dtype)
+
+
 def attention_weights(
   logits: Float[Array, "B N t s"], visible: Bool[Array, "#B #t s"]
 ) -> Float[Array, "B N t s"]:
@@ -129,7 +142,7 @@ def attend(
   return jnp.einsum("BNts,BsNH->BtNH", weights, value)
 
 
-def gate_heads(gate: Float[Array, "N H"], own: Heads, cross: Heads) -> Heads:
-  """The long-term gate: per head and channel, between self- and cross-attention."""
+def gate_heads(gate: Float[Array, "N #H"], own: Heads, cross: Heads) -> Heads:
+  """The long-term gate: per head, or head and channel, between self- and cross-attention."""
   share = jax.nn.sigmoid(_wide(gate)).astype(own.dtype)[None, None]
   return share * own + (1 - share) * cross

@@ -52,6 +52,7 @@ class Recall(NamedTuple):
 
   short: Slots
   long: Slots
+  states: Float[Array, "B R D"] | None = None  # of a layer that rewrites what it remembers
 
 
 class OpenWindow(NamedTuple):
@@ -131,6 +132,13 @@ class Cell(Protocol[Params, Fixed, State]):
     key: Key | None = None,
   ) -> WindowResult:
     """Reads window `index` of the segment; `window` is that window's slice of the plan."""
+    ...
+
+  def tell(self, params: Params, state: State, window: Windows) -> Array | None:
+    """What all layers read of this one's memory in a window, in the place of summary tokens.
+
+    None but for a layer with feedback, whose stack is walked window by window.
+    """
     ...
 
   def end(

@@ -1,23 +1,31 @@
-"""The `melodi_*` keys, their checks, and the sizes derived from them.
+"""The sizes of a model with memory, derived from the keys (`keys.py`), and their checks.
 
-`MelodiKeys` is the group of keys that a user sets, written as MaxText writes its own groups.
 `MelodiConfig` is what the model reads: frozen, hashable, complete, and free of MaxText.
 """
 
 import dataclasses
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from pydantic import BaseModel, Field, field_validator
+from melodi_plugin.keys import PAPER, Layers
 
-Layers = str | int | list[int] | None
-
-PAPER = "paper"  # the melodi_base_block of the paper's own layers
+# The systems: values of decoder_block.
+MELODI = "melodi"
+TRANSFORMER_XL = "transformer_xl"
+MEMORIZING = "memorizing_transformer"
+BLOCK_RECURRENT = "block_recurrent"
+SYSTEMS = (MELODI, TRANSFORMER_XL, MEMORIZING, BLOCK_RECURRENT)
 
 # Where a decoder keeps what memory adds to a stock block; regular expressions on parameter paths.
 MEMORY_PREFIX, SUMMARY_TABLE = "memory_layers_", "summary_embeddings"
 MEMORY_PATTERNS = (f"decoder/{MEMORY_PREFIX}", f"decoder/{SUMMARY_TABLE}")
+
+
+def system_of(config: Any) -> str:
+  """The system that a MaxText config asks for; around a stock block it is MELODI."""
+  block = getattr(config.decoder_block, "value", config.decoder_block)
+  return MELODI if config.melodi_base_block != PAPER else block
 
 
 def is_gate(path: str) -> bool:
@@ -30,131 +38,13 @@ def is_memory_parameter(path: str) -> bool:
   return any(pattern in path for pattern in MEMORY_PATTERNS)
 
 
-class MelodiKeys(BaseModel):
-  """Keys of `decoder_block: melodi`; `max_target_length` is the segment, the rest is MaxText's."""
-
-  melodi_base_block: str = Field(
-    PAPER,
-    description="What memory is built around: 'paper', the layers of the paper, or a decoder_block "
-    "of MaxText (llama2, mistral, qwen2, qwen3, mixtral, qwen3_moe, gemma2, gemma3), whose "
-    "pretrained weights can be used.",
-  )
-  melodi_window_length: int = Field(
-    512, gt=0, description="W: tokens of one context window; divides max_target_length."
-  )
-  melodi_summary_tokens: int = Field(
-    64, ge=0, description="U: summary tokens that follow every window; 0 turns them off."
-  )
-  melodi_short_term_tokens: int = Field(
-    64, ge=0, description="S: short-term memory tokens per layer; 0 turns short-term memory off."
-  )
-  melodi_long_term_increment: int = Field(
-    32, ge=0, description="L: tokens that a window adds to a long-term queue; 0 turns it off."
-  )
-  melodi_long_term_windows: int = Field(
-    128, ge=0, description="Q: windows that a long-term queue holds; 0 turns it off."
-  )
-  melodi_long_term_layers: Layers = Field(
-    "middle",
-    description="Layers (from 0) that have a long-term queue: 'middle', 'none', '6' or '2,6'.",
-  )
-  melodi_short_term_layers: Layers = Field(
-    "all", description="Layers (from 0) that have short-term memory: 'all', 'none' or '0,3,6'."
-  )
-  melodi_summary_branching: bool = Field(
-    True,
-    description="Separate token mixers for the next layer and the next window; if false both get "
-    "the summary tokens unmixed, which needs S = U.",
-  )
-  melodi_position: Literal["t5", "none"] = Field(
-    "t5",
-    description="Position bias of the paper's self-attention over [memory | context | summary]: "
-    "'t5' or 'none'.  A stock block keeps its own positions.",
-  )
-  melodi_mask_empty_slots: bool = Field(
-    False,
-    description="Hide memory slots that no window of the document has filled yet; the reference "
-    "attends to them as zero tokens, a stock block never does.",
-  )
-  melodi_memory_offset: float = Field(
-    0.0,
-    description="Where the logit offset of short-term slots around a stock block starts; -inf "
-    "hides them.",
-  )
-  melodi_memory_gate: float = Field(
-    2.0,
-    description="Where the long-term gate around a stock block starts: the queue's share of a "
-    "head's output is sigmoid(-gate); inf hides the queue.",
-  )
-  melodi_memory_learning_rate_multiplier: float = Field(
-    1.0,
-    ge=0,
-    description="Learning rate of the mixers and summary tokens around a stock block, as a "
-    "multiple of learning_rate.  What memory adds has no weight decay.",
-  )
-  melodi_gate_learning_rate_multiplier: float = Field(
-    1.0,
-    ge=0,
-    description="Learning rate of the gates and offsets around a stock block, as a multiple of "
-    "learning_rate.",
-  )
-  melodi_memory_dtype: Literal["float32", "bfloat16"] = Field(
-    "float32", description="Type in which memory is carried from step to step."
-  )
-  melodi_schedule: Literal["layers", "windows"] = Field(
-    "layers",
-    description="Order of the walk over (layer, window): 'layers' reads all windows with a layer "
-    "before the next, 'windows' keeps the activations of one window only.",
-  )
-  melodi_reset_every_window: bool = Field(
-    False,
-    description="Control: forget all memory at every window; positions stay those of the document.",
-  )
-  melodi_prepare_data: Literal["", "shakespeare", "mqar"] = Field(
-    "",
-    description="Corpus that `melodi_plugin.train` writes first, into the folder of "
-    "grain_train_files, if it is not there yet.",
-  )
-  melodi_id_field: str = Field(
-    "id",
-    description="Field that names a document; its text is the first of train_data_columns or "
-    "eval_data_columns.",
-  )
-  melodi_max_document_bytes: int = Field(
-    2**24,
-    gt=0,
-    description="A document with more UTF-8 bytes of text counts as broken: reading and "
-    "tokenizing take up to 60 times this much memory.",
-  )
-  melodi_skip_broken_documents: bool = Field(
-    False,
-    description="Leave broken documents out, counted and listed in skipped_documents.jsonl, "
-    "instead of stopping at the first.",
-  )
-  melodi_restart_documents: bool = Field(
-    False,
-    description="If the saved place in the documents does not fit this run (other rows, hosts, "
-    "windows or files), start the documents anew with empty memory instead of stopping.",
-  )
-  melodi_probe: Literal["", "passkey", "mqar", "rare_words"] = Field(
-    "",
-    description="What `melodi_plugin.evaluate` measures instead of perplexity: recall of a "
-    "'passkey' or of associations ('mqar') against distance, or the loss on repeated "
-    "'rare_words'.",
-  )
-  melodi_evaluate_after_training: bool = Field(
-    False, description="Read the documents of grain_eval_files when `melodi_plugin.train` ends."
-  )
-
-  @field_validator("melodi_position", mode="before")
-  @classmethod
-  def _null_is_none(cls, value: Any) -> Any:
-    """MaxText reads the word none as null."""
-    return "none" if value is None else value
-
-
 class LayerSpec(NamedTuple):
-  """What one layer keeps and mixes.  Layers of equal spec can share a `lax.scan`."""
+  """What one layer keeps and mixes.  Layers of equal spec can share a `lax.scan`.
+
+  Systems other than MELODI keep, instead of mixed tokens: in short-term memory the W tokens of the
+  previous window (a cache); in the queue all W tokens of every window (Memorizing Transformer), or
+  the R states, as a queue of one window (Block-Recurrent).
+  """
 
   short_tokens: int  # S of this layer, 0 without short-term memory
   increment: int  # L of this layer, 0 without a long-term queue
@@ -162,6 +52,13 @@ class LayerSpec(NamedTuple):
   mixes_summary: bool  # has a mixer for the next layer's summary tokens
   mixes_short: bool  # has a mixer for the next window's short-term memory
   residual_short: bool  # that mixer has norms and the residual (the paper's layers, S = U)
+  has_positions: bool = True  # self-attention knows distances
+  mixed: bool = True  # memory holds mixed tokens: MELODI
+
+  @property
+  def mixes_long(self) -> bool:
+    """Whether it has a mixer for the long-term queue."""
+    return self.mixed and self.increment > 0
 
 
 class Run(NamedTuple):
@@ -172,9 +69,34 @@ class Run(NamedTuple):
   length: int
 
 
+class Recurrence(NamedTuple):
+  """The cell of a Block-Recurrent layer (SEMANTICS 4.4)."""
+
+  gate: str = "bias"
+  cell: str = "skip"
+  feedback: bool = False
+
+
+BIAS_SKIP = Recurrence()
+
+
+class Neighbors(NamedTuple):
+  """How a Memorizing Transformer retrieves (SEMANTICS 4.3); 0 attends to the whole queue."""
+
+  count: int = 0
+  exact: bool = False
+
+
+WHOLE_QUEUE = Neighbors()
+
+
 @dataclasses.dataclass(frozen=True)
 class MelodiConfig:
-  """A MELODI stack, without vocabulary.  Raises ValueError where sizes contradict each other."""
+  """A stack with memory, without vocabulary.  Raises ValueError where sizes contradict each other.
+
+  The sizes of other systems than MELODI are those of the memory they fill, see `LayerSpec` and
+  `baseline`.
+  """
 
   num_layers: int
   emb_dim: int
@@ -195,6 +117,11 @@ class MelodiConfig:
   base_block: str = PAPER
   num_kv_heads: int = 0  # of a stock block; the paper's layers have num_heads
   num_attentions: int = 1  # of one layer
+  system: str = MELODI
+  ffn_bias: bool = True
+  neighbors: Neighbors = WHOLE_QUEUE
+  recurrence: Recurrence = BIAS_SKIP
+  reference_defects: bool = False
 
   def __post_init__(self):
     for name in ("long_term_layers", "short_term_layers"):
@@ -214,30 +141,112 @@ class MelodiConfig:
   @classmethod
   def from_maxtext(cls, config: Any) -> "MelodiConfig":
     """Reads the sizes off a MaxText config, by attribute only."""
-    return cls(
-      num_layers=config.num_decoder_layers,
+    layers = config.num_decoder_layers
+
+    def parsed(key: str) -> tuple[int, ...]:
+      return parse_layers(key, getattr(config, key), layers)
+
+    system, around_stock = system_of(config), config.melodi_base_block != PAPER
+    common = dict(
+      num_layers=layers,
       emb_dim=config.emb_dim,
       num_heads=config.num_query_heads,
       head_dim=config.head_dim,
       mlp_dim=config.mlp_dim,
       window_length=config.melodi_window_length,
+      position=config.melodi_position,
+      dropout_rate=config.dropout_rate,
+    )
+    if system != MELODI:
+      recurrent = system == BLOCK_RECURRENT
+      return cls.baseline(
+        system,
+        memory_layers=parsed("melodi_recurrent_layers" if recurrent else "melodi_long_term_layers"),
+        queue_windows=config.melodi_long_term_windows,
+        states=config.melodi_recurrent_states,
+        neighbors=Neighbors(config.melodi_neighbors, config.melodi_exact_neighbors),
+        recurrence=Recurrence(
+          config.melodi_recurrent_gate,
+          config.melodi_recurrent_cell,
+          config.melodi_recurrent_feedback,
+        ),
+        reference_defects=config.melodi_reference_defects,
+        **common,
+      )
+    return cls(
+      **common,
       summary_tokens=config.melodi_summary_tokens,
       short_term_tokens=config.melodi_short_term_tokens,
       long_term_increment=config.melodi_long_term_increment,
       long_term_windows=config.melodi_long_term_windows,
-      long_term_layers=parse_layers(
-        "melodi_long_term_layers", config.melodi_long_term_layers, config.num_decoder_layers
-      ),
-      short_term_layers=parse_layers(
-        "melodi_short_term_layers", config.melodi_short_term_layers, config.num_decoder_layers
-      ),
+      long_term_layers=parsed("melodi_long_term_layers"),
+      short_term_layers=parsed("melodi_short_term_layers"),
       summary_branching=config.melodi_summary_branching,
-      position=config.melodi_position,
-      mask_empty_slots=config.melodi_mask_empty_slots or config.melodi_base_block != PAPER,
-      dropout_rate=config.dropout_rate,
+      mask_empty_slots=config.melodi_mask_empty_slots or around_stock,
       base_block=config.melodi_base_block,
       num_kv_heads=config.num_kv_heads,
       num_attentions=2 if config.melodi_base_block == "gemma2" else 1,
+    )
+
+  @classmethod
+  def baseline(
+    cls,
+    system: str,
+    *,
+    num_layers: int,
+    window_length: int,
+    memory_layers: tuple[int, ...] = (),
+    queue_windows: int = 0,
+    states: int = 0,
+    neighbors: Neighbors = WHOLE_QUEUE,
+    reference_defects: bool = False,
+    **sizes: Any,
+  ) -> "MelodiConfig":
+    """A stack of another system than MELODI.
+
+    Args:
+      system: one of SYSTEMS.
+      num_layers: Y, memory layers included.
+      window_length: W, also the length of every cache.
+      memory_layers: layers with a queue (Memorizing Transformer) or states (Block-Recurrent).
+      queue_windows: Q of the Memorizing Transformer, which stores all W tokens of a window.
+      states: R of the Block-Recurrent Transformer.
+      neighbors: retrieval of the Memorizing Transformer.
+      reference_defects: exactly as in the official code.
+      **sizes: further fields.
+    """
+    memorizes, recurrent = system == MEMORIZING, system == BLOCK_RECURRENT
+    if memorizes and queue_windows < 1:
+      raise ValueError("melodi_long_term_windows must be at least 1 for memorizing_transformer.")
+    if memorizes and neighbors.count and window_length % neighbors.count and not neighbors.exact:
+      raise ValueError(
+        f"melodi_neighbors={neighbors.count} does not divide melodi_window_length={window_length}: "
+        "which pairs compete would depend on where a segment begins; change one of them, or set "
+        "melodi_exact_neighbors=true."
+      )
+    recurrence = sizes.get("recurrence", BIAS_SKIP)
+    if recurrent and recurrence.feedback and len(memory_layers) != 1:
+      raise ValueError(
+        "melodi_recurrent_feedback=true lets every layer read one layer's states, but "
+        f"melodi_recurrent_layers names {len(memory_layers)} layers; name one."
+      )
+    # A layer that attends to its whole queue sees the previous window there.
+    uncached = memory_layers if memorizes and not neighbors.count else ()
+    return cls(
+      num_layers=num_layers,
+      window_length=window_length,
+      summary_tokens=0,
+      short_term_tokens=window_length,
+      long_term_increment=states if recurrent else window_length if memorizes else 0,
+      long_term_windows=1 if recurrent else queue_windows if memorizes else 0,
+      long_term_layers=memory_layers if memorizes or recurrent else (),
+      short_term_layers=tuple(i for i in range(num_layers) if i not in uncached),
+      mask_empty_slots=not reference_defects,
+      system=system,
+      ffn_bias=memorizes and not neighbors.count,  # as the official configurations
+      neighbors=neighbors if memorizes else WHOLE_QUEUE,
+      reference_defects=reference_defects,
+      **sizes,
     )
 
   @property
@@ -251,6 +260,25 @@ class MelodiConfig:
     return self.num_heads if self.base_block == PAPER else self.num_kv_heads * self.num_attentions
 
   @property
+  def stores_pairs(self) -> bool:
+    """Whether a cache or queue holds keys and values, which go stale, instead of tokens."""
+    return self.system != MELODI and self.reference_defects
+
+  @property
+  def short_width(self) -> int:
+    """Numbers of one slot of short-term memory."""
+    return self._pair if self.stores_pairs else self.emb_dim
+
+  @property
+  def long_width(self) -> int:
+    """Numbers of one slot of the queue; states are always tokens."""
+    return self._pair if self.stores_pairs and self.system != BLOCK_RECURRENT else self.emb_dim
+
+  @property
+  def _pair(self) -> int:
+    return 2 * self.num_heads * self.head_dim
+
+  @property
   def mixer_inputs(self) -> int:
     """Tokens that a token mixer reads: one window and its summary tokens."""
     return self.window_length + self.summary_tokens
@@ -259,8 +287,9 @@ class MelodiConfig:
     """The spec of layer `index` (SEMANTICS: S = 0 and 'no branching' rules)."""
     short = self.short_term_tokens if index in self.short_term_layers else 0
     long = index in self.long_term_layers and self.queue_tokens > 0
+    melodi = self.system == MELODI
     branching = self.summary_branching and self.summary_tokens > 0
-    mixes_short = short > 0 and self.summary_branching
+    mixes_short = melodi and short > 0 and self.summary_branching
     return LayerSpec(
       short_tokens=short,
       increment=self.long_term_increment if long else 0,
@@ -270,6 +299,8 @@ class MelodiConfig:
       mixes_short=mixes_short,
       # A stock layer's short-term memory starts as a copy of tokens, so nothing is added to it.
       residual_short=mixes_short and short == self.summary_tokens and self.base_block == PAPER,
+      has_positions=self.position != "none" and not (self.system == MEMORIZING and long),
+      mixed=melodi,
     )
 
   @property

@@ -7,13 +7,17 @@ import pytest
 from pydantic import ValidationError
 
 from melodi_plugin.config import (
+  BLOCK_RECURRENT,
+  MEMORIZING,
   LayerSpec,
   MelodiConfig,
-  MelodiKeys,
+  Neighbors,
+  Recurrence,
   Run,
   is_memory_parameter,
   parse_layers,
 )
+from melodi_plugin.keys import MelodiKeys
 from melodi_plugin.testing import tiny_config
 
 # What MaxText itself brings.
@@ -25,6 +29,7 @@ SIZES = dict(
   head_dim=8,
   mlp_dim=32,
   dropout_rate=0.25,
+  decoder_block="melodi",
 )
 
 
@@ -275,7 +280,7 @@ def test_null_of_yaml_means_no_layer():
     ("melodi_short_term_tokens", -1),
     ("melodi_long_term_increment", -1),
     ("melodi_long_term_windows", -1),
-    ("melodi_position", "rotary"),
+    ("melodi_position", "alibi"),
     ("melodi_memory_dtype", "float16"),
     ("melodi_schedule", "diagonal"),
     ("melodi_long_term_layers", 1.5),
@@ -312,3 +317,45 @@ def test_memory_parameters_are_known_by_their_path():
     "token_embedder/embedding",
   ):
     assert not is_memory_parameter(path)
+
+
+# -- Systems that MELODI is compared with ---------------------------------------------------------
+
+SMALL = dict(num_layers=4, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=32, window_length=8)
+
+
+def test_memorizing_layer_has_no_cache_where_it_attends_to_its_whole_queue():
+  dense = MelodiConfig.baseline(MEMORIZING, memory_layers=(1,), queue_windows=4, **SMALL)
+  assert [spec.short_tokens for spec in dense.layers] == [8, 0, 8, 8]
+  assert [spec.queue_tokens for spec in dense.layers] == [0, 32, 0, 0]
+  assert [spec.has_positions for spec in dense.layers] == [True, False, True, True]
+  nearest = MelodiConfig.baseline(
+    MEMORIZING, memory_layers=(1,), queue_windows=4, neighbors=Neighbors(4), **SMALL
+  )
+  assert [spec.short_tokens for spec in nearest.layers] == [8, 8, 8, 8]
+
+
+@pytest.mark.parametrize(
+  "changes, message",
+  [
+    (dict(queue_windows=0), "melodi_long_term_windows must be at least 1"),
+    (dict(neighbors=Neighbors(3)), "melodi_neighbors=3 does not divide melodi_window_length=8"),
+  ],
+)
+def test_impossible_memorizing_transformer_is_refused(changes, message):
+  with pytest.raises(ValueError, match=message):
+    MelodiConfig.baseline(
+      MEMORIZING, memory_layers=(1,), **{"queue_windows": 4, **SMALL, **changes}
+    )
+
+
+@pytest.mark.parametrize("layers", [(), (1, 2)])
+def test_feedback_needs_one_recurrent_layer(layers):
+  with pytest.raises(ValueError, match="name one"):
+    MelodiConfig.baseline(
+      BLOCK_RECURRENT,
+      memory_layers=layers,
+      states=4,
+      recurrence=Recurrence(feedback=True),
+      **SMALL,
+    )

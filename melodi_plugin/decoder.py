@@ -18,7 +18,7 @@ from maxtext.layers import nnx_scan
 from maxtext.layers.nnx_decoders import NNXDecoder
 from maxtext.utils import max_utils, maxtext_utils, sharding
 
-from melodi_plugin.config import MelodiConfig, Run
+from melodi_plugin.config import MelodiConfig, Run, system_of
 from melodi_plugin.memory import Memory, empty_memory
 from melodi_plugin.refusals import check
 from melodi_plugin.schedule import Stage, read_segment
@@ -52,8 +52,8 @@ class MelodiDecoder(NNXDecoder):
     check(config)
     if model_mode != MODEL_MODE_TRAIN:
       raise NotImplementedError(
-        f"decoder_block: melodi cannot run in MaxText's {model_mode!r} mode yet; read documents "
-        "with `python -m melodi_plugin.evaluate`."
+        f"decoder_block: {system_of(config)} cannot run in MaxText's {model_mode!r} mode yet; read "
+        "documents with `python -m melodi_plugin.evaluate`."
       )
     self.melodi = MelodiConfig.from_maxtext(config)
     super().__init__(config, mesh, quant, model_mode, rngs=rngs)
@@ -83,12 +83,12 @@ class MelodiDecoder(NNXDecoder):
     last = run.first + run.length - 1
     return f"layers_{run.first}_to_{last}" if self.config.scan_layers else f"layers_{run.first}"
 
-  def make_run(self, run: Run, make: Callable[[nnx.Rngs], nnx.Module], rngs: nnx.Rngs) -> Any:
-    """The module of a run, from a function that makes one layer."""
+  def make_run(self, run: Run, make: Callable[..., nnx.Module], rngs: nnx.Rngs) -> Any:
+    """The module of a run, from a function of `rngs` that makes one layer."""
     if not self.config.scan_layers:
-      return make(rngs)
+      return make(rngs=rngs)
     return nnx_scan.create_scanned_layers(
-      make,
+      lambda rngs: make(rngs=rngs),
       length=run.length,
       param_scan_axis=self.config.param_scan_axis,
       metadata_axis_name="layers",
@@ -178,7 +178,8 @@ class MelodiDecoder(NNXDecoder):
     """MaxText's decoder call: tokens (B, T) -> (logits (B, T, V), hidden (B, T, D), kv_caches)."""
     given = sorted(name for name, value in unused.items() if value is not None)
     if given:
-      raise NotImplementedError(f"decoder_block: melodi does not know what to do with {given[0]}.")
+      block = system_of(self.config)
+      raise NotImplementedError(f"decoder_block: {block} does not know what to do with {given[0]}.")
     precision = self.config.matmul_precision.value
     as_set = contextlib.nullcontext()
     if precision != "default":

@@ -1,7 +1,8 @@
-"""The cell of a MELODI layer, whatever block is inside it.
+"""The cell of a layer with memory, whatever block is inside it.
 
 SEMANTICS 1.3 and 1.4: the verbs of a cell, and how a layer remembers within a segment.  A filling
-(`paper_cell`, `stock_cell`) says how tokens become keys and values, and how a layer reads tokens.
+says how tokens become keys and values, and how a layer reads tokens: `paper_cell`, `stock_cell`,
+and, for the systems that MELODI is compared with, `cached_cell` and `recurrent_cell`.
 """
 
 import abc
@@ -17,8 +18,8 @@ from melodi_plugin.attention import split_key
 from melodi_plugin.branching import Mixers, context_shares, mix
 from melodi_plugin.cell import OpenWindow, Recall, Slots, WindowResult, join
 from melodi_plugin.config import LayerSpec, MelodiConfig
-from melodi_plugin.memory import LayerMemory, Update, replay, write_short
-from melodi_plugin.segments import Windows, reset
+from melodi_plugin.memory import LayerMemory, Update, replay
+from melodi_plugin.segments import Windows, reset, select_rows
 
 # Puts the keys and values of tokens, or those of a range of heads of them, into their row.
 Arrange = Callable[[Heads, Heads, slice], Slots]
@@ -35,13 +36,13 @@ class Fixed(NamedTuple):
 class State(NamedTuple):
   """What a layer hands from window to window: z, and the increments' keys and values so far."""
 
-  short: Float[Array, "B S D"]
+  short: Any  # z, and what a filling hands on besides
   key: Float[Array, "B K L N H"]
   value: Float[Array, "B K L N H"]
 
 
 @dataclasses.dataclass(frozen=True)
-class MelodiCell[Params: Mixers](abc.ABC):
+class MelodiCell[Params](abc.ABC):
   """Reads windows with short-term and long-term memory.  `dtype` is that of all activations.
 
   Tokens stand in a row [memory | context | summary] of S + W + U places.  The N of keys and values
@@ -52,7 +53,7 @@ class MelodiCell[Params: Mixers](abc.ABC):
   spec: LayerSpec
   dtype: Any = jnp.float32
 
-  # -- What a filling provides --------------------------------------------------------------------
+  # -- What a filling provides ---------------------------------------------------------------------
 
   # Whether mixers read the context stream below the layer, as keys and values do, or above it.
   mixes_inputs: ClassVar[bool] = False
@@ -84,16 +85,65 @@ class MelodiCell[Params: Mixers](abc.ABC):
     `places` are those in the row; without them the tokens stand at its end.
     """
 
-  # -- The three verbs ----------------------------------------------------------------------------
+  # -- What a filling may do in its own way --------------------------------------------------------
+
+  def entries(
+    self, below: Float[Array, "B t D"], above: Float[Array, "B t D"], own: Slots
+  ) -> Float[Array, "B t _"]:
+    """What of t context tokens goes into memory, mixed; `own` are their keys and values."""
+    return below if self.mixes_inputs else above
+
+  def shares(
+    self,
+    params: Params,
+    entries: Float[Array, "B t _"],
+    valid: Bool[Array, "B t"],
+    place: Int[Array, "B"] | None = None,
+  ) -> tuple[Array, Array, Array]:
+    """The share of t entries in the mixed tokens, see `branching.context_shares`."""
+    assert isinstance(params, Mixers)  # a filling without mixers has a way of its own
+    return context_shares(params, self.config, entries, valid, place)
+
+  def mix(
+    self, params: Params, u: Summary, shares: tuple[Array, Array, Array]
+  ) -> tuple[Summary, Update]:
+    """Closes a window, see `branching.mix`."""
+    assert isinstance(params, Mixers)
+    return mix(params, self.spec, u, shares)
+
+  def begin_short(self, params: Params, tokens: Float[Array, "B S _"], key: Key | None) -> Any:
+    """Short-term memory as windows hand it on, from what the last segment left."""
+    return tokens
+
+  def short_heads(self, params: Params, short: Any, key: Key | None) -> tuple[Heads, Heads]:
+    """Its keys and values."""
+    return self.project_short(params, short.astype(self.dtype), key)
+
+  def next_short(self, update: Update, own: Slots) -> Any:
+    """The same for the next window."""
+    return update.short
+
+  def stored_short(self, short: Any) -> Float[Array, "B S _"]:
+    """What the next segment gets."""
+    return short
+
+  def increment_heads(
+    self, params: Params, update: Update, own: Slots, key: Key | None
+  ) -> tuple[Heads, Heads]:
+    """Keys and values of what a window added to the queue."""
+    return self.project_long(params, update.increment, key)
+
+  # -- The three verbs -----------------------------------------------------------------------------
 
   def recall(
     self, params: Params, memory: LayerMemory, held: Int[Array, "B"], key: Key | None = None
   ) -> Recall:
     """See `Cell.recall`."""
-    short_key, long_key = split_key(key, 2)
+    short_key, begin_key, long_key = split_key(key, 3)
     everywhere = jnp.ones((held.shape[0], self.spec.queue_tokens), bool)
+    short = self.begin_short(params, memory.short, begin_key)
     return Recall(
-      short=self._recall_short(params, memory.short, held, short_key),
+      short=self._recall_short(params, short, held, short_key),
       long=Slots(
         *self.project_long(params, memory.long.astype(self.dtype), long_key),
         self._filled(held) if self.config.mask_empty_slots else everywhere,
@@ -105,14 +155,14 @@ class MelodiCell[Params: Mixers](abc.ABC):
     config, spec = self.config, self.spec
     heads = (batch, config.window_length, self.config.stored_heads, config.head_dim)
 
-    def zeros(tokens: int) -> Array:
-      return jnp.zeros((batch, tokens, config.emb_dim), self.dtype)
+    def zeros(tokens: int, width: int = config.emb_dim) -> Array:
+      return jnp.zeros((batch, tokens, width), self.dtype)
 
     return OpenWindow(
       Slots(jnp.zeros(heads, self.dtype), jnp.zeros(heads, self.dtype), jnp.zeros(heads[:2], bool)),
       zeros(config.summary_tokens if spec.mixes_summary else 0),
-      zeros(spec.short_tokens if spec.mixes_short else 0),
-      zeros(spec.increment),
+      zeros(spec.short_tokens if spec.mixes_short or not spec.mixed else 0, config.short_width),
+      zeros(spec.increment, config.long_width),
     )
 
   def context(
@@ -139,10 +189,11 @@ class MelodiCell[Params: Mixers](abc.ABC):
     short = self.spec.short_tokens
     places_Bt = short + place[:, None] + jnp.arange(x.shape[1], dtype=jnp.int32)
     above, row = self.read(params, x, places_Bt, arrange, recall.long, key)
-    mixed = x if self.mixes_inputs else above
-    shares = context_shares(params, self.config, mixed, valid, place)
+    tokens = Slots(*(leaf[:, short:] for leaf in row))
+    entries = self.entries(x, above, part(tokens, place, x.shape[1]))
+    shares = self.shares(params, entries, valid, place)
     sums = [old + new for old, new in zip(opened[1:], shares, strict=True)]
-    return above, OpenWindow(Slots(*(leaf[:, short:] for leaf in row)), *sums)
+    return above, OpenWindow(tokens, *sums)
 
   def close(
     self,
@@ -159,9 +210,9 @@ class MelodiCell[Params: Mixers](abc.ABC):
       return join(of_heads(recall.short, heads), of_heads(opened.tokens, heads), own)
 
     u, _ = self.read(params, u, None, arrange, recall.long, key)
-    return mix(params, self.spec, u, opened[1:])
+    return self.mix(params, u, opened[1:])
 
-  # -- The verbs composed over a segment ----------------------------------------------------------
+  # -- The verbs composed over a segment -----------------------------------------------------------
 
   def begin(
     self, params: Params, memory: LayerMemory, windows: Windows, key: Key | None = None
@@ -172,8 +223,10 @@ class MelodiCell[Params: Mixers](abc.ABC):
       (batch, num_windows, self.spec.increment, self.config.stored_heads, self.config.head_dim),
       self.dtype,
     )
-    fixed = Fixed(*self.project_long(params, memory.long.astype(self.dtype), key))
-    return fixed, State(memory.short, increments, increments)
+    short_key, long_key = split_key(key, 2)
+    fixed = Fixed(*self.project_long(params, memory.long.astype(self.dtype), long_key))
+    short = self.begin_short(params, memory.short, short_key)
+    return fixed, State(short, increments, increments)
 
   def window(
     self,
@@ -188,6 +241,7 @@ class MelodiCell[Params: Mixers](abc.ABC):
   ) -> WindowResult:
     """See `Cell.window`."""
     short_key, read_key, increment_key = split_key(key, 3)
+    length = self.config.window_length
     short = reset(window.starts, state.short)
     recall = self._recall_short(params, short, window.held, short_key)
     valid = jnp.pad(window.valid, ((0, 0), (0, u.shape[1])), constant_values=True)
@@ -197,26 +251,30 @@ class MelodiCell[Params: Mixers](abc.ABC):
 
     tokens = jnp.concatenate([x, u], axis=1)
     long = self._recall_long(fixed, state, window)
-    tokens, _ = self.read(params, tokens, None, arrange, long, read_key)
-    above, u = jnp.split(tokens, [self.config.window_length], axis=1)
-    shares = context_shares(params, self.config, x if self.mixes_inputs else above, window.valid)
-    u, update = mix(params, self.spec, u, shares)
+    tokens, row = self.read(params, tokens, None, arrange, long, read_key)
+    above, u = jnp.split(tokens, [length], axis=1)
+    first = self.spec.short_tokens
+    own = Slots(*(leaf[:, first : first + length] for leaf in row))
+    shares = self.shares(params, self.entries(x, above, own), window.valid)
+    u, update = self.mix(params, u, shares)
 
-    new_key, new_value = self.project_long(params, update.increment, increment_key)
+    new_key, new_value = self.increment_heads(params, update, own, increment_key)
     state = State(
-      write_short(short, update, window.writes),
+      select_rows(window.writes, like(short, self.next_short(update, own)), short),
       jax.lax.dynamic_update_index_in_dim(state.key, new_key, index, 1),
       jax.lax.dynamic_update_index_in_dim(state.value, new_value, index, 1),
     )
     return WindowResult(state, above, u, update)
 
-  def end(
-    self, memory: LayerMemory, state: State, updates: Update, windows: Windows
-  ) -> LayerMemory:
-    """See `Cell.end`."""
-    return LayerMemory(state.short, replay(memory.long, updates, windows))
+  def tell(self, params: Params, state: Any, window: Windows) -> Array | None:
+    """See `Cell.tell`."""
+    return None
 
-  # -- Parts --------------------------------------------------------------------------------------
+  def end(self, memory: LayerMemory, state: Any, updates: Update, windows: Windows) -> LayerMemory:
+    """See `Cell.end`; `state` has a field `short`."""
+    return LayerMemory(self.stored_short(state.short), replay(memory.long, updates, windows))
+
+  # -- Parts ---------------------------------------------------------------------------------------
 
   def _filled(self, held: Int[Array, "B"]) -> Bool[Array, "B M"]:
     """The slots of a queue of M tokens that `held` windows have filled: its newest end."""
@@ -226,14 +284,15 @@ class MelodiCell[Params: Mixers](abc.ABC):
   def _recall_short(
     self,
     params: Params,
-    short: Float[Array, "B S D"],
+    short: Any,
     held: Int[Array, "B"],
     key: Key | None,
   ) -> Slots:
-    visible = jnp.broadcast_to((held > 0)[:, None], short.shape[:2])
+    keys, values = self.short_heads(params, short, key)
+    visible = jnp.broadcast_to((held > 0)[:, None], keys.shape[:2])
     if not self.config.mask_empty_slots:
       visible = jnp.ones_like(visible)
-    return Slots(*self.project_short(params, short.astype(self.dtype), key), visible)
+    return Slots(keys, values, visible)
 
   def _recall_long(self, fixed: Fixed, state: State, window: Windows) -> Slots:
     """The queue as this window sees it, without moving it: old slots, then increments.
@@ -243,7 +302,8 @@ class MelodiCell[Params: Mixers](abc.ABC):
     """
     spec, batch = self.spec, window.pushed.shape[0]
     slot = jnp.arange(spec.queue_tokens, dtype=jnp.int32)[None]
-    visible = slot >= window.pushed[:, None] * spec.increment
+    evicted = 0 if self.config.reference_defects else window.pushed[:, None] * spec.increment
+    visible = jnp.broadcast_to(slot >= evicted, (batch, spec.queue_tokens))
     if self.config.mask_empty_slots:
       old = jnp.where(window.carried, window.held - window.pushed, 0)
       visible &= self._filled(old)
@@ -265,3 +325,17 @@ class MelodiCell[Params: Mixers](abc.ABC):
 def of_heads(slots: Slots, heads: slice) -> Slots:
   """The same slots as a range of the stored heads sees them."""
   return Slots(slots.key[:, :, heads], slots.value[:, :, heads], slots.visible)
+
+
+def part(slots: Slots, place: Int[Array, "B"], count: int) -> Slots:
+  """The `count` slots of each row that begin at its `place`."""
+
+  def cut(leaf, start):
+    return jax.lax.dynamic_slice_in_dim(leaf, start, count, 0)
+
+  return Slots(*(jax.vmap(cut)(leaf, place) for leaf in slots))
+
+
+def like(old: Any, new: Any) -> Any:
+  """The same numbers in the types of `old`, so that a scan can carry them."""
+  return jax.tree.map(lambda a, b: b.astype(a.dtype), old, new)

@@ -38,8 +38,8 @@ def empty_memory(config: MelodiConfig, batch: int, dtype=jnp.float32) -> Memory:
   num_short = sum(spec.short_tokens > 0 for spec in config.layers)
   num_long = sum(spec.increment > 0 for spec in config.layers)
   return Memory(
-    short=jnp.zeros((num_short, batch, config.short_term_tokens, config.emb_dim), dtype),
-    long=jnp.zeros((num_long, batch, config.queue_tokens, config.emb_dim), dtype),
+    short=jnp.zeros((num_short, batch, config.short_term_tokens, config.short_width), dtype),
+    long=jnp.zeros((num_long, batch, config.queue_tokens, config.long_width), dtype),
     windows=jnp.zeros((batch,), jnp.int32),
   )
 

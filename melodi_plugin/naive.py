@@ -103,6 +103,7 @@ def read_window(
     out = gate * out + (1 - gate) * cross
 
   tokens = tokens + jnp.concatenate(list(out), axis=-1) @ layer.out
+  assert layer.ffn_in_bias is not None and layer.ffn_out_bias is not None
   hidden = jax.nn.relu(norm(tokens, layer.ffn_norm) @ layer.ffn_in + layer.ffn_in_bias)
   tokens = tokens + hidden @ layer.ffn_out + layer.ffn_out_bias
   x, u = tokens[: x.shape[0]], tokens[x.shape[0] :]

@@ -3,10 +3,18 @@
 import dataclasses
 
 from melodi_plugin.array_typing import Array, Float, Heads, Int, Key
-from melodi_plugin.attention import split_key
+from melodi_plugin.attention import gate_heads, split_key
 from melodi_plugin.cell import Slots
 from melodi_plugin.melodi_cell import ALL_HEADS, Arrange, MelodiCell
-from melodi_plugin.paper_layer import PaperLayer, project, transform
+from melodi_plugin.paper_layer import (
+  PaperLayer,
+  attend_to_row,
+  attend_to_slots,
+  finish,
+  normed_input,
+  project,
+  remembered_heads,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,8 +24,8 @@ class PaperCell(MelodiCell[PaperLayer]):
   def project_short(
     self, params: PaperLayer, tokens: Float[Array, "B S D"], key: Key | None
   ) -> tuple[Heads, Heads]:
-    """See `MelodiCell.project_short`; the compiler removes the unused queries."""
-    return project(params, self.config, tokens, key)[1:]
+    """See `MelodiCell.project_short`."""
+    return remembered_heads(params, self.config, tokens, key)
 
   project_long = project_short
 
@@ -31,7 +39,13 @@ class PaperCell(MelodiCell[PaperLayer]):
     key: Key | None,
   ) -> tuple[Float[Array, "B t D"], Slots]:
     """See `MelodiCell.read`."""
-    input_key, body_key = split_key(key, 2)
-    query, new_key, new_value = project(params, self.config, tokens, input_key)
+    config = self.config
+    input_key, own_key, cross_key, ffn_key = split_key(key, 4)
+    normed = normed_input(params, config, tokens, input_key)
+    query, new_key, new_value = project(params, config, normed)
     row = arrange(new_key, new_value, ALL_HEADS)
-    return transform(params, self.config, tokens, query, places, row, long, body_key), row
+    heads = attend_to_row(params, config, query, places, row, own_key)
+    if params.gate is not None:
+      cross = attend_to_slots(params, config, query, long, cross_key)
+      heads = gate_heads(params.gate, heads, cross)
+    return finish(params, config, tokens, heads, ffn_key), row

@@ -1,4 +1,4 @@
-"""The decoder of the paper: its own layers, and its output head."""
+"""The decoder of the paper and of the systems it compares with: own layers, own output head."""
 
 import functools
 from typing import Any
@@ -9,11 +9,10 @@ from flax import nnx
 from maxtext.layers.normalizations import RMSNorm
 
 from melodi_plugin.attention import NORM_EPSILON
-from melodi_plugin.config import LayerSpec, MelodiConfig
 from melodi_plugin.decoder import MelodiDecoder
-from melodi_plugin.layers.paper import PaperLayerParams, summary_embeddings
-from melodi_plugin.paper_cell import PaperCell
+from melodi_plugin.layers.paper import summary_embeddings
 from melodi_plugin.schedule import Stage
+from melodi_plugin.systems import filling
 
 _LOGITS = ("activation_embed_and_logits_batch", "activation_length", "activation_vocab")
 
@@ -43,7 +42,8 @@ class PaperDecoder(MelodiDecoder):
     """Creates the parameters of every run."""
     dtype = self.config.weight_dtype
     for run in self.runs:
-      make = functools.partial(_make_layer, self.melodi, run.spec, dtype)
+      module = filling(self.melodi, run.spec).params
+      make = functools.partial(module, self.melodi, run.spec, dtype=dtype)
       setattr(self, self.name_of(run), self.make_run(run, make, rngs))
     if self.melodi.summary_tokens:
       self.summary_embeddings = summary_embeddings(self.melodi, dtype=dtype, rngs=rngs)
@@ -60,7 +60,8 @@ class PaperDecoder(MelodiDecoder):
         params = jax.tree.map(lambda leaf, axis=axis: jnp.moveaxis(leaf, axis, 0), params)
       else:
         params = jax.tree.map(lambda leaf: leaf[None], params)
-      stages.append(Stage(run, PaperCell(self.melodi, run.spec, self.config.dtype), params))
+      cell = filling(self.melodi, run.spec).cell(self.melodi, run.spec, self.config.dtype)
+      stages.append(Stage(run, cell, params))
     return stages
 
   def apply_output_head(
@@ -90,9 +91,3 @@ class PaperDecoder(MelodiDecoder):
       logits = config.final_logits_soft_cap * jnp.tanh(logits / config.final_logits_soft_cap)
     logits = self.shard(logits, _LOGITS)
     return logits if config.cast_logits_to_fp32 else logits.astype(config.dtype)
-
-
-def _make_layer(
-  config: MelodiConfig, spec: LayerSpec, dtype: Any, rngs: nnx.Rngs
-) -> PaperLayerParams:
-  return PaperLayerParams(config, spec, dtype=dtype, rngs=rngs)

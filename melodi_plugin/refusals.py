@@ -6,7 +6,8 @@ A setting leaves this list when a test shows that it works.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from melodi_plugin.config import PAPER
+from melodi_plugin.config import BLOCK_RECURRENT, system_of
+from melodi_plugin.keys import PAPER
 
 
 class Refusal(NamedTuple):
@@ -196,6 +197,15 @@ PAPER_BLOCK = (
     "base_num_kv_heads must equal base_num_query_heads, since the paper's attention has as many "
     "key heads as query heads; they are {c.num_kv_heads} and {c.num_query_heads}.",
   ),
+  Refusal(
+    lambda c: (
+      system_of(c) == BLOCK_RECURRENT
+      and c.melodi_recurrent_feedback
+      and c.melodi_schedule != "windows"
+    ),
+    "melodi_recurrent_feedback=true lets every layer read what the window before left in one of "
+    "them; set melodi_schedule=windows.",
+  ),
 )
 
 STOCK_BLOCK = (
@@ -257,4 +267,5 @@ def check(config: Any) -> None:
   own = PAPER_BLOCK if config.melodi_base_block == PAPER else STOCK_BLOCK
   for refusal in EVERY_BLOCK + own:
     if refusal.when(config):
-      raise ValueError("decoder_block: melodi cannot run: " + refusal.sentence.format(c=config))
+      sentence = refusal.sentence.format(c=config)
+      raise ValueError(f"decoder_block: {system_of(config)} cannot run: {sentence}")

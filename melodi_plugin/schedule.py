@@ -132,7 +132,8 @@ def _by_windows(stages, x_KBWD, u_KBUD, memories, walk: _Walk):
   fixed, states = zip(*begun, strict=True)
 
   def read_window(states, window):
-    *streams, plan, index = window
+    x, u, plan, index = window
+    streams = (x, _told(stages, states, plan, u))
     after, updates = [], []
     for stage, *layers in zip(stages, fixed, states, numbers, strict=True):
 
@@ -144,7 +145,7 @@ def _by_windows(stages, x_KBWD, u_KBUD, memories, walk: _Walk):
         )
         return (result.x, result.u), (result.state, result.update)
 
-      streams, (state, update) = jax.lax.scan(read_layer, tuple(streams), (stage.params, *layers))
+      streams, (state, update) = jax.lax.scan(read_layer, streams, (stage.params, *layers))
       after.append(state)
       updates.append(update)
     return tuple(after), (streams[0], updates)
@@ -162,6 +163,17 @@ def _by_windows(stages, x_KBWD, u_KBUD, memories, walk: _Walk):
     end = jax.vmap(stage.cell.end, in_axes=(0, 0, 0, None))
     after.append(end(memory, state, update, walk.windows))
   return x_KBWD, after
+
+
+def _told(stages, states, plan: Windows, u: Array) -> Array:
+  """What layers read below layer 0 besides x: the summary tokens, or what a layer tells all."""
+  for stage, state in zip(stages, states, strict=True):
+    # A layer that tells is alone in its run.
+    own = jax.tree.map(lambda leaf: leaf[0], (stage.params, state))
+    told = stage.cell.tell(*own, plan)
+    if told is not None:
+      return told
+  return u
 
 
 def _numbers(run: Run) -> Array:

@@ -9,7 +9,7 @@ from itertools import groupby
 
 from flax import nnx
 
-from melodi_plugin.config import MEMORY_PREFIX, LayerSpec, MelodiConfig, Run
+from melodi_plugin.config import MEMORY_PREFIX, Run
 from melodi_plugin.decoder import MelodiDecoder
 from melodi_plugin.layers.stock import StockMemoryParams, summary_embeddings
 from melodi_plugin.schedule import Stage
@@ -33,7 +33,7 @@ class StockDecoder(MelodiDecoder):
       "gate": self.config.melodi_memory_gate,
     }
     for run in self.runs:
-      make = functools.partial(_make_memory, self.melodi, run.spec, starts)
+      make = functools.partial(StockMemoryParams, self.melodi, run.spec, **starts)
       setattr(self, self.memory_name(run), self.make_run(run, make, rngs))
     if self.melodi.summary_tokens:
       self.summary_embeddings = summary_embeddings(self.melodi, rngs=rngs)
@@ -66,9 +66,3 @@ class StockDecoder(MelodiDecoder):
       cell = StockCell(melodi, spec, config.dtype, block=block)
       stages.append(Stage(Run(spec, span.start, len(indices)), cell, memory.parameters(arrays)))
     return stages
-
-
-def _make_memory(
-  config: MelodiConfig, spec: LayerSpec, starts: dict[str, float], rngs: nnx.Rngs
-) -> StockMemoryParams:
-  return StockMemoryParams(config, spec, **starts, rngs=rngs)

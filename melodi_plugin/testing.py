@@ -10,9 +10,9 @@ from flax import nnx
 from melodi_plugin.config import MelodiConfig, Run
 from melodi_plugin.layers.paper import PaperLayerParams
 from melodi_plugin.memory import Memory, empty_memory
-from melodi_plugin.paper_cell import PaperCell
 from melodi_plugin.paper_layer import PaperLayer
 from melodi_plugin.schedule import Stage
+from melodi_plugin.systems import filling
 
 TINY = dict(
   num_layers=3,
@@ -53,14 +53,14 @@ def random_layers(
 
 
 def stack_layers(
-  layers: list[PaperLayer], config: MelodiConfig, scan_layers: bool = True, dtype: Any = jnp.float32
+  layers: list, config: MelodiConfig, scan_layers: bool = True, dtype: Any = jnp.float32
 ) -> list[Stage]:
   """Stages for `schedule.read_segment` from one parameter tuple per layer."""
 
   def stage(run: Run) -> Stage:
     own = layers[run.first : run.first + run.length]
     params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *own)
-    return Stage(run, PaperCell(config, run.spec, dtype), params)
+    return Stage(run, filling(config, run.spec).cell(config, run.spec, dtype), params)
 
   return [stage(run) for run in config.runs(scan_layers)]
 

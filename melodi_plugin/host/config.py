@@ -1,4 +1,4 @@
-"""The name of our block, and our keys, in MaxText's configuration."""
+"""The names of our systems, and our keys, in MaxText's configuration."""
 
 import enum
 import functools
@@ -7,8 +7,22 @@ from typing import Any
 
 import pydantic
 
-from melodi_plugin.config import MEMORY_PATTERNS, PAPER, MelodiConfig, MelodiKeys
-from melodi_plugin.host.seam import BLOCK, Undo, is_melodi, parameters, replace
+from melodi_plugin.config import (
+  MELODI,
+  MEMORY_PATTERNS,
+  SYSTEMS,
+  MelodiConfig,
+)
+from melodi_plugin.host.seam import (
+  Undo,
+  add_member,
+  all_of,
+  is_melodi,
+  parameters,
+  probe_member,
+  replace,
+)
+from melodi_plugin.keys import PAPER, MelodiKeys
 from melodi_plugin.refusals import check, check_base_block
 
 
@@ -19,31 +33,11 @@ def _block_enum() -> type[enum.Enum]:
 
 
 def probe_block() -> str | None:
-  members = _block_enum()
-  for table in ("_member_names_", "_member_map_", "_value2member_map_"):
-    if table not in vars(members):
-      return f"has no {table}"
-  if BLOCK in vars(members)["_value2member_map_"]:
-    return f"already has a member {BLOCK!r}"
-  return None
+  return next(filter(None, (probe_member(_block_enum(), name) for name in SYSTEMS)), None)
 
 
 def apply_block() -> Undo:
-  members = _block_enum()
-  member = object.__new__(members)
-  member._name_, member._value_ = BLOCK.upper(), BLOCK
-  member.__objclass__, member._sort_order_ = members, len(members)
-  members._member_names_.append(member._name_)
-  members._member_map_[member._name_] = member
-  members._value2member_map_[BLOCK] = member
-  type.__setattr__(members, member._name_, member)
-
-  def undo() -> None:
-    members._member_names_.remove(member._name_)
-    del members._member_map_[member._name_], members._value2member_map_[BLOCK]
-    type.__delattr__(members, member._name_)
-
-  return undo
+  return all_of([add_member(_block_enum(), name) for name in SYSTEMS])
 
 
 def probe_initialize() -> str | None:
@@ -55,11 +49,11 @@ def probe_initialize() -> str | None:
 
 
 def _complete(values: dict[str, Any]) -> dict[str, Any]:
-  """What a MELODI config sets for its user, before MaxText looks at it."""
+  """What our configs set for their users, before MaxText looks at them."""
   block, base = values.get("decoder_block"), values.get("melodi_base_block", PAPER)
   if base != PAPER:
     values = {**values, **_around(block, base, values)}
-  elif block != BLOCK:
+  elif getattr(block, "value", block) not in SYSTEMS:
     return values
   folder = values.get("base_output_directory")
   if folder and "://" not in folder:
@@ -72,7 +66,7 @@ def _around(block: Any, base: str, values: dict[str, Any]) -> dict[str, Any]:
   """MaxText's branches on decoder_block must see the block that memory goes around."""
   block = getattr(block, "value", block)
   check_base_block(base)
-  if block not in (BLOCK, base):
+  if block not in (MELODI, base):
     raise ValueError(
       f"melodi_base_block={base} contradicts decoder_block={block}, which model_name or your "
       f"config sets; set melodi_base_block={block}."
@@ -96,10 +90,11 @@ def _check_not_lost(config: Any, pyconfig: Any, argv: Any, kwargs: dict[str, Any
   if model == "default":
     return
   path, _ = pyconfig._resolve_or_infer_config(argv, **kwargs)
-  if pyconfig._load_config(path).get("decoder_block") == BLOCK:
+  block = pyconfig._load_config(path).get("decoder_block")
+  if block in SYSTEMS:
     raise ValueError(
-      f"model_name={model} brings layers of its own, so decoder_block=melodi would be lost; set "
-      "melodi_base_block to the decoder_block of that model."
+      f"model_name={model} brings layers of its own, so decoder_block={block} would be lost; set "
+      "melodi_base_block to the decoder_block of that model, or leave model_name out."
     )
 
 
@@ -119,12 +114,8 @@ def apply_initialize() -> Undo:
     return config
 
   undo_replace = replace(pyconfig, "_initialize_pydantic", initialize)
-
-  def undo() -> None:
-    with_melodi_keys.cache_clear()  # its classes know this registration's enum member
-    undo_replace()
-
-  return undo
+  # The cached classes know this registration's enum members.
+  return all_of([undo_replace, with_melodi_keys.cache_clear])
 
 
 def probe_load() -> str | None:

@@ -1,12 +1,12 @@
 """What a seam is, and the few tools that every seam needs."""
 
+import enum
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from melodi_plugin.config import PAPER
-
-BLOCK = "melodi"
+from melodi_plugin.config import SYSTEMS
+from melodi_plugin.keys import PAPER
 
 Undo = Callable[[], None]
 
@@ -26,9 +26,9 @@ class Seam(NamedTuple):
 
 
 def is_melodi(config: Any) -> bool:
-  """Whether a MaxText config asks for a MELODI decoder: the paper's, or around a stock block."""
+  """Whether a MaxText config asks for a decoder with memory: a system, or around a stock block."""
   block = getattr(config, "decoder_block", None)
-  return getattr(block, "value", block) == BLOCK or has_base_block(config)
+  return getattr(block, "value", block) in SYSTEMS or has_base_block(config)
 
 
 def has_base_block(config: Any) -> bool:
@@ -57,3 +57,32 @@ def parameters(function: Any, *expected: str) -> str | None:
   """What differs if `function` does not begin with the expected parameters."""
   found = tuple(inspect.signature(function).parameters)
   return None if found[: len(expected)] == expected else f"takes {found}, not {expected}"
+
+
+def probe_member(members: type[enum.Enum], value: str) -> str | None:
+  """What keeps an enum from getting a member of this value."""
+  for table in ("_member_names_", "_member_map_", "_value2member_map_"):
+    if table not in vars(members):
+      return f"has no {table}"
+  if value in vars(members)["_value2member_map_"]:
+    return f"already has a member {value!r}"
+  return None
+
+
+def add_member(members: type[enum.Enum], value: str) -> Undo:
+  """Gives an enum one more member, named after its value."""
+  mixin = members._member_type_  # `str` in an enum of strings
+  member = object.__new__(members) if mixin is object else mixin.__new__(members, value)
+  member._name_, member._value_ = value.upper(), value
+  member.__objclass__, member._sort_order_ = members, len(members)
+  members._member_names_.append(member._name_)
+  members._member_map_[member._name_] = member
+  members._value2member_map_[value] = member
+  type.__setattr__(members, member._name_, member)
+
+  def undo() -> None:
+    members._member_names_.remove(member._name_)
+    del members._member_map_[member._name_], members._value2member_map_[value]
+    type.__delattr__(members, member._name_)
+
+  return undo

@@ -16,9 +16,20 @@ _small_init = initializers.truncated_normal(0.25)
 
 
 class PaperLayerParams(nnx.Module):
-  """One layer of the paper.  Attribute names are those of `PaperLayer`."""
+  """One layer of the paper.  Attribute names are those of `PaperLayer`.
 
-  def __init__(self, config: MelodiConfig, spec: LayerSpec, *, dtype: Any, rngs: nnx.Rngs):
+  `attentions` is the number of attentions whose heads the output projection reads.
+  """
+
+  def __init__(
+    self,
+    config: MelodiConfig,
+    spec: LayerSpec,
+    *,
+    dtype: Any,
+    rngs: nnx.Rngs,
+    attentions: int = 1,
+  ):
     width, ffn = config.emb_dim, config.mlp_dim
     heads, all_heads = config.num_heads, config.num_heads * config.head_dim
 
@@ -35,21 +46,24 @@ class PaperLayerParams(nnx.Module):
     self.query = param(kernel_init, (width, all_heads), ("embed", "heads"))
     self.key = param(kernel_init, (width, all_heads), ("embed", "heads"))
     self.value = param(kernel_init, (width, all_heads), ("embed", "heads"))
-    self.out = param(kernel_init, (all_heads, width), ("heads", "embed"))
+    self.out = param(kernel_init, (attentions * all_heads, width), ("heads", "embed"))
     self.temperature = param(ones, (heads,), (None,))
-    t5 = config.position == "t5"
+    t5 = config.position == "t5" and spec.has_positions
     self.position_bias = param(_bias_table_init, (heads, T5_BUCKETS), (None, None)) if t5 else None
     self.ffn_norm = param(ones, (width,), ("norm",))
     self.ffn_in = param(kernel_init, (width, ffn), ("embed", "mlp"))
-    self.ffn_in_bias = param(zeros, (ffn,), ("mlp",))
+    biased = config.ffn_bias
+    self.ffn_in_bias = param(zeros, (ffn,), ("mlp",)) if biased else None
     self.ffn_out = param(kernel_init, (ffn, width), ("mlp", "embed"))
-    self.ffn_out_bias = param(zeros, (width,), ("norm",))
+    self.ffn_out_bias = param(zeros, (width,), ("norm",)) if biased else None
 
-    gate = (heads, config.head_dim)
-    self.gate = param(_small_init, gate, (None, None)) if spec.increment else None
+    gated = spec.mixes_long or (spec.increment and config.neighbors.count)
+    gate = (heads, config.head_dim) if spec.mixes_long else (heads, 1)
+    gate_init = _small_init if spec.mixes_long else zeros
+    self.gate = param(gate_init, gate, (None, None)) if gated else None
     self.summary_mixer = mixer(spec.mixes_summary, config.summary_tokens, normed=True)
     self.short_mixer = mixer(spec.mixes_short, spec.short_tokens, normed=spec.residual_short)
-    self.long_mixer = mixer(spec.increment, spec.increment, normed=False)
+    self.long_mixer = mixer(spec.mixes_long, spec.increment, normed=False)
 
   def parameters(self) -> PaperLayer:
     """The arrays, for the pure functions; stacked if the module is."""

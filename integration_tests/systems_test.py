@@ -1,0 +1,52 @@
+"""The systems that MELODI is compared with: one device = eight, resumed = never stopped."""
+
+import jax
+import numpy as np
+import pytest
+
+from integration_tests import running
+from integration_tests.resume_test import KEYS, LENGTHS, assert_same_checkpoint
+
+STEPS, STOP = 4, 2
+MESH = {"ici_fsdp_parallelism": 4, "ici_tensor_parallelism": 2}
+DEFAULT = ("dense", "recurrent")
+each_system = [
+  pytest.param(name, marks=() if name in DEFAULT else pytest.mark.slow) for name in running.SYSTEMS
+]
+
+
+@pytest.fixture(scope="module", params=each_system)
+def system(request, tmp_path_factory):
+  """Keys of a system, and the folder of its config file."""
+  folder = tmp_path_factory.mktemp(request.param)
+  keys = running.TINY | running.SYSTEMS[request.param] | KEYS | {"dropout_rate": 0.0}
+  keys |= running.documents_config(folder, LENGTHS) | {"learning_rate_schedule_steps": STEPS}
+  running.write_yaml(
+    folder / "config.yml", **keys | MESH | {"base_output_directory": str(folder / "out")}
+  )
+  return keys, folder
+
+
+def test_resumed_run_ends_in_the_very_state_of_the_run_that_never_stopped(system):
+  _, folder = system
+  for run_name, steps in (("through", STEPS), ("resumed", STOP), ("resumed", STEPS)):
+    running.train(str(folder / "config.yml"), f"run_name={run_name}", f"steps={steps}")
+  runs = [folder / "out" / name / "checkpoints" / str(STEPS - 1) for name in ("through", "resumed")]
+  assert_same_checkpoint(*runs)
+  saved = running.checkpoint(runs[0])
+  assert all(array.any() for name, array in saved.items() if "/memory_" in name)
+
+
+def test_losses_and_memory_are_those_of_one_device(system):
+  keys, _ = system
+  results = []
+  for mesh, devices in (({"ici_fsdp_parallelism": 1}, jax.devices()[:1]), (MESH, None)):
+    with running.maxtext_process():
+      config = running.initialize(**keys | mesh | {"enable_checkpointing": False})
+      trainer = running.Trainer(config, devices)
+      losses = [trainer.step()["learning/loss"] for _ in range(STOP)]
+      results.append((losses, {name: np.asarray(leaf) for name, leaf in trainer.memory().items()}))
+  (alone, memory), (spread, memory_spread) = results
+  np.testing.assert_allclose(spread, alone, rtol=2e-5)
+  for name, expected in memory.items():
+    np.testing.assert_allclose(memory_spread[name], expected, rtol=1e-3, atol=1e-4, err_msg=name)

@@ -1,0 +1,176 @@
+"""The `melodi_*` keys that a user sets, written as MaxText writes its own groups of keys."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, field_validator
+
+Layers = str | int | list[int] | None
+
+PAPER = "paper"  # the melodi_base_block of the paper's own layers
+
+
+class MelodiKeys(BaseModel):
+  """Keys of our systems; `max_target_length` is the segment, the rest is MaxText's."""
+
+  melodi_base_block: str = Field(
+    PAPER,
+    description="What memory is built around: 'paper', the layers of the paper, or a decoder_block "
+    "of MaxText (llama2, mistral, qwen2, qwen3, mixtral, qwen3_moe, gemma2, gemma3), whose "
+    "pretrained weights can be used.",
+  )
+  melodi_window_length: int = Field(
+    512, gt=0, description="W: tokens of one context window; divides max_target_length."
+  )
+  melodi_summary_tokens: int = Field(
+    64, ge=0, description="U: summary tokens that follow every window; 0 turns them off."
+  )
+  melodi_short_term_tokens: int = Field(
+    64, ge=0, description="S: short-term memory tokens per layer; 0 turns short-term memory off."
+  )
+  melodi_long_term_increment: int = Field(
+    32, ge=0, description="L: tokens that a window adds to a long-term queue; 0 turns it off."
+  )
+  melodi_long_term_windows: int = Field(
+    128, ge=0, description="Q: windows that a long-term queue holds; 0 turns it off."
+  )
+  melodi_long_term_layers: Layers = Field(
+    "middle",
+    description="Layers (from 0) that have a long-term queue: 'middle', 'none', '6' or '2,6'.",
+  )
+  melodi_short_term_layers: Layers = Field(
+    "all", description="Layers (from 0) that have short-term memory: 'all', 'none' or '0,3,6'."
+  )
+  melodi_summary_branching: bool = Field(
+    True,
+    description="Separate token mixers for the next layer and the next window; if false both get "
+    "the summary tokens unmixed, which needs S = U.",
+  )
+  melodi_position: Literal["t5", "rotary", "none"] = Field(
+    "t5",
+    description="Positions in the self-attention over [memory | context | summary]: 't5' (a bias "
+    "by distance), 'rotary' or 'none'.  A stock block keeps its own positions.",
+  )
+  melodi_mask_empty_slots: bool = Field(
+    False,
+    description="Hide memory slots that no window of the document has filled yet; the reference "
+    "attends to them as zero tokens, a stock block never does.",
+  )
+  melodi_memory_offset: float = Field(
+    0.0,
+    description="Where the logit offset of short-term slots around a stock block starts; -inf "
+    "hides them.",
+  )
+  melodi_memory_gate: float = Field(
+    2.0,
+    description="Where the long-term gate around a stock block starts: the queue's share of a "
+    "head's output is sigmoid(-gate); inf hides the queue.",
+  )
+  melodi_memory_learning_rate_multiplier: float = Field(
+    1.0,
+    ge=0,
+    description="Learning rate of the mixers and summary tokens around a stock block, as a "
+    "multiple of learning_rate.  What memory adds has no weight decay.",
+  )
+  melodi_gate_learning_rate_multiplier: float = Field(
+    1.0,
+    ge=0,
+    description="Learning rate of the gates and offsets around a stock block, as a multiple of "
+    "learning_rate.",
+  )
+  melodi_memory_dtype: Literal["float32", "bfloat16"] = Field(
+    "float32", description="Type in which memory is carried from step to step."
+  )
+  melodi_neighbors: int = Field(
+    0,
+    ge=0,
+    description="Memorizing Transformer: pairs that a query retrieves from the queue, in layers "
+    "that have a cache too; 0 gives a layer of its own that attends to the whole queue.",
+  )
+  melodi_exact_neighbors: bool = Field(
+    False,
+    description="Retrieve the pairs with the greatest logits instead of the best of every "
+    "melodi_neighbors-th slot.",
+  )
+  melodi_recurrent_layers: Layers = Field(
+    "middle",
+    description="Block-Recurrent: layers (from 0) that have states: 'middle', 'none', '9' or "
+    "'9,19'.",
+  )
+  melodi_recurrent_states: int = Field(
+    512, gt=0, description="Block-Recurrent, R: states of a recurrent layer."
+  )
+  melodi_recurrent_gate: Literal["bias", "lstm"] = Field(
+    "bias",
+    description="Block-Recurrent: how states are rewritten, by a learned share per channel "
+    "('bias') or by gates that depend on the input ('lstm').",
+  )
+  melodi_recurrent_cell: Literal["skip", "dual", "single"] = Field(
+    "skip",
+    description="Block-Recurrent: where the gates are: after attention without a feed-forward "
+    "network ('skip'), after both ('dual'), or after both at once ('single').",
+  )
+  melodi_recurrent_feedback: bool = Field(
+    False,
+    description="Block-Recurrent: every layer reads the states; needs melodi_schedule=windows.",
+  )
+  melodi_reference_defects: bool = Field(
+    False,
+    description="Other systems than MELODI exactly as in the official code: keys and values are "
+    "stored and go stale, empty slots are attended to, and the Memorizing Transformer's own layer "
+    "doubles the residual stream and forgets at the end of a segment only.",
+  )
+  melodi_schedule: Literal["layers", "windows"] = Field(
+    "layers",
+    description="Order of the walk over (layer, window): 'layers' reads all windows with a layer "
+    "before the next, 'windows' keeps the activations of one window only.",
+  )
+  melodi_reset_every_window: bool = Field(
+    False,
+    description="Control: forget all memory at every window; positions stay those of the document.",
+  )
+  melodi_prepare_data: Literal["", "shakespeare", "mqar"] = Field(
+    "",
+    description="Corpus that `melodi_plugin.train` writes first, into the folder of "
+    "grain_train_files, if it is not there yet.",
+  )
+  melodi_id_field: str = Field(
+    "id",
+    description="Field that names a document; its text is the first of train_data_columns or "
+    "eval_data_columns.",
+  )
+  melodi_max_document_bytes: int = Field(
+    2**24,
+    gt=0,
+    description="A document with more UTF-8 bytes of text counts as broken: reading and "
+    "tokenizing take up to 60 times this much memory.",
+  )
+  melodi_skip_broken_documents: bool = Field(
+    False,
+    description="Leave broken documents out, counted and listed in skipped_documents.jsonl, "
+    "instead of stopping at the first.",
+  )
+  melodi_restart_documents: bool = Field(
+    False,
+    description="If the saved place in the documents does not fit this run (other rows, hosts, "
+    "windows or files), start the documents anew with empty memory instead of stopping.",
+  )
+  melodi_probe: Literal["", "passkey", "mqar", "rare_words"] = Field(
+    "",
+    description="What `melodi_plugin.evaluate` measures instead of perplexity: recall of a "
+    "'passkey' or of associations ('mqar') against distance, or the loss on repeated "
+    "'rare_words'.",
+  )
+  melodi_evaluate_after_training: bool = Field(
+    False, description="Read the documents of grain_eval_files when `melodi_plugin.train` ends."
+  )
+  melodi_learning_rate_schedule: Literal["maxtext", "paper"] = Field(
+    "maxtext",
+    description="'paper': the warm-up is a factor of a cosine that starts at step 0, and after "
+    "learning_rate_schedule_steps the learning rate halves every so many steps; for any decoder.",
+  )
+
+  @field_validator("melodi_position", mode="before")
+  @classmethod
+  def _null_is_none(cls, value: Any) -> Any:
+    """MaxText reads the word none as null."""
+    return "none" if value is None else value
