@@ -33,13 +33,22 @@ CHANGED = {
   ("maxtext.common.checkpointing", "load_state_if_possible"),
   ("maxtext.common.checkpointing", "load_params_from_path"),
   ("maxtext.optimizers.optimizers", "get_optimizer"),
+  ("maxtext.utils.maxtext_utils", "create_learning_rate_schedule"),
+  ("maxtext.utils.maxtext_utils", "calculate_tflops_training_per_device"),
   ("maxtext.utils.train_utils", "jit_eval_step"),
   ("MetricLogger", "_log_training_metrics"),
   ("MetricLogger", "record_train_metrics"),
   ("DecoderBlockType", "MELODI"),
+  ("DecoderBlockType", "TRANSFORMER_XL"),
+  ("DecoderBlockType", "MEMORIZING_TRANSFORMER"),
+  ("DecoderBlockType", "BLOCK_RECURRENT"),
   ("DecoderBlockType", "_member_names_"),
   ("DecoderBlockType", "_member_map_"),
   ("DecoderBlockType", "_value2member_map_"),
+  ("OptimizerType", "ADAFACTOR"),
+  ("OptimizerType", "_member_names_"),
+  ("OptimizerType", "_member_map_"),
+  ("OptimizerType", "_value2member_map_"),
 }
 
 
@@ -221,9 +230,28 @@ def closed_dispatch(patch: pytest.MonkeyPatch) -> None:
   patch.setattr(path, lambda config, mesh: None)
 
 
+def optimizer_of_that_name(patch: pytest.MonkeyPatch) -> None:
+  """MaxText has got an Adafactor of its own."""
+
+  class OptimizerType(enum.StrEnum):
+    ADAFACTOR = "adafactor"
+
+  patch.setattr("maxtext.configs.types.OptimizerType", OptimizerType)
+
+
 def other_optimizers(patch: pytest.MonkeyPatch) -> None:
   """The trainer takes its optimizer from another module."""
   patch.setattr("maxtext.utils.train_utils.optimizers", types.SimpleNamespace())
+
+
+def other_schedules(patch: pytest.MonkeyPatch) -> None:
+  """The trainer takes its learning rate from another module."""
+  patch.setattr("maxtext.utils.train_utils.maxtext_utils", types.SimpleNamespace())
+
+
+def other_flops(patch: pytest.MonkeyPatch) -> None:
+  """The logger takes its operations per step from another module."""
+  patch.setattr("maxtext.common.metric_logger.maxtext_utils", types.SimpleNamespace())
 
 
 DECODER = "layers.nnx_decoders.NNXDecoder"
@@ -279,6 +307,22 @@ BROKEN = {
     gone("optimizers.optimizers", "get_optimizer"),
     other("optimizers.optimizers", "get_optimizer"),
     other_optimizers,
+    other("optimizers.optimizers", "skip_step_on_spikes"),
+    gone("optimizers.optimizers", "_get_path_mask_fn"),
+  ],
+  "configs.types.OptimizerType": [
+    gone("configs.types", "OptimizerType"),
+    optimizer_of_that_name,
+  ],
+  "utils.maxtext_utils.create_learning_rate_schedule": [
+    gone("utils.maxtext_utils", "create_learning_rate_schedule"),
+    other("utils.maxtext_utils", "create_learning_rate_schedule"),
+    other_schedules,
+  ],
+  "utils.maxtext_utils.calculate_tflops_training_per_device": [
+    gone("utils.maxtext_utils", "calculate_tflops_training_per_device"),
+    other("utils.maxtext_utils", "calculate_tflops_training_per_device"),
+    other_flops,
   ],
   "utils.train_utils.jit_eval_step": [
     gone("utils.train_utils", "jit_eval_step"),

@@ -14,19 +14,27 @@ from melodi_plugin.accounting import (
   layer_parameters,
   memory_numbers,
   memory_parameters,
+  paper_memory,
   parameters,
   stock_decode_state,
 )
 from melodi_plugin.attention import T5_BUCKETS
 from melodi_plugin.benchmark import CONFIG as BENCHMARK
-from melodi_plugin.config import MelodiConfig
-from melodi_plugin.layers.paper import PaperLayerParams, summary_embeddings
+from melodi_plugin.config import (
+  BLOCK_RECURRENT,
+  MEMORIZING,
+  TRANSFORMER_XL,
+  MelodiConfig,
+  Neighbors,
+  Recurrence,
+)
+from melodi_plugin.layers.paper import summary_embeddings
 from melodi_plugin.layers.stock import StockMemoryParams
 from melodi_plugin.layers.stock import summary_embeddings as stock_summary_embeddings
 from melodi_plugin.memory import empty_memory
-from melodi_plugin.paper_cell import PaperCell
 from melodi_plugin.schedule_test import CASES
-from melodi_plugin.testing import tiny_config
+from melodi_plugin.systems import filling
+from melodi_plugin.testing import TINY, tiny_config
 
 PAPER = MelodiConfig(
   num_layers=12,
@@ -55,6 +63,35 @@ CONFIGS = {name: tiny_config(**case) for name, case in (CASES | MORE).items()}
 CONFIGS |= {"the paper's size": PAPER, "the benchmark's size": BENCHMARK}
 
 
+def tiny_baseline(**changes):
+  """Another system, in the sizes of `tiny_config`."""
+  sizes = ("num_layers", "emb_dim", "num_heads", "head_dim", "mlp_dim", "window_length")
+  return MelodiConfig.baseline(**{**{size: TINY[size] for size in sizes}, **changes})
+
+
+MEMORY = dict(system=MEMORIZING, memory_layers=(1,), queue_windows=3)
+RECURRENT = dict(system=BLOCK_RECURRENT, memory_layers=(1,), states=6)
+SYSTEMS = {
+  "transformer_xl": dict(system=TRANSFORMER_XL),
+  "transformer_xl without positions": dict(system=TRANSFORMER_XL, position="none"),
+  "transformer_xl as in the official code": dict(system=TRANSFORMER_XL, reference_defects=True),
+  "whole queue": MEMORY,
+  "whole queue as in the official code": MEMORY | dict(reference_defects=True),
+  "neighbors": MEMORY | dict(neighbors=Neighbors(4)),
+  "exact neighbors": MEMORY | dict(neighbors=Neighbors(4, exact=True)),
+  "neighbors as in the official code": MEMORY
+  | dict(neighbors=Neighbors(4), reference_defects=True),
+  "states as in the official code": RECURRENT | dict(reference_defects=True),
+  "two recurrent layers": RECURRENT | dict(memory_layers=(0, 2)),
+  "feedback": RECURRENT | dict(recurrence=Recurrence(feedback=True)),
+} | {
+  f"{gate} {cell}": RECURRENT | dict(recurrence=Recurrence(gate, cell))
+  for gate in ("bias", "lstm")
+  for cell in ("skip", "dual", "single")
+}
+CONFIGS |= {name: tiny_baseline(**case) for name, case in SYSTEMS.items()}
+
+
 # By hand from SEMANTICS 1.10.  A tiny layer without mixers has 2194 numbers, a full mixer 84.
 BY_HAND = {
   "paper": 3 * (2194 + 84 + 84) + (26 + 16) + 80,
@@ -81,7 +118,8 @@ def test_closed_form_equals_sizes_of_real_parameters(name):
   config = CONFIGS[name]
 
   def layer(spec):
-    return numbers(lambda rngs: PaperLayerParams(config, spec, dtype=jnp.float32, rngs=rngs))
+    module = filling(config, spec).params
+    return numbers(lambda rngs: module(config, spec, dtype=jnp.float32, rngs=rngs))
 
   def table(rngs):
     return nnx.Dict(table=summary_embeddings(config, dtype=jnp.float32, rngs=rngs))
@@ -170,7 +208,7 @@ def test_decode_state_equals_sizes_of_an_open_window(name):
   config = CONFIGS[name]
   state = decode_state(config)
   opened = [
-    jax.eval_shape(lambda spec=spec: PaperCell(config, spec).open_window(1))
+    jax.eval_shape(lambda spec=spec: filling(config, spec).cell(config, spec).open_window(1))
     for spec in config.layers
   ]
   assert state.past == memory_numbers(config)
@@ -195,3 +233,21 @@ def test_decode_state_of_a_grafted_model_beside_the_stock_one():
 def test_the_papers_layers_have_no_stock_model():
   with pytest.raises(ValueError, match="melodi_base_block=paper has no stock model"):
     stock_decode_state(PAPER, 8192)
+
+
+def test_the_paper_counts_keys_and_values_of_queues_and_caches():
+  counted = paper_memory(PAPER)
+  assert counted == (12 * 64 * 1024, 2 * 4096 * 1024)
+  width, window = TINY["emb_dim"], TINY["window_length"]
+  assert paper_memory(CONFIGS["transformer_xl"]) == (2 * window * 3 * width, 0)
+  # The layer with a queue has no cache, unless it retrieves.
+  queue = 2 * 3 * window * width
+  assert paper_memory(CONFIGS["whole queue"]) == (2 * window * 2 * width, queue)
+  assert paper_memory(CONFIGS["neighbors"]) == (2 * window * 3 * width, queue)
+  # States stand in the place of a cache, and are short-term memory.
+  assert paper_memory(CONFIGS["bias skip"]) == (2 * window * 2 * width + 6 * width, 0)
+  assert paper_memory(CONFIGS["feedback"]) == paper_memory(CONFIGS["bias skip"])
+  # How we store it does not matter.
+  for name in ("transformer_xl", "whole queue", "neighbors"):
+    other = name + " as in the official code"
+    assert paper_memory(CONFIGS[name]) == paper_memory(CONFIGS[other])

@@ -4,10 +4,10 @@
 `apply` changes it, and returns how to undo that.  Nothing here runs at import.
 """
 
-from melodi_plugin.host import config, data, logs, model, weights
-from melodi_plugin.host.seam import BLOCK, Seam, Undo, has_base_block, is_melodi
+from melodi_plugin.host import config, data, flops, logs, model, optimizer, weights
+from melodi_plugin.host.seam import Seam, Undo, has_base_block, is_melodi
 
-__all__ = ["BLOCK", "SEAMS", "VERSION", "Seam", "Undo", "has_base_block", "is_melodi"]
+__all__ = ["SEAMS", "VERSION", "Seam", "Undo", "has_base_block", "is_melodi"]
 
 VERSION = "0.2.5"
 
@@ -29,6 +29,17 @@ SEAMS = (
     weights.probe_load_params,
     weights.apply_load_params,
   ),
-  Seam("optimizers.optimizers.get_optimizer", weights.probe_optimizer, weights.apply_optimizer),
+  Seam("configs.types.OptimizerType", optimizer.probe_type, optimizer.apply_type),
+  Seam("optimizers.optimizers.get_optimizer", optimizer.probe_optimizer, optimizer.apply_optimizer),
+  Seam(
+    "utils.maxtext_utils.create_learning_rate_schedule",
+    optimizer.probe_schedule,
+    optimizer.apply_schedule,
+  ),
+  Seam(
+    "utils.maxtext_utils.calculate_tflops_training_per_device",
+    flops.probe_flops,
+    flops.apply_flops,
+  ),
   Seam("common.metric_logger.MetricLogger", logs.probe_progress, logs.apply_progress),
 )

@@ -1,0 +1,133 @@
+"""`melodi_plugin.sizes` and MaxText's TFLOP/s, against models that MaxText makes."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from integration_tests import running
+from melodi_plugin.config import MelodiConfig
+from melodi_plugin.flops import model_work
+from melodi_plugin.flops_test import counted
+from melodi_plugin.sizes import Sizes, main, sizes
+
+STOCK = dict(decoder_block="llama2", base_num_kv_heads=1, head_dim=32, vocab_size=96)
+CASES = {
+  "melodi": running.MELODI,
+  "untied": running.MELODI | dict(logits_via_embedding=False),
+  "tied": running.MELODI | dict(logits_via_embedding=True),
+  "transformer_xl": dict(decoder_block="transformer_xl", melodi_window_length=16),
+  "memorizing_transformer": dict(
+    decoder_block="memorizing_transformer", melodi_window_length=16, melodi_long_term_windows=4
+  ),
+  "block_recurrent": dict(
+    decoder_block="block_recurrent", melodi_window_length=16, melodi_recurrent_states=8
+  ),
+  "llama2": STOCK,
+  "memory around llama2": running.MELODI | STOCK | dict(melodi_base_block="llama2"),
+}
+
+
+@pytest.fixture(autouse=True)
+def _registered():
+  with running.maxtext_process():
+    yield
+
+
+def model_of(config):
+  """Shapes only."""
+  from maxtext.utils import maxtext_utils, model_creation_utils
+
+  mesh = maxtext_utils.get_mesh_from_config(config, jax.devices()[:1])
+  return model_creation_utils.create_nnx_abstract_model(config, mesh)[1]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_parameters_are_those_of_the_model(name):
+  config = running.initialize(**CASES[name])
+  found = sizes(config)
+  leaves = jax.tree.leaves(nnx.state(model_of(config), nnx.Param))
+  assert found.parameters == sum(math.prod(leaf.shape) for leaf in leaves)
+  tables = 1 if config.logits_via_embedding else 2
+  assert found.embedding_parameters == tables * config.vocab_size * config.emb_dim
+  assert found.memory_all == found.memory_short + found.memory_long
+  assert (found.memory_all > 0) == (found.memory_bytes > 0) == (name != "llama2")
+  assert found.training_flops_per_step == found.training_flops_per_token * found.tokens_per_step
+
+
+@pytest.mark.parametrize("name", ["melodi", "transformer_xl", "memorizing_transformer"])
+def test_maxtext_reports_our_flops(name, capsys):
+  from maxtext.common import metric_logger
+
+  config = running.initialize(**CASES[name] | dict(per_device_batch_size=2))
+  work = model_work(MelodiConfig.from_maxtext(config), 64, config.vocab_size)
+  total, weights, attention = metric_logger.maxtext_utils.calculate_tflops_training_per_device(
+    config
+  )
+  assert total * 1e12 == pytest.approx(2 * work.all.training)
+  assert weights * 1e12 == pytest.approx(2 * work.weights.training)
+  assert attention * 1e12 == pytest.approx(2 * work.attention.training)
+  assert "Total TFLOPs" in capsys.readouterr().out
+  assert sizes(config).training_flops_per_token * 128 == pytest.approx(2 * work.all.training)
+
+
+@pytest.mark.parametrize("name", ["melodi", "memory around llama2"])
+def test_forward_products_of_the_whole_model_are_those_of_the_traced_program(name):
+  config = running.initialize(**CASES[name], scan_layers=False)
+  graphdef, state = nnx.split(model_of(config))
+  tokens = jnp.ones((8, 64), jnp.int32)
+  positions = jnp.broadcast_to(jnp.arange(64, dtype=jnp.int32), (8, 64))
+
+  def forward(state, tokens, positions):
+    model = nnx.merge(graphdef, state)
+    return model(tokens, positions, jnp.ones_like(tokens), enable_dropout=False), nnx.state(model)
+
+  found = counted(forward, (state, tokens, positions)) / 8
+  ours = sizes(config).training_flops_per_token * 64 / 3
+  assert ours == pytest.approx(found, rel=0.02)
+
+
+# -- The command -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def paths(tmp_path):
+  cases = {"ours": running.MELODI, "stock": STOCK}
+  return [
+    str(running.write_yaml(tmp_path / f"{name}.yml", **running.TINY | keys))
+    for name, keys in cases.items()
+  ]
+
+
+def test_json_is_all_that_is_on_standard_output(paths, capsys):
+  main([*paths, "--json", "melodi_long_term_windows=8"])
+  ours, stock = json.loads(capsys.readouterr().out)
+  assert (ours["name"], stock["name"]) == ("ours", "stock")
+  assert ours.keys() == stock.keys() == {"name", *Sizes._fields}
+  assert ours["memory_long"] == 2 * 8 * 2 * 32  # keys and values of Q windows of L tokens
+  assert stock["memory_all"] == 0 and stock["parameters"] > 0
+
+
+def test_table_has_a_line_per_config(paths, capsys):
+  main(paths)
+  lines = capsys.readouterr().out.splitlines()
+  assert [line.split("|")[1].strip(" -") for line in lines] == ["millions", "", "ours", "stock"]
+
+
+@pytest.mark.parametrize(
+  "arguments, sentence",
+  [
+    ([], "usage: python -m melodi_plugin.sizes"),
+    (["no_such_file.yml"], "no_such_file.yml does not exist"),
+    (["steps"], "steps is neither a config nor a key=value"),
+  ],
+)
+def test_error_is_one_sentence_and_status_2(arguments, sentence, capsys):
+  with pytest.raises(SystemExit) as end:
+    main(arguments)
+  assert end.value.code == 2
+  said = capsys.readouterr()
+  assert said.out == "" and sentence in said.err.splitlines()[-1]
