@@ -17,7 +17,7 @@ _NAMED = 40  # documents that get a line with their name each
 
 def by_position(evaluations: Sequence[dict[str, Any]], names: Sequence[str]) -> bytes:
   """Perplexity against the position of the token in its document, in doubling buckets."""
-  figure, axes = _figure(4.0)
+  figure, axes = new_figure(4.0)
   smallest = min(row["to"] for e in evaluations for row in e["positions"])
   ticks = {smallest / 2: "0"}  # a logarithmic axis has no 0
   for number, (evaluation, name) in enumerate(zip(evaluations, names, strict=True)):
@@ -26,8 +26,8 @@ def by_position(evaluations: Sequence[dict[str, Any]], names: Sequence[str]) -> 
     ticks |= {end: f"{end:,}" for _, end in edges}
     middles = [(first * end) ** 0.5 for first, end in edges]
     perplexity = [row["perplexity"] for row in rows]
-    axes.hlines(perplexity, [e[0] for e in edges], [e[1] for e in edges], color=_colour(number))
-    axes.plot(middles, perplexity, label=name, linewidth=1, **_style(number))
+    axes.hlines(perplexity, [e[0] for e in edges], [e[1] for e in edges], color=colour(number))
+    axes.plot(middles, perplexity, label=name, linewidth=1, **style(number))
   axes.set_xscale("log", base=2)
   axes.xaxis.set_major_locator(FixedLocator(sorted(ticks)))
   axes.xaxis.set_minor_locator(NullLocator())
@@ -38,23 +38,23 @@ def by_position(evaluations: Sequence[dict[str, Any]], names: Sequence[str]) -> 
   axes.yaxis.set_minor_locator(NullLocator())
   axes.set_xlabel("position of the token in its document")
   axes.set_ylabel("perplexity")
-  return _png(figure)
+  return png(figure)
 
 
 def per_document(evaluations: Sequence[dict[str, Any]], names: Sequence[str]) -> bytes:
   """Perplexity of every document: by name, or by length if there are many."""
   documents = list(dict.fromkeys(d["id"] for e in evaluations for d in e["documents"]))
   named = len(documents) <= _NAMED
-  figure, axes = _figure(1.8 + 0.25 * len(documents) if named else 4.0)
+  figure, axes = new_figure(1.8 + 0.25 * len(documents) if named else 4.0)
   for number, (evaluation, name) in enumerate(zip(evaluations, names, strict=True)):
     rows = [row for row in evaluation["documents"] if row["perplexity"] is not None]
     perplexity = [row["perplexity"] for row in rows]
     if named:
       places = [documents.index(row["id"]) for row in rows]
-      axes.plot(perplexity, places, linestyle="none", label=name, **_style(number))
+      axes.plot(perplexity, places, linestyle="none", label=name, **style(number))
     else:
       lengths = [row["tokens"] for row in rows]
-      axes.plot(lengths, perplexity, linestyle="none", label=name, alpha=0.6, **_style(number))
+      axes.plot(lengths, perplexity, linestyle="none", label=name, alpha=0.6, **style(number))
   if named:
     axes.set_yticks(range(len(documents)), [_short(document) for document in documents])
     axes.set_ylim(len(documents) - 0.5, -0.5)
@@ -63,10 +63,11 @@ def per_document(evaluations: Sequence[dict[str, Any]], names: Sequence[str]) ->
     axes.set_xscale("log")
     axes.set_xlabel("tokens of the document")
     axes.set_ylabel("perplexity")
-  return _png(figure)
+  return png(figure)
 
 
-def _figure(height: float) -> tuple[Figure, Axes]:
+def new_figure(height: float) -> tuple[Figure, Axes]:
+  """An empty picture of our looks, and its axes."""
   figure = Figure(figsize=(7, height), layout="constrained")
   FigureCanvasAgg(figure)
   axes = figure.subplots()
@@ -76,20 +77,23 @@ def _figure(height: float) -> tuple[Figure, Axes]:
   return figure, axes
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+  """The picture with its legend, as the content of a file."""
   figure.legend(loc="outside upper left", frameon=False)
   file = io.BytesIO()
   figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
   return file.getvalue()
 
 
-def _colour(number: int) -> str:
+def colour(number: int) -> str:
+  """Of the curve with this number."""
   return _COLOURS[number % len(_COLOURS)]
 
 
-def _style(number: int) -> dict[str, Any]:
+def style(number: int) -> dict[str, Any]:
+  """Colour and marker of the curve with this number."""
   return {
-    "color": _colour(number),
+    "color": colour(number),
     # After the last colour comes the first again, with another marker.
     "marker": _MARKERS[(number + number // len(_COLOURS)) % len(_MARKERS)],
     "markersize": 5,

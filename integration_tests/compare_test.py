@@ -1,0 +1,161 @@
+"""`python -m melodi_plugin.compare`: refusals, and a comparison that is stopped and goes on."""
+
+import json
+import pathlib
+import re
+import signal
+import sys
+import time
+import types
+
+import pytest
+
+from integration_tests import running
+from melodi_plugin.compare import __main__ as command
+from melodi_plugin.compare import configs
+from melodi_plugin.compare.testing import SIZES
+
+LIMIT = 1800.0  # seconds; two cores that nobody shares need a fifth of it
+LENGTHS = [150, 40, 333, 7, 64, 65, 210, 96, 31, 128]
+WITHOUT_MEMORY = {
+  "melodi_summary_tokens": 0,
+  "melodi_short_term_tokens": 0,
+  "melodi_long_term_increment": 0,
+}
+
+
+def write_configs(folder: pathlib.Path, **other) -> tuple[str, str]:
+  """memory.yml and window.yml in `folder`: the tiny model, with memory; without it, and `other`."""
+  keys = running.TINY | running.MELODI | running.documents_config(folder, LENGTHS)
+  keys |= {"grain_eval_files": keys["grain_train_files"], "grain_worker_count_eval": 0}
+  keys |= {"per_device_batch_size": 2, "checkpoint_period": 1, "learning_rate": 0.01}
+  running.write_yaml(folder / "memory.yml", **keys)
+  running.write_yaml(folder / "window.yml", **(keys | WITHOUT_MEMORY | other))
+  return str(folder / "memory.yml"), str(folder / "window.yml")
+
+
+@pytest.fixture
+def here(monkeypatch):
+  """Configs are read in this process, and have sizes that nobody counts."""
+
+  class Counted(types.SimpleNamespace):
+    def _asdict(self):
+      return vars(self)
+
+  sizes = types.SimpleNamespace(sizes=lambda config: Counted(**SIZES))
+  monkeypatch.setitem(sys.modules, "melodi_plugin.sizes", sizes)
+  with running.maxtext_process():
+    monkeypatch.setattr(configs, "describe", lambda asked: list(map(configs.describe_here, asked)))
+    yield
+
+
+REFUSED = [
+  (["steps=3", "no_such_key=1"], "memory.yml: no_such_key is not a key of MaxText"),
+  (["melodi_window_length=17"], "memory.yml: "),
+  (["grain_eval_files=''"], "grain_eval_files is not set in"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), REFUSED, ids=[words for _, words in REFUSED])
+def test_what_cannot_be_run_is_refused_before_anything_is(here, tmp_path, capsys, arguments, words):
+  with pytest.raises(SystemExit) as end:
+    command.main([*write_configs(tmp_path), f"out={tmp_path}/out", *arguments])
+  assert end.value.code == 2
+  said = capsys.readouterr().err.splitlines()[-1]
+  assert said.startswith("error: ") and words in said
+  assert not (tmp_path / "out").exists()
+
+
+def test_rows_with_another_budget_are_refused(here, tmp_path, capsys):
+  memory, window = write_configs(tmp_path, steps=7, max_target_length=32)
+  with pytest.raises(SystemExit) as end:
+    command.main([memory, window, f"out={tmp_path}/out"])
+  assert end.value.code == 2
+  said = capsys.readouterr().err.splitlines()[-1]
+  # On the eight fake devices of the tests, each with two rows.
+  assert f"max_target_length) is 1024 in {memory}, 512 in {window}" in said
+  assert f"steps is 150001 in {memory}, 7 in {window}" in said
+  # Said for all rows, they are the same.
+  request = command.parse([memory, window, "steps=3", "max_target_length=64"])
+  first, second = command.find_rows(request)
+  assert first.settings["steps"] == second.settings["steps"] == 3
+  assert first.settings["learning_rate_schedule_steps"] == 3
+  assert first.settings["enable_checkpointing"] is True
+
+
+# -- The whole command -----------------------------------------------------------------------------
+
+
+def commands(folder: pathlib.Path, run: str) -> list[str]:
+  """The modules that were started for a run."""
+  log = (folder / "out" / "logs" / f"{run}.log").read_text()
+  return re.findall(r"^\$ \S+ -m melodi_plugin\.(\S+)", log, re.MULTILINE)
+
+
+def stop_at(path: pathlib.Path, process) -> int:
+  """Ends the process as soon as the path is there; returns its exit code."""
+  try:
+    until = time.monotonic() + LIMIT
+    while not path.exists() and process.poll() is None and time.monotonic() < until:
+      time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    return process.wait(timeout=60)
+  finally:
+    process.kill()
+
+
+def compare(*arguments: str, cwd: pathlib.Path) -> tuple[int, str]:
+  """Exit code and output; as `running.command`, but a comparison is a dozen processes."""
+  process = running.start("-m", "melodi_plugin.compare", *arguments, cwd=cwd)
+  try:
+    code = process.wait(timeout=LIMIT)
+  finally:
+    process.terminate()
+    process.wait()
+  return code, (cwd / "log.txt").read_text()
+
+
+@pytest.mark.slow
+def test_stopped_comparison_goes_on_and_runs_nothing_twice(tmp_path):
+  names = [pathlib.Path(config).name for config in write_configs(tmp_path)]
+  arguments = [*names, "seeds=0,1", "out=out"]
+  arguments.append("evaluate_with=melodi_long_term_windows=8")
+  runs = tmp_path / "out" / "runs"
+
+  process = running.start("-m", "melodi_plugin.compare", *arguments, "steps=3", cwd=tmp_path)
+  code = stop_at(runs / "window_seed0" / "checkpoints" / "0" / "items", process)
+  assert code == 128 + signal.SIGTERM, (tmp_path / "log.txt").read_text()
+  finished = runs / "memory_seed0" / "result.json"
+  before = finished.stat().st_mtime_ns
+  assert not (runs / "window_seed0" / "result.json").exists()
+
+  code, log = compare(*arguments, "steps=3", cwd=tmp_path)
+  assert code == 0, log
+  assert finished.stat().st_mtime_ns == before
+  assert commands(tmp_path, "memory_seed0") == ["compare.training", "evaluate", "evaluate"]
+  assert commands(tmp_path, "window_seed0") == ["compare.training"] * 2 + ["evaluate"]
+  result = json.loads((runs / "window_seed0" / "result.json").read_text())
+  assert [step for step, _ in result["losses"]] == [0, 1, 2]
+
+  comparison = (tmp_path / "out" / "comparison.json").read_text()
+  memory, window = json.loads(comparison)["rows"]
+  assert memory["memory_all"] > window["memory_all"] == 0
+  assert memory["parameters"] > window["parameters"] > window["embedding_parameters"] > 0
+  for row in (memory, window):
+    first, second = row["per_seed"]
+    assert first["perplexity"] != second["perplexity"]
+    assert first["peak_host_bytes"] > 2**27 and first["tokens_per_second"] > 0
+    assert row["perplexity"]["low"] < row["perplexity"]["mean"] < row["perplexity"]["high"]
+  (larger,) = memory["evaluated_with"]
+  assert larger["memory_all"] > memory["memory_all"]
+  assert larger["perplexity"]["mean"] != pytest.approx(memory["perplexity"]["mean"], rel=1e-6)
+  for name in ("loss", "memory", "position", "memory_after_training"):
+    assert (tmp_path / "out" / f"{name}.png").stat().st_size > 1000
+
+  code, log = compare(*arguments, "steps=3", cwd=tmp_path)
+  assert code == 0 and "not run again" in log, log
+  assert len(commands(tmp_path, "memory_seed0")) == 3
+  assert (tmp_path / "out" / "comparison.json").read_text() == comparison
+
+  code, log = compare(*arguments, "steps=4", cwd=tmp_path)
+  assert code == 2 and "steps was 3 and is 4" in log, log

@@ -1,0 +1,13 @@
+"""Several configs trained and evaluated alike, side by side: `python -m melodi_plugin.compare`.
+
+Read in this order; each file imports only files above it:
+  request   the command line, and what all rows must have in common
+  configs   what MaxText makes of a config, found out in a process of its own
+  training  one training run as a process, which also says how much memory it took
+  metrics   what a training run has logged: losses, tokens per second
+  runs      one config with one seed: trained, evaluated, resumed, never run twice
+  progress  the bar, and the order of the runs
+  results   the runs of a row put together: means, spread, change against the first row
+  plots     the pictures
+  table     Markdown, CSV and JSON
+"""

@@ -1,0 +1,95 @@
+"""The pictures of a comparison, as PNG; those of a report are in `melodi_plugin.plots`."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
+
+from melodi_plugin.compare.results import Over, RowResult
+from melodi_plugin.plots import by_position, colour, new_figure, png, style
+
+_POINTS = 100  # of a loss curve; more steps are averaged
+
+
+def pictures(rows: Sequence[RowResult]) -> dict[str, bytes]:
+  """Contents of files by name; what has no finite perplexity is in the loss alone."""
+  drawn = {"loss.png": loss(rows)}
+  finite = [found for found in rows if found.perplexity]
+  if not finite:
+    return drawn
+  evaluations, names = [found.evaluation for found in finite], [found.row.name for found in finite]
+  drawn |= {"memory.png": memory(rows), "position.png": by_position(evaluations, names)}
+  if any(found.changed for found in finite):
+    drawn["memory_after_training.png"] = memory(rows, after_training=True)
+  return drawn
+
+
+def loss(rows: Sequence[RowResult]) -> bytes:
+  """Training loss against the step: the mean over seeds, and their range shaded."""
+  figure, axes = new_figure(4.0)
+  for number, found in enumerate(rows):
+    steps, curves = loss_curves(found)
+    axes.plot(steps, curves.mean(0), color=colour(number), linewidth=1.5, label=found.row.name)
+    if len(curves) > 1:
+      shade = {"color": colour(number), "alpha": 0.2, "linewidth": 0}
+      axes.fill_between(steps, curves.min(0), curves.max(0), **shade)
+  axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+  axes.set_xlabel("step")
+  axes.set_ylabel("training loss, nats per token")
+  return png(figure)
+
+
+def loss_curves(found: RowResult) -> tuple[np.ndarray, np.ndarray]:
+  """Steps [P], and losses [seeds, P]: means over equally many steps each, P at most _POINTS."""
+  shortest = min(len(result["losses"]) for result in found.results)
+  losses = np.array([result["losses"][:shortest] for result in found.results], np.float64)
+  every = math.ceil(losses.shape[1] / _POINTS)
+  whole = losses.shape[1] // every * every
+  groups = losses[:, :whole].reshape(len(losses), -1, every, 2).mean(2)
+  return groups[0, :, 0], groups[:, :, 1]
+
+
+def memory(rows: Sequence[RowResult], *, after_training: bool = False) -> bytes:
+  """Test perplexity against what a row of the batch carries along.
+
+  Rows without memory are the line to stay below.  After training every row is a curve over the
+  sizes it was read with; the one that it was trained with is large.
+  """
+  figure, axes = new_figure(4.0)
+  for number, found in enumerate(rows):
+    size, name, perplexity = found.row.sizes["memory_all"], found.row.name, found.perplexity
+    if perplexity is None:
+      continue
+    if not size:
+      _across(axes, perplexity, number, label=f"{name} (no memory)")
+      continue
+    points = {size: perplexity}
+    if after_training:
+      others = {changed.sizes["memory_all"]: changed.perplexity for changed in found.changed}
+      points |= {other: over for other, over in others.items() if over}
+      axes.scatter([size], [perplexity.mean], s=100, color=colour(number))
+    _points(axes, dict(sorted(points.items())), number, label=name)
+  axes.set_xscale("log")
+  axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+  axes.xaxis.set_major_formatter(EngFormatter())
+  axes.xaxis.set_minor_locator(NullLocator())
+  axes.set_xlabel("memory, numbers per row of the batch")
+  axes.set_ylabel("test perplexity")
+  return png(figure)
+
+
+def _points(axes: Axes, points: Mapping[int, Over], number: int, label: str) -> None:
+  """Means by memory size, with the range over seeds."""
+  y, low, high = (
+    np.array([getattr(over, part) for over in points.values()]) for part in ("mean", "low", "high")
+  )
+  looks = {"capsize": 3, "label": label, **style(number)}
+  axes.errorbar(list(points), y, yerr=[y - low, high - y], **looks)
+
+
+def _across(axes: Axes, perplexity: Over, number: int, label: str) -> None:
+  """A logarithmic axis has no place for 0: a line right across."""
+  axes.axhline(perplexity.mean, color=colour(number), linestyle="--", label=label)
+  axes.axhspan(perplexity.low, perplexity.high, color=colour(number), alpha=0.1)

@@ -1,0 +1,83 @@
+"""All runs of a comparison, one after the other, with a bar; and the lock on their folder."""
+
+import contextlib
+import fcntl
+import functools
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from melodi_plugin.compare.runs import Result, Run, RunError, execute
+from melodi_plugin.launch import stop
+
+_HOUR = 3600.0
+
+
+@contextlib.contextmanager
+def locked(out: pathlib.Path) -> Iterator[None]:
+  """Keeps a second comparison out of the folder; ends the program if there is one in it.
+
+  The lock belongs to an open file that the runs inherit, so a comparison that was killed leaves the
+  folder only when its last process has ended.
+  """
+  out.mkdir(parents=True, exist_ok=True)
+  lock = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+  os.set_inheritable(lock, True)
+  try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    stop(f"another comparison still writes to {out}; wait for it, or give another out=.")
+  try:
+    yield
+  finally:
+    os.close(lock)
+
+
+def execute_all(runs: Sequence[Run], steps: int) -> tuple[list[Result], list[str]]:
+  """Does what is left of all runs; one that fails does not stop the others.
+
+  Args:
+    runs: in this order.
+    steps: of each.
+
+  Returns:
+    What the runs measured, and a sentence for every run that failed.
+  """
+  console = Console(stderr=True)
+  results, failures = [], []
+  left = [run for run in runs if not run.finished]
+  columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+  bar = (*columns, TextColumn("training steps, ETA"), TimeRemainingColumn())
+  with Progress(*bar, console=console, speed_estimate_period=_HOUR) as progress:
+    # Steps of a comparison that was stopped count as done, but not for the speed.
+    done = sum(run.steps_done() for run in left)
+    task = progress.add_task("", total=steps * len(left), completed=done)
+
+    def show(run: Run, stage: str) -> None:
+      done = sum(run.steps_done() for run in left)
+      text = f"{run.name}: {stage}"
+      progress.update(task, description=text, completed=done, total=steps * len(left))
+
+    for run in runs:
+      before = "finished before, not run again; " if run not in left else ""
+      try:
+        result = execute(run, functools.partial(show, run))
+      except RunError as error:
+        left.remove(run)
+        failures.append(str(error))
+        console.print(f"failed: {error}", style="red", markup=False, soft_wrap=True)
+        continue
+      results.append(result)
+      console.print(
+        f"{run.name}: {before}{_told(result)}", markup=False, highlight=False, soft_wrap=True
+      )
+  return results, failures
+
+
+def _told(result: Result) -> str:
+  perplexity = result["evaluation"]["perplexity"]
+  words = "not finite" if perplexity is None else f"{perplexity:.2f}"
+  return f"test perplexity {words}, {result['tokens_per_second']:,.0f} tokens/s"

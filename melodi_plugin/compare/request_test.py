@@ -1,0 +1,65 @@
+"""The command line of a comparison, and configs that cannot be compared."""
+
+import pathlib
+
+import pytest
+
+from melodi_plugin.compare import request
+from melodi_plugin.compare.testing import SETTINGS
+
+
+def test_command_line_is_read():
+  arguments = ["a.yml", "deep/b.yml", "steps=5", "seeds=0,2", "out=there", "learning_rate=1e-2"]
+  found = request.parse([*arguments, "evaluate_with=melodi_long_term_windows=1,4"])
+  assert found.configs == ("a.yml", "deep/b.yml") and found.names == ["a", "b"]
+  assert found.overrides == ("steps=5", "learning_rate=1e-2")
+  assert found.seeds == (0, 2) and found.out == pathlib.Path("there").absolute()
+  assert (found.key, found.values) == ("melodi_long_term_windows", ("1", "4"))
+  assert request.parse(found.command.split()[3:])._replace(out=found.out) == found
+
+
+BAD = [
+  ([], "name at least one config"),
+  (["a.yaml"], "a.yaml is neither a config (.yml) nor key=value"),
+  (["a.yml", "deep/a.yml"], "two rows are called a"),
+  (["a.yml", "seeds=1,x"], "seeds=1,x is not a list of whole numbers"),
+  (["a.yml", "seeds=1,1"], "names a seed twice"),
+  (["a.yml", "evaluate_with=melodi_long_term_windows"], "is not key=value,value"),
+  (["a.yml", "run_name=mine"], "run_name is set by the comparison itself"),
+  (["a.yml", "evaluate_with=data_shuffle_seed=1"], "data_shuffle_seed is set by the comparison"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD, ids=[words for _, words in BAD])
+def test_what_it_cannot_mean_ends_with_a_sentence(arguments, words, capsys):
+  with pytest.raises(SystemExit) as end:
+    request.parse(arguments)
+  assert end.value.code == 2
+  assert words in capsys.readouterr().err
+
+
+def refusal(capsys, **changes):
+  with pytest.raises(SystemExit) as end:
+    request.check_same({"a.yml": SETTINGS, "b.yml": SETTINGS | changes, "c.yml": SETTINGS})
+  assert end.value.code == 2
+  return capsys.readouterr().err
+
+
+def test_same_budget_and_text_are_compared_whatever_the_model():
+  # The same tokens per step in other rows, and another learning rate.
+  other = {"global_batch_size_to_train_on": 4, "max_target_length": 32, "learning_rate": 0.3}
+  request.check_same({"a.yml": SETTINGS, "b.yml": SETTINGS | other})
+
+
+def test_another_budget_or_text_is_refused_with_key_and_file(capsys):
+  assert "steps is 4 in a.yml and c.yml, 5 in b.yml" in refusal(capsys, steps=5)
+  said = refusal(capsys, tokenizer_path="other.model", max_target_length=32)
+  assert "tokens per step (batch size times max_target_length) is 128 in a.yml and c.yml" in said
+  assert "tokenizer_path is None in a.yml and c.yml, 'other.model' in b.yml" in said
+  assert said.count("\n") == 1
+
+
+def test_nothing_to_evaluate_is_refused(capsys):
+  with pytest.raises(SystemExit):
+    request.check_same({"a.yml": SETTINGS | {"grain_eval_files": ""}})
+  assert "grain_eval_files is not set in a.yml" in capsys.readouterr().err

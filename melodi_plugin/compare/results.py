@@ -1,0 +1,180 @@
+"""The runs of a row put together: means and spread over seeds, change against the first row."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from melodi_plugin.compare.runs import Result, Row
+from melodi_plugin.report import Evaluation
+from melodi_plugin.scores import paired_change
+
+SPREAD = (0.1, 0.9)  # quantiles of the perplexities of single documents
+
+_RATES = ("perplexity", "word_perplexity", "bits_per_byte", "accuracy")
+
+
+class Over(NamedTuple):
+  """A number over seeds."""
+
+  mean: float
+  deviation: float | None  # sample standard deviation; None for one seed
+  low: float
+  high: float
+
+
+class Changed(NamedTuple):
+  """A trained row, read with a key changed."""
+
+  argument: str  # key=value
+  sizes: Mapping[str, Any]
+  perplexity: Over | None
+
+
+class RowResult(NamedTuple):
+  """Everything about one row, whose runs differ only in the seed."""
+
+  row: Row
+  results: list[Result]  # by seed
+  evaluation: Evaluation  # the mean over seeds of every loss
+  perplexity: Over | None  # None if a loss is not a finite number
+  documents: tuple[float, float] | None  # SPREAD of the documents of `evaluation`
+  change: float | None  # of the perplexity against the first row, 0.1 is 10 % more
+  within: list[float] | None  # 95 % interval of that, documents resampled
+  changed: list[Changed]
+
+  @property
+  def tokens_per_second(self) -> float:
+    """Median over seeds."""
+    return statistics.median(result["tokens_per_second"] for result in self.results)
+
+  @property
+  def peak_bytes(self) -> tuple[int, str]:
+    """The most memory that a seed took, and whose it is: 'device' or 'host'."""
+    kind = "host" if self.results[0]["peak_device_bytes"] is None else "device"
+    return max(result[f"peak_{kind}_bytes"] or 0 for result in self.results), kind
+
+
+def over(values: Sequence[float | None]) -> Over | None:
+  """Mean, deviation and range of one number per seed; None if a seed has none."""
+  numbers = [value for value in values if value is not None]
+  if len(numbers) < len(values):
+    return None
+  deviation = statistics.stdev(numbers) if len(numbers) > 1 else None
+  return Over(statistics.fmean(numbers), deviation, min(numbers), max(numbers))
+
+
+def mean_evaluation(evaluations: Sequence[Evaluation]) -> Evaluation:
+  """Evaluations of the same tokens as one, whose losses are the means of theirs."""
+  first = evaluations[0]
+  return {
+    **_mean(evaluations),
+    "documents": [_mean(same) for same in zip(*(e["documents"] for e in evaluations), strict=True)],
+    "positions": [_mean(same) for same in zip(*(e["positions"] for e in evaluations), strict=True)],
+    "window": first["window"],
+    "memory": first["memory"],
+  }
+
+
+def _mean(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  kept = {key: rows[0][key] for key in ("id", "from", "to", "tokens") if key in rows[0]}
+  mean = over([row["nats"] for row in rows])
+  if mean is None:
+    return kept | {"nats": None, "perplexity": None}
+  return kept | {"nats": mean.mean, "perplexity": _perplexity(mean.mean / kept["tokens"])}
+
+
+def _perplexity(nats: float) -> float | None:
+  try:
+    return math.exp(nats)
+  except OverflowError:
+    return None
+
+
+def put_together(rows: Sequence[Row], results: Sequence[Result]) -> list[RowResult]:
+  """Groups what the runs measured by row; a row without any finished run is left out."""
+  found: list[RowResult] = []
+  for row in rows:
+    own = [result for result in results if result["row"] == row.name]
+    if not own:
+      continue
+    evaluation = mean_evaluation([result["evaluation"] for result in own])
+    change, within = _change(own, found[0].results) if found else (None, None)
+    found.append(
+      RowResult(
+        row=row,
+        results=own,
+        evaluation=evaluation,
+        perplexity=over([result["evaluation"]["perplexity"] for result in own]),
+        documents=_spread(evaluation),
+        change=change,
+        within=within,
+        changed=[_changed(row, argument, own) for argument in row.changed],
+      )
+    )
+  return found
+
+
+def _changed(row: Row, argument: str, own: Sequence[Result]) -> Changed:
+  perplexity = over([result["evaluated_with"][argument]["perplexity"] for result in own])
+  return Changed(argument, row.changed[argument], perplexity)
+
+
+def _spread(evaluation: Evaluation) -> tuple[float, float] | None:
+  found = [d["perplexity"] for d in evaluation["documents"] if d["perplexity"] is not None]
+  if not found:
+    return None
+  low, high = np.quantile(found, SPREAD)
+  return float(low), float(high)
+
+
+def _change(
+  own: Sequence[Result], first: Sequence[Result]
+) -> tuple[float | None, list[float] | None]:
+  """Change of the perplexity with its interval, over the seeds that both rows have."""
+  seeds = {result["seed"] for result in own} & {result["seed"] for result in first}
+  if not seeds:
+    return None, None
+  evaluation, base = (
+    mean_evaluation([result["evaluation"] for result in results if result["seed"] in seeds])
+    for results in (own, first)
+  )
+  if evaluation["nats"] is None or base["nats"] is None:
+    return None, None
+  pairs = list(zip(evaluation["documents"], base["documents"], strict=True))
+  if any((one["id"], one["tokens"]) != (two["id"], two["tokens"]) for one, two in pairs):
+    return None, None
+  tokens = [one["tokens"] for one, _ in pairs]
+  bounds = paired_change(
+    tokens, [one["nats"] for one, _ in pairs], [two["nats"] for _, two in pairs]
+  )
+  change = math.expm1((evaluation["nats"] - base["nats"]) / evaluation["tokens"])
+  return change, None if bounds is None else [bound - 1 for bound in bounds]
+
+
+def per_seed(found: RowResult) -> list[dict[str, Any]]:
+  """A line per seed, and per key=value it was evaluated with; numbers only."""
+  lines = []
+  for result in found.results:
+    own = {key: result[key] for key in ("row", "seed")}
+    same = {key: result[key] for key in _MEASURED}
+    sizes = dict(found.row.sizes)
+    rates = {key: result["evaluation"][key] for key in _RATES}
+    lines.append(own | {"evaluated_with": ""} | sizes | same | rates)
+    for changed in found.changed:
+      evaluation = result["evaluated_with"][changed.argument]
+      rates = {key: evaluation[key] for key in _RATES}
+      sizes = dict(changed.sizes)
+      lines.append(own | {"evaluated_with": changed.argument} | sizes | same | rates)
+  return lines
+
+
+_MEASURED = (
+  "tokens_per_second",
+  "trained_tokens",
+  "peak_host_bytes",
+  "peak_device_bytes",
+  "seconds",
+)

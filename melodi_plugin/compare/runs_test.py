@@ -1,0 +1,151 @@
+"""A run goes on where it stopped; processes are played by a function that leaves their files."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from melodi_plugin.compare import progress, runs
+from melodi_plugin.compare.metrics_test import line
+from melodi_plugin.compare.testing import make_evaluation, make_row
+
+CHANGED = "melodi_long_term_windows=8"
+
+
+class Processes:
+  """Plays the processes of runs: notes which were started, and fails where it is told to."""
+
+  def __init__(self):
+    self.started: list[tuple[str, str]] = []
+    self.failing: set[tuple[str, str]] = set()
+
+  def __call__(self, run, stage, arguments, on_progress):
+    on_progress(stage)
+    self.started.append((run.name, stage))
+    if (run.name, stage) in self.failing:
+      raise runs.RunError(f"{run.name}: {stage} ended with status 1; see {run.log}")
+    if stage == "training":
+      self.train(run, arguments)
+    else:
+      self.evaluate(arguments)
+
+  def train(self, run, arguments):
+    (run.folder / "checkpoints" / "3" / "items").mkdir(parents=True)
+    (run.folder / "metrics.jsonl").write_text("".join(map(line, range(4))))
+    measured = {"peak_host_bytes": 5, "peak_device_bytes": None, "seconds": 1.0}
+    pathlib.Path(arguments[1]).write_text(json.dumps(measured))
+
+  def evaluate(self, arguments):
+    keys = dict(argument.split("=", 1) for argument in arguments[2:])
+    assert keys["load_parameters_path"].endswith("checkpoints/3/items")
+    folder = pathlib.Path(keys["base_output_directory"], keys["run_name"])
+    folder.mkdir(exist_ok=True)
+    (folder / "evaluation.json").write_text(json.dumps([make_evaluation(3.0)]))
+
+
+@pytest.fixture
+def processes(monkeypatch):
+  played = Processes()
+  monkeypatch.setattr(runs, "_command", played)
+  return played
+
+
+def test_run_is_trained_and_evaluated_once(tmp_path, processes):
+  run = runs.Run(make_row(changed=[CHANGED]), 1, tmp_path)
+  assert not run.finished and run.steps_done() == 0
+  result = runs.execute(run, lambda stage: None)
+  stages = ["training", "evaluation", f"evaluation with {CHANGED}"]
+  assert processes.started == [("memory_seed1", stage) for stage in stages]
+  assert run.finished and run.steps_done() == 4
+  assert result["seed"] == 1 and result["row"] == "memory" and result["peak_host_bytes"] == 5
+  assert result["evaluated_with"][CHANGED] == result["evaluation"] == make_evaluation(3.0)
+  assert runs.execute(run, lambda stage: None) == result
+  assert len(processes.started) == 3
+
+
+def test_stopped_run_goes_on_at_the_stage_that_is_missing(tmp_path, processes):
+  run = runs.Run(make_row(), 0, tmp_path)
+  processes.failing = {(run.name, "evaluation")}
+  with pytest.raises(runs.RunError, match=r"memory_seed0\.log"):
+    runs.execute(run, lambda stage: None)
+  processes.failing = set()
+  runs.execute(run, lambda stage: None)
+  assert [stage for _, stage in processes.started] == ["training", "evaluation", "evaluation"]
+  # Asked for later, only the new evaluation is missing.
+  more = runs.Run(make_row(changed=[CHANGED]), 0, tmp_path)
+  assert not more.finished
+  runs.execute(more, lambda stage: None)
+  assert [stage for _, stage in processes.started[3:]] == [f"evaluation with {CHANGED}"]
+
+
+def test_begun_run_with_other_settings_is_refused(tmp_path, processes, capsys):
+  row = make_row()
+  runs.execute(runs.Run(row, 0, tmp_path), lambda stage: None)
+  runs.check_settings(runs.Run(row, 0, tmp_path))
+  other = row._replace(settings=row.settings | {"learning_rate": 0.2})
+  runs.check_settings(runs.Run(other, 1, tmp_path))  # another run
+  with pytest.raises(SystemExit) as end:
+    runs.check_settings(runs.Run(other, 0, tmp_path))
+  assert end.value.code == 2
+  said = capsys.readouterr().err
+  assert "memory.yml with other settings (learning_rate was 0.1 and is 0.2); give another" in said
+
+
+def test_run_that_failed_before_its_first_checkpoint_may_change(tmp_path, processes):
+  run = runs.Run(make_row(), 0, tmp_path)
+  processes.failing = {(run.name, "training")}
+  with pytest.raises(runs.RunError):
+    runs.execute(run, lambda stage: None)
+  other = run.row._replace(settings={**run.row.settings, "learning_rate": 0.2})
+  runs.check_settings(run._replace(row=other))
+
+
+def test_failed_run_is_told_and_the_others_go_on(tmp_path, processes, capsys):
+  rows = [make_row(name) for name in ("one", "two", "three")]
+  processes.failing = {("two_seed0", "training")}
+  all_runs = [runs.Run(row, 0, tmp_path) for row in rows]
+  results, failures = progress.execute_all(all_runs, 4)
+  assert [result["row"] for result in results] == ["one", "three"]
+  (failure,) = failures
+  assert (
+    failure.startswith("two_seed0: training ended with status 1") and "two_seed0.log" in failure
+  )
+  processes.failing, processes.started = set(), []
+  results, failures = progress.execute_all(all_runs, 4)
+  assert len(results) == 3 and not failures
+  assert {name for name, _ in processes.started} == {"two_seed0"}
+  assert "one_seed0: finished before, not run again" in capsys.readouterr().err
+
+
+def test_process_that_fails_leaves_its_output_in_the_log(tmp_path):
+  run = runs.Run(make_row(), 0, tmp_path)
+  run.log.parent.mkdir()
+  with pytest.raises(runs.RunError, match=r"memory_seed0: training ended with status 1; see .*log"):
+    runs._command(run, "training", ("no_such_module", "a=b c"), lambda stage: None)
+  text = run.log.read_text()
+  assert "-m melodi_plugin.no_such_module 'a=b c'" in text
+  assert "No module named melodi_plugin.no_such_module" in text
+
+
+def test_folder_belongs_to_one_comparison(tmp_path, capsys):
+  first, second = (progress.locked(tmp_path / "out") for _ in range(2))
+  with first, pytest.raises(SystemExit) as end, second:
+    pass
+  assert end.value.code == 2
+  assert "another comparison still writes to" in capsys.readouterr().err
+  with progress.locked(tmp_path / "out"):
+    pass
+
+
+def test_folder_stays_locked_while_a_process_of_a_killed_comparison_writes(tmp_path):
+  with progress.locked(tmp_path):
+    orphan = subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1, close_fds=False)
+  try:
+    with pytest.raises(SystemExit), progress.locked(tmp_path):
+      pass
+  finally:
+    orphan.communicate(b"\n")
+  with progress.locked(tmp_path):
+    pass

@@ -1,0 +1,175 @@
+"""A comparison as Markdown, CSV and JSON."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from melodi_plugin.compare.request import Request, tokens_per_step
+from melodi_plugin.compare.results import SPREAD, Over, RowResult, per_seed
+
+_MIB = 2**20
+_WIDE = 1000  # characters of a line of Markdown, which must not be broken
+
+
+def table(rows: Sequence[RowResult]) -> Table:
+  """The rows side by side."""
+  low, high = (f"{100 * part:.0f}" for part in SPREAD)
+  heads = ["", "parameters", "without embedding", "memory, all", "short", "long", "tokens/s"]
+  heads += ["peak memory", "test perplexity", f"documents, {low}th to {high}th percentile"]
+  return _table([*heads, "against the first (95 %)"], map(_cells, rows))
+
+
+def _cells(found: RowResult) -> list[str]:
+  sizes = found.row.sizes
+  peak, kind = found.peak_bytes
+  numbers = (
+    sizes["parameters"],
+    sizes["parameters"] - sizes["embedding_parameters"],
+    sizes["memory_all"],
+    sizes["memory_short"],
+    sizes["memory_long"],
+    round(found.tokens_per_second),
+  )
+  documents = (
+    "-" if found.documents is None else " to ".join(f"{end:,.2f}" for end in found.documents)
+  )
+  cells = [found.row.name, *(f"{number:,}" for number in numbers), f"{peak / _MIB:,.0f} MiB {kind}"]
+  return [*cells, _over(found.perplexity), documents, _change(found)]
+
+
+def changed_table(rows: Sequence[RowResult]) -> Table:
+  """What the trained rows do with a key changed."""
+  lines = []
+  for found in rows:
+    if found.changed:
+      own = f"{found.row.sizes['memory_all']:,}"
+      lines.append([found.row.name, "as trained", own, _over(found.perplexity)])
+    for changed in found.changed:
+      memory = f"{changed.sizes['memory_all']:,}"
+      lines.append([found.row.name, changed.argument, memory, _over(changed.perplexity)])
+  return _table(["", "evaluated with", "memory, all", "test perplexity"], lines)
+
+
+def _table(heads: Sequence[str], lines: Any) -> Table:
+  made = Table(box=box.MARKDOWN)
+  for number, head in enumerate(heads):
+    made.add_column(head, justify="right" if number else "left")
+  for line in lines:
+    made.add_row(*line)
+  return made
+
+
+def _over(value: Over | None) -> str:
+  if value is None:
+    return "not finite"
+  return f"{value.mean:,.2f}" + ("" if value.deviation is None else f" ± {value.deviation:,.2f}")
+
+
+def _change(found: RowResult) -> str:
+  if found.change is None:
+    return "-"
+  within = found.within
+  return f"{found.change:+.1%}" + (
+    "" if within is None else f" ({within[0]:+.1%} to {within[1]:+.1%})"
+  )
+
+
+def markdown(
+  request: Request,
+  rows: Sequence[RowResult],
+  failures: Sequence[str],
+  pictures: Iterable[str],
+) -> str:
+  """The content of `comparison.md`; `pictures` are files beside it."""
+  lines = ["# Comparison", "", text(table(rows)), *_notes(request, rows)]
+  lines += [f"- **Failed.** {failure}." for failure in failures]
+  if any(found.changed for found in rows):
+    lines += ["", f"## Trained as above, then read with another {request.key}", ""]
+    lines += [text(changed_table(rows))]
+  for picture in pictures:
+    lines += ["", f"![{picture.removesuffix('.png')}]({picture})"]
+  return "\n".join([*lines, ""])
+
+
+def text(made: Table) -> str:
+  """The table as Markdown."""
+  file = io.StringIO()
+  Console(file=file, width=_WIDE, no_color=True).print(made)
+  return "\n".join(line.strip() for line in file.getvalue().splitlines() if line.strip()) + "\n"
+
+
+def _notes(request: Request, rows: Sequence[RowResult]) -> list[str]:
+  settings = rows[0].row.settings
+  seeds = ", ".join(map(str, request.seeds))
+  notes = [
+    f"- `{request.command}`",
+    f"- Every row: {settings['steps']:,} steps of {tokens_per_step(settings):,} tokens, seeds "
+    f"{seeds}; read from `{settings['grain_train_files']}`, tested on "
+    f"`{settings['grain_eval_files']}`.",
+    "- Memory: stored numbers per batch row, as the paper counts them.  tokens/s: median over the "
+    "steps but the first few; of text, without padding.  Peak memory: of the training process, "
+    "compiling included.",
+    "- Test perplexity: mean and standard deviation over seeds.  Documents and the change against "
+    "the first row: of the losses' mean over seeds; its interval resamples documents, not seeds.",
+  ]
+  for found in rows:
+    if len(found.results) < len(request.seeds):
+      notes.append(f"- {found.row.name}: {len(found.results)} of {len(request.seeds)} seeds.")
+  return notes
+
+
+def table_csv(rows: Sequence[RowResult]) -> str:
+  """The content of `comparison.csv`: a line per row, seed and key=value it was evaluated with."""
+  lines = [line for found in rows for line in per_seed(found)]
+  file = io.StringIO()
+  writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
+  writer.writeheader()
+  writer.writerows(lines)
+  return file.getvalue()
+
+
+def table_json(request: Request, rows: Sequence[RowResult], failures: Sequence[str]) -> str:
+  """The content of `comparison.json`."""
+  content = {
+    "configs": request.configs,
+    "overrides": request.overrides,
+    "seeds": request.seeds,
+    "rows": [_row_json(found) for found in rows],
+    "failed": list(failures),
+  }
+  return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
+def _row_json(found: RowResult) -> dict[str, Any]:
+  return {
+    "row": found.row.name,
+    "config": found.row.config,
+    **found.row.sizes,
+    "tokens_per_second": found.tokens_per_second,
+    "perplexity": _over_json(found.perplexity),
+    "documents_10th_to_90th_percentile": found.documents,
+    "change_against_first": found.change,
+    "change_interval": found.within,
+    "mean_over_seeds": found.evaluation,
+    "evaluated_with": [
+      {"argument": c.argument, **c.sizes, "perplexity": _over_json(c.perplexity)}
+      for c in found.changed
+    ],
+    "per_seed": [
+      line | {"documents": result["evaluation"]["documents"], "losses": result["losses"]}
+      for result, line in zip(
+        found.results, (x for x in per_seed(found) if not x["evaluated_with"]), strict=True
+      )
+    ],
+    "per_seed_evaluated_with": [x for x in per_seed(found) if x["evaluated_with"]],
+  }
+
+
+def _over_json(value: Over | None) -> dict[str, float | None] | None:
+  return None if value is None else value._asdict()

@@ -1,0 +1,92 @@
+"""The files of a comparison."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from melodi_plugin.compare import plots, table
+from melodi_plugin.compare.results import put_together
+from melodi_plugin.compare.testing import make_evaluation, make_request, make_result, make_row
+
+CHANGED = "melodi_long_term_windows=8"
+
+
+@pytest.fixture
+def found():
+  rows = [make_row(changed=[CHANGED]), make_row("window", memory_all=0)]
+  runs = [make_result(row, seed, 3.0 + seed / 10) for row in rows for seed in (0, 1)]
+  return put_together(rows, runs)
+
+
+def test_markdown_has_a_line_per_row_and_says_how_it_was_measured(found):
+  request = make_request("memory", "window", seeds=(0, 1, 2))._replace(key=CHANGED.split("=")[0])
+  text = table.markdown(
+    request, found, ["x_seed0: training ended with status 1; see x.log"], ["loss.png"]
+  )
+  lines = text.splitlines()
+  head = next(line for line in lines if "test perplexity" in line)
+  row = next(line for line in lines if line.startswith("| memory "))
+  columns = [cell.strip() for cell in head.split("|")]
+  cells = dict(zip(columns[2:-1], [cell.strip() for cell in row.split("|")][2:-1], strict=True))
+  assert cells["parameters"] == "1,000" and cells["without embedding"] == "900"
+  assert (cells["memory, all"], cells["short"], cells["long"]) == ("192", "64", "128")
+  assert cells["peak memory"] == "1,024 MiB host" and "±" in cells["test perplexity"]
+  assert "**Failed.** x_seed0" in text and "memory: 2 of 3 seeds" in text
+  assert "4 steps of 128 tokens" in text and "![loss](loss.png)" in text
+  assert "another melodi_long_term_windows" in text and f"| {CHANGED} |" in text
+  assert "+0.0% (+0.0% to +0.0%)" in next(line for line in lines if line.startswith("| window"))
+
+
+def test_csv_has_a_line_per_seed_and_evaluation(found):
+  lines = list(csv.DictReader(io.StringIO(table.table_csv(found))))
+  assert [(x["row"], x["seed"], x["evaluated_with"]) for x in lines] == [
+    ("memory", "0", ""),
+    ("memory", "0", CHANGED),
+    ("memory", "1", ""),
+    ("memory", "1", CHANGED),
+    ("window", "0", ""),
+    ("window", "1", ""),
+  ]
+  assert lines[1]["memory_all"] == "384" and lines[1]["parameters"] == "1000"
+
+
+def test_json_has_everything(found):
+  content = json.loads(table.table_json(make_request("memory", "window"), found, []))
+  memory, window = content["rows"]
+  assert [line["seed"] for line in memory["per_seed"]] == [0, 1]
+  assert len(memory["per_seed"][0]["losses"]) == 4
+  assert [d["id"] for d in memory["per_seed"][0]["documents"]] == ["play 0", "play 1", "play 2"]
+  assert memory["evaluated_with"][0]["argument"] == CHANGED
+  assert window["evaluated_with"] == [] and window["change_against_first"] == pytest.approx(0)
+
+
+def test_pictures_are_drawn(found):
+  drawn = plots.pictures(found)
+  assert drawn.keys() == {
+    "loss.png",
+    "memory.png",
+    "position.png",
+    "memory_after_training.png",
+  }
+  assert all(content.startswith(b"\x89PNG") for content in drawn.values())
+
+
+def test_loss_that_is_not_finite_is_a_gap():
+  row = make_row()
+  broken = {"evaluation": make_evaluation(float("nan")), "losses": [[0, 3.0], [1, None]]}
+  found = put_together([row], [make_result(row, 0, 3.0, **broken)])
+  assert plots.pictures(found).keys() == {"loss.png"}
+  text = table.markdown(make_request("memory"), found, [], [])
+  assert "not finite" in text
+  json.loads(table.table_json(make_request("memory"), found, []))
+
+
+def test_long_loss_curves_are_averaged():
+  row = make_row()
+  losses = [[step, float(step)] for step in range(1050)]
+  (found,) = put_together([row], [make_result(row, 0, 3.0, losses=losses)])
+  steps, curves = plots.loss_curves(found)
+  assert steps.shape == (95,) and curves.shape == (1, 95)
+  assert steps[:2] == pytest.approx([5.0, 16.0]) and curves[0] == pytest.approx(steps)

@@ -1,0 +1,46 @@
+"""`python -m melodi_plugin.compare.training OUT.json config.yml key=value …`: one training run.
+
+Trains as `melodi_plugin.train` does and, when it has ended well, writes to OUT.json how much memory
+this process took at most.  That file is therefore also the sign that training is complete.
+"""
+
+import json
+import pathlib
+import resource
+import sys
+import time
+from collections.abc import Sequence
+
+import jax
+from absl import app
+
+from melodi_plugin import train
+
+
+def peak_host_bytes() -> int:
+  """The most memory that this process has had resident."""
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return peak if sys.platform == "darwin" else 1024 * peak  # Linux counts in KiB
+
+
+def peak_device_bytes() -> int | None:
+  """The most memory in use on one accelerator; None where it is not counted, as on a CPU."""
+  stats = [device.memory_stats() or {} for device in jax.local_devices()]
+  return max((s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s), default=None)
+
+
+def main(argv: Sequence[str]) -> None:
+  """Command line of `training`."""
+  program, out, *arguments = argv
+  began = time.monotonic()
+  train.main([program, *arguments])
+  measured = {
+    "peak_host_bytes": peak_host_bytes(),
+    "peak_device_bytes": peak_device_bytes(),
+    "seconds": time.monotonic() - began,
+  }
+  pathlib.Path(out).write_text(json.dumps(measured))
+
+
+if __name__ == "__main__":
+  app.run(main)
