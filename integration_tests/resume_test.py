@@ -108,6 +108,25 @@ def test_loaded_parameters_start_with_empty_memory(folder):
     np.testing.assert_array_equal(np.asarray(value), saved[f"params/params/{name}"], err_msg=name)
 
 
+@pytest.mark.parametrize("windows", [2, 8])
+def test_queue_of_another_length_keeps_its_newest_tokens(folder, windows):
+  keys = {"run_name": "through", "steps": STEPS + 1, "melodi_long_term_windows": windows}
+  saved = running.checkpoint(checkpoints(folder, "through") / str(STEPS - 1))
+  long, held = (saved[f"nnx_aux/model/decoder/memory_{name}"] for name in ("long", "windows"))
+  with running.maxtext_process():
+    jax.config.update("jax_default_prng_impl", "unsafe_rbg")  # as MaxText's trainer does
+    trainer = running.Trainer(running.from_yaml(folder / "config.yml", **keys))
+    memory = {name: np.asarray(leaf) for name, leaf in trainer.memory().items()}
+    loss = trainer.step()["learning/loss"]
+  increment, stored = running.MELODI["melodi_long_term_increment"], long.shape[2]
+  kept = min(stored, windows * increment)
+  np.testing.assert_array_equal(memory["memory_long"][:, :, -kept:], long[:, :, -kept:])
+  assert memory["memory_long"].shape[2] == windows * increment
+  assert not memory["memory_long"][:, :, :-kept].any()
+  np.testing.assert_array_equal(memory["memory_windows"], np.minimum(held, stored // increment))
+  assert np.isfinite(loss)
+
+
 def test_other_number_of_rows_needs_a_key_and_then_starts_with_empty_memory(folder, caplog):
   def trainer(**keys):
     keys |= {"run_name": "through", "steps": STEPS + 2, "per_device_batch_size": 2}

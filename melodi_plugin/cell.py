@@ -28,6 +28,7 @@ the cell of the layer below come first.  `params`, `fixed` and `state` are opaqu
 
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+import jax
 import jax.numpy as jnp
 
 from melodi_plugin.array_typing import Array, Bool, Context, Float, Heads, Int, Key, Summary
@@ -151,3 +152,17 @@ class Cell(Protocol[Params, Fixed, State]):
 def join(*slots: Slots) -> Slots:
   """All slots, in order, as one row of keys and values."""
   return Slots(*(jnp.concatenate(leaves, axis=1) for leaves in zip(*slots, strict=True)))
+
+
+def of_heads(slots: Slots, heads: slice) -> Slots:
+  """The same slots as a range of the stored heads sees them."""
+  return Slots(slots.key[:, :, heads], slots.value[:, :, heads], slots.visible)
+
+
+def part(slots: Slots, place: Int[Array, "B"], count: int) -> Slots:
+  """The `count` slots of each row that begin at its `place`."""
+
+  def cut(leaf, start):
+    return jax.lax.dynamic_slice_in_dim(leaf, start, count, 0)
+
+  return Slots(*(jax.vmap(cut)(leaf, place) for leaf in slots))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from melodi_plugin.array_typing import Array, Bool, Context, Float, Heads, Int, Key, Summary
 from melodi_plugin.attention import split_key
 from melodi_plugin.branching import Mixers, context_shares, mix
-from melodi_plugin.cell import OpenWindow, Recall, Slots, WindowResult, join
+from melodi_plugin.cell import OpenWindow, Recall, Slots, WindowResult, join, of_heads, part
 from melodi_plugin.config import LayerSpec, MelodiConfig
 from melodi_plugin.memory import LayerMemory, Update, replay
 from melodi_plugin.segments import Windows, reset, select_rows
@@ -320,20 +320,6 @@ class MelodiCell[Params](abc.ABC):
       ),
       Slots(flat(state.key), flat(state.value), recent),
     )
-
-
-def of_heads(slots: Slots, heads: slice) -> Slots:
-  """The same slots as a range of the stored heads sees them."""
-  return Slots(slots.key[:, :, heads], slots.value[:, :, heads], slots.visible)
-
-
-def part(slots: Slots, place: Int[Array, "B"], count: int) -> Slots:
-  """The `count` slots of each row that begin at its `place`."""
-
-  def cut(leaf, start):
-    return jax.lax.dynamic_slice_in_dim(leaf, start, count, 0)
-
-  return Slots(*(jax.vmap(cut)(leaf, place) for leaf in slots))
 
 
 def like(old: Any, new: Any) -> Any:

@@ -49,6 +49,20 @@ def push(queue: Float[Array, "B M D"], increment: Float[Array, "B L D"]) -> Floa
   return jnp.concatenate([queue[:, increment.shape[1] :], increment.astype(queue.dtype)], axis=1)
 
 
+def resize(memory: Memory, tokens: int, increment: int) -> Memory:
+  """The same memory with queues of another length: the newest tokens, behind empty slots if longer.
+
+  Memory then holds at most the windows that its queues have tokens of.
+  """
+  stored = memory.long.shape[2]
+  kept = min(stored, tokens)
+  empty = jnp.zeros(
+    (*memory.long.shape[:2], tokens - kept, memory.long.shape[3]), memory.long.dtype
+  )
+  long = jnp.concatenate([empty, memory.long[:, :, stored - kept :]], axis=2)
+  return memory._replace(long=long, windows=jnp.minimum(memory.windows, stored // increment))
+
+
 class Update(NamedTuple):
   """What a closed window leaves behind in one layer."""
 

@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from melodi_plugin.array_typing import Array, Bool, Float, Heads, Int, Key
-from melodi_plugin.cell import Slots
-from melodi_plugin.melodi_cell import Arrange, MelodiCell, of_heads
+from melodi_plugin.cell import Slots, of_heads
+from melodi_plugin.melodi_cell import Arrange, MelodiCell
 from melodi_plugin.token_mixer import TokenMixer
 
 MASKED_LOGIT = -1e30

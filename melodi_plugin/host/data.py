@@ -4,8 +4,6 @@ import contextlib
 import functools
 import inspect
 import time
-from collections.abc import Iterator
-from typing import Any
 
 from melodi_plugin.host.seam import Undo, all_of, is_melodi, parameters, replace
 from melodi_plugin.progress import INPUT_WAIT
@@ -90,7 +88,7 @@ def probe_restore() -> str | None:
 
 
 def apply_restore() -> Undo:
-  """MaxText restores a row's place in the documents only with as many processes as before."""
+  """MaxText restores a row's place only with as many processes, and memory only at its old size."""
   from maxtext.common import checkpointing
 
   original = checkpointing.load_state_if_possible
@@ -100,35 +98,22 @@ def apply_restore() -> Undo:
     keep = contextlib.nullcontext()
     if checkpoint_manager and is_melodi(maxtext_config):
       from melodi_plugin.data import pipeline
+      from melodi_plugin.host import restored_memory
 
       step = checkpointing.latest_step(checkpoint_manager)
-      folder = checkpoint_manager.directory / str(step) / "iter"
-      if isinstance(data_iterator, pipeline.EndTogether) and folder.exists():
-        if not pipeline.restore_place(maxtext_config, data_iterator, folder):
-          keep = _without_memory(checkpointing.train_state_nnx)
+      folder = checkpoint_manager.directory / str(step)
+      if (folder / "items").exists():
+        keep = restored_memory.of_stored_length(folder / "items")
+      if isinstance(data_iterator, pipeline.EndTogether) and (folder / "iter").exists():
+        if not pipeline.restore_place(maxtext_config, data_iterator, folder / "iter"):
+          keep = restored_memory.left_out()
         data_iterator = None  # done
     with keep:
-      return original(
+      restored, params = original(
         checkpoint_manager, data_iterator, *args, maxtext_config=maxtext_config, **kwargs
       )
+    if checkpoint_manager and restored and is_melodi(maxtext_config):
+      restored_memory.fit(restored["items"], maxtext_config)
+    return restored, params
 
   return replace(checkpointing, "load_state_if_possible", load)
-
-
-@contextlib.contextmanager
-def _without_memory(train_state_nnx: Any) -> Iterator[None]:
-  """Meanwhile a checkpoint is restored without memory, which then keeps its zeros."""
-  original = train_state_nnx.to_checkpoint_dict
-
-  def to_checkpoint_dict(state):
-    target = original(state)
-    decoder = target["nnx_aux"]["model"]["decoder"]
-    for name in [name for name in decoder if name.startswith("memory_")]:
-      del decoder[name]
-    return target
-
-  undo = replace(train_state_nnx, "to_checkpoint_dict", to_checkpoint_dict)
-  try:
-    yield
-  finally:
-    undo()
