@@ -83,6 +83,21 @@ def test_rows_with_another_budget_are_refused(here, tmp_path, capsys):
   assert first.settings["enable_checkpointing"] is True
 
 
+@pytest.mark.parametrize(
+  ("argument", "read_again"),
+  [
+    ("melodi_long_term_windows=8", ["memory"]),
+    ("melodi_reset_every_window=true", ["memory", "window"]),
+    ("melodi_memory_gate=1.5", []),  # where training starts
+  ],
+)
+def test_only_rows_to_which_a_key_matters_are_read_again(here, tmp_path, argument, read_again):
+  # The second row has a memory, but no queue.
+  configs = write_configs(tmp_path, decoder_block="transformer_xl")
+  found = command.find_rows(command.parse([*configs, "steps=3", f"evaluate_with={argument}"]))
+  assert [row.name for row in found if row.changed] == read_again
+
+
 # -- The whole command -----------------------------------------------------------------------------
 
 

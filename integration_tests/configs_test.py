@@ -12,10 +12,10 @@ from melodi_plugin.accounting import parameters
 from melodi_plugin.config import SYSTEMS, MelodiConfig
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs" / "yaml"
-YAMLS = sorted(FOLDER.glob("*.yml"))
+YAMLS = sorted([*FOLDER.glob("*.yml"), *FOLDER.glob("small/*.yml")])
 
 
-@pytest.mark.parametrize("path", YAMLS + sorted(FOLDER.glob("small/*.yml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
 def test_yaml_builds_and_has_the_parameters_of_the_closed_form(path):
   with running.maxtext_process():
     from maxtext.configs import pyconfig
@@ -38,4 +38,4 @@ def test_yaml_builds_and_has_the_parameters_of_the_closed_form(path):
 def test_header_says_what_it_is_and_how_to_run_it(path):
   header = path.read_text().split("base_config:")[0]
   assert "# What:" in header
-  assert f"melodi_plugin.train configs/yaml/{path.name}" in header
+  assert f"melodi_plugin.train configs/yaml/{path.relative_to(FOLDER)}" in header

@@ -18,6 +18,10 @@ ENGRAM |= {"hf_access_token": "x", "tokenizer_path": "x"}
 
 # The settings, and the words of the refusal's sentence by which it is known.
 CASES = [
+  ({"melodi_neighbors": 4}, "is a key of memorizing_transformer"),
+  ({"melodi_exact_neighbors": True}, "finds nothing without melodi_neighbors"),
+  ({"melodi_recurrent_feedback": True}, "is a key of block_recurrent"),
+  ({"melodi_reference_defects": True}, "for the systems that MELODI is compared with"),
   ({"packing": True}, "packing=true packs every row anew"),
   ({"dataset_type": "tfds"}, "starts every row anew at every step"),
   ({"dataset_type": "hf", "hf_path": "x"}, "starts every row anew at every step"),
@@ -194,6 +198,11 @@ def test_every_block_without_memory_is_one_of_maxtext():
 
   blocks = {member.value for member in DecoderBlockType} - {running.MELODI["decoder_block"]}
   assert {*STOCK_BLOCKS, *refusals._NO_MEMORY} <= blocks
+
+
+def test_other_system_does_not_go_around_a_stock_block():
+  message = refusal(running.initialize, decoder_block="transformer_xl", melodi_base_block="llama2")
+  assert "leave melodi_base_block at 'paper'" in message
 
 
 def test_base_block_that_contradicts_decoder_block_is_refused():

@@ -122,7 +122,10 @@ def test_table_has_a_line_per_config(paths, capsys):
   [
     ([], "usage: python -m melodi_plugin.sizes"),
     (["no_such_file.yml"], "no_such_file.yml does not exist"),
-    (["steps"], "steps is neither a config nor a key=value"),
+    (["steps"], "steps is neither a config (.yml) nor a key=value"),
+    (["model.yaml"], "model.yaml cannot be read: MaxText reads .yml only"),
+    # The value of a key is no config.
+    (["hf_path=other.yml"], "error: usage: python -m melodi_plugin.sizes"),
   ],
 )
 def test_error_is_one_sentence_and_status_2(arguments, sentence, capsys):

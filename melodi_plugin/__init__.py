@@ -15,14 +15,14 @@ Read in this order; each file imports only files above it:
   melodi_cell   the verbs of that interface, whatever block is inside
   paper_layer, paper_cell          the paper's layer in it
   stock_cell                       a layer of somebody else in it
-  cached_cell, retrieval           Transformer-XL and the Memorizing Transformer in it
+  retrieval, cached_cell           Transformer-XL and the Memorizing Transformer in it
   state_layer, recurrent_cell      the Block-Recurrent Transformer in it
   schedule      the orders in which the grid of cells (layer, window) is walked
   naive, naive_baselines           the same in slow, obvious loops: the truth of the tests
   layers/       parameters as NNX modules
   systems       which cell and which parameters a layer of a system has
   accounting, flops                parameters, memory and matrix products in closed form
-  adafactor, learning_rate         the paper's optimizer and schedule
+  adafactor, learning_rate, optimizer_state   the paper's optimizer and schedule
   -- MaxText is visible only below --
   refusals      MaxText settings that would silently break memory
   decoder       what the classes that MaxText instantiates share; carries the memory variables

@@ -23,10 +23,11 @@ NULL_LOGIT = -1e3  # a slot without value: a query that may see nothing gets zer
 
 
 def _wide(x: Float[Array, "*x"]) -> Float[Array, "*x"]:
-  return x.astype(_wide_dtype(x))
+  return x.astype(wide_dtype(x))
 
 
-def _wide_dtype(x: Float[Array, "*x"]) -> jnp.dtype:
+def wide_dtype(x: Float[Array, "*x"]) -> jnp.dtype:
+  """The type of statistics, logits and softmax: float32, or wider if x is."""
   return jnp.dtype(x.dtype if x.dtype.itemsize > 4 else jnp.float32)
 
 
@@ -85,7 +86,7 @@ def rotate(x: Heads, places: Int[Array, "#B t"]) -> Heads:
   """Rotary positions (SEMANTICS 4.1): half-wavelengths from 1 to below 10000, halves as pairs."""
   half = x.shape[-1] // 2
   half_wavelengths = np.geomspace(1.0, ROTARY_LONGEST, half, endpoint=False)
-  wide = _wide_dtype(x)
+  wide = wide_dtype(x)
   angles = places[..., None].astype(wide) * jnp.asarray(np.pi / half_wavelengths, wide)
   cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
   first, second = jnp.split(_wide(x), 2, axis=-1)
@@ -132,7 +133,7 @@ def attend(
 
   The bias is inside the temperature, the mask outside (SEMANTICS 1.1).
   """
-  wide = _wide_dtype(query)
+  wide = wide_dtype(query)
   logits = jnp.einsum("BtNH,BsNH->BNts", query, key, preferred_element_type=wide)
   if bias is not None:
     logits += bias.astype(wide)

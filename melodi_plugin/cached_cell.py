@@ -39,8 +39,6 @@ class Cache(NamedTuple):
 class CachedCell[Params](MelodiCell[Params]):
   """A layer of Transformer-XL: a token sees the W tokens before it."""
 
-  mixes_inputs = True
-
   def body(self, params: Params) -> PaperLayer:
     """The parameters of attention and feed-forward network."""
     assert isinstance(params, PaperLayer)
@@ -216,7 +214,7 @@ class QueueCell(CachedCell[PaperLayer]):
       query,
       None if places is None else places + slots,
       join(long, row),
-      key,
+      None if self.config.reference_defects else key,  # the official layer drops no weights
       positions=False,
     )
 

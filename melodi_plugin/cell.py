@@ -132,7 +132,10 @@ class Cell(Protocol[Params, Fixed, State]):
     index: Int[Array, ""],
     key: Key | None = None,
   ) -> WindowResult:
-    """Reads window `index` of the segment; `window` is that window's slice of the plan."""
+    """Reads window `index` of the segment; `window` is that window's slice of the plan.
+
+    `u` are the summary tokens, or what a layer of the stack told all (`tell`).
+    """
     ...
 
   def tell(self, params: Params, state: State, window: Windows) -> Array | None:

@@ -127,9 +127,10 @@ class MelodiConfig:
     for name in ("long_term_layers", "short_term_layers"):
       outside = [i for i in getattr(self, name) if not 0 <= i < self.num_layers]
       if outside:
+        recurrent = name == "long_term_layers" and self.system == BLOCK_RECURRENT
         raise ValueError(
-          f"melodi_{name} names layer {outside[0]}, but the model has layers 0 to "
-          f"{self.num_layers - 1}."
+          f"melodi_{'recurrent_layers' if recurrent else name} names layer {outside[0]}, but the "
+          f"model has layers 0 to {self.num_layers - 1}."
         )
     short, summary = self.short_term_tokens, self.summary_tokens
     if not self.summary_branching and self.short_term_layers and short not in (0, summary):

@@ -349,6 +349,11 @@ def test_impossible_memorizing_transformer_is_refused(changes, message):
     )
 
 
+def test_recurrent_layer_outside_the_model_is_named_with_its_own_key():
+  with pytest.raises(ValueError, match="melodi_recurrent_layers names layer 9, but"):
+    MelodiConfig.baseline(BLOCK_RECURRENT, memory_layers=(9,), states=4, **SMALL)
+
+
 @pytest.mark.parametrize("layers", [(), (1, 2)])
 def test_feedback_needs_one_recurrent_layer(layers):
   with pytest.raises(ValueError, match="name one"):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from melodi_plugin.accounting import reads_states
 from melodi_plugin.config import BLOCK_RECURRENT, LayerSpec, MelodiConfig
+from melodi_plugin.keys import PAPER
 
 
 class Products(NamedTuple):
@@ -160,11 +161,6 @@ class TrainingFlops(NamedTuple):
   weights: float
   attention: float
 
-  @property
-  def all(self) -> float:
-    """All."""
-    return self.weights + self.attention
-
 
 def training_flops(config: Any, stock_weights: float) -> TrainingFlops:
   """What a training step of one row of a MaxText config of ours computes.
@@ -175,7 +171,7 @@ def training_flops(config: Any, stock_weights: float) -> TrainingFlops:
       the block reads a window's summary tokens as it reads text.
   """
   melodi, length = MelodiConfig.from_maxtext(config), config.max_target_length
-  if config.melodi_base_block == "paper":
+  if config.melodi_base_block == PAPER:
     work = model_work(melodi, length, config.vocab_size)
     return TrainingFlops(work.weights.training, work.attention.training)
   windows = length // melodi.window_length

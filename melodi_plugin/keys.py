@@ -53,7 +53,8 @@ class MelodiKeys(BaseModel):
   melodi_mask_empty_slots: bool = Field(
     False,
     description="Hide memory slots that no window of the document has filled yet; the reference "
-    "attends to them as zero tokens, a stock block never does.",
+    "attends to them as zero tokens, a stock block never does, and other systems than MELODI only "
+    "with melodi_reference_defects.",
   )
   melodi_memory_offset: float = Field(
     0.0,

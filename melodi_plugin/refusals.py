@@ -6,7 +6,7 @@ A setting leaves this list when a test shows that it works.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from melodi_plugin.config import BLOCK_RECURRENT, system_of
+from melodi_plugin.config import BLOCK_RECURRENT, MELODI, MEMORIZING, system_of
 from melodi_plugin.keys import PAPER
 
 
@@ -39,6 +39,26 @@ def _other_attention(config: Any) -> bool:
 
 
 EVERY_BLOCK = (
+  # Keys of another system.
+  Refusal(
+    lambda c: c.melodi_neighbors > 0 and system_of(c) != MEMORIZING,
+    "melodi_neighbors={c.melodi_neighbors} is a key of memorizing_transformer; set decoder_block "
+    "to that, or the key to 0.",
+  ),
+  Refusal(
+    lambda c: c.melodi_exact_neighbors and not c.melodi_neighbors,
+    "melodi_exact_neighbors=true finds nothing without melodi_neighbors; set how many.",
+  ),
+  Refusal(
+    lambda c: c.melodi_recurrent_feedback and system_of(c) != BLOCK_RECURRENT,
+    "melodi_recurrent_feedback=true is a key of block_recurrent; set decoder_block to that, or the "
+    "key to false.",
+  ),
+  Refusal(
+    lambda c: c.melodi_reference_defects and system_of(c) == MELODI,
+    "melodi_reference_defects=true is for the systems that MELODI is compared with; set it to "
+    "false.",
+  ),
   # Rows must go on where they stopped.
   Refusal(
     _set("packing"),

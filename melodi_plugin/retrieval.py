@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from melodi_plugin.array_typing import Array, Float, Heads, Int
-from melodi_plugin.attention import MASKED_LOGIT, attention_weights
+from melodi_plugin.attention import MASKED_LOGIT, attention_weights, wide_dtype
 from melodi_plugin.cell import Slots
 from melodi_plugin.config import Neighbors
 
@@ -24,7 +24,7 @@ def retrieve(
     by_head = jnp.moveaxis(leaf_BsNH, 2, 1)  # B N s H
     return jax.vmap(jax.vmap(lambda slots_sH, chosen_tk: slots_sH[chosen_tk]))(by_head, chosen_BNtk)
 
-  wide = query.dtype if query.dtype == jnp.float64 else jnp.float32
+  wide = wide_dtype(query)
   logits = jnp.einsum("BtNH,BNtkH->BNtk", query, pick(key), preferred_element_type=wide)
   logits *= jnp.abs(temperature.astype(wide))[None, :, None, None]
   visible = jax.vmap(lambda row, chosen: row[chosen])(slots.visible, chosen_BNtk)

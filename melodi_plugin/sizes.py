@@ -175,11 +175,14 @@ def measure(paths: Sequence[str], keys: Sequence[str]) -> dict[str, Sizes]:
 
 def main(argv: Sequence[str]) -> None:
   """Prints the table, or a JSON list, and nothing else, on standard output."""
-  paths = [argument for argument in argv if argument.endswith((".yml", ".yaml"))]
-  keys = [argument for argument in argv if argument not in paths and argument != "--json"]
-  bad = [key for key in keys if "=" not in key]
+  keys = [argument for argument in argv if "=" in argument]
+  paths = [argument for argument in argv if argument not in (*keys, "--json")]
+  for path in paths:
+    if path.endswith(".yaml"):
+      stop(f"{path} cannot be read: MaxText reads .yml only; rename it.")
+  bad = [path for path in paths if not path.endswith(".yml")]
   if bad or not paths:
-    unknown = f"{bad[0]} is neither a config nor a key=value; " if bad else ""
+    unknown = f"{bad[0]} is neither a config (.yml) nor a key=value; " if bad else ""
     stop(f"{unknown}usage: python -m melodi_plugin.sizes cfg.yml [more.yml ...] [key=value ...]")
   with contextlib.redirect_stdout(sys.stderr):  # MaxText prints what it reads
     rows = measure(paths, keys)

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from melodi_plugin.array_typing import Array, Float, Heads
-from melodi_plugin.attention import attend, rms_norm, unit_norm
+from melodi_plugin.attention import attend, rms_norm, unit_norm, wide_dtype
 from melodi_plugin.cell import Slots
 from melodi_plugin.config import MelodiConfig, Recurrence
+from melodi_plugin.paper_layer import to_heads
 
 LSTM_START = 1.0  # added to the forget gate's logit, taken from the input gate's
 
@@ -47,13 +48,6 @@ class StateLayer(NamedTuple):
   ffn_gate: Gate | None
 
 
-def _heads(
-  config: MelodiConfig, normed: Float[Array, "B R D"], kernel: Float[Array, "D NH"]
-) -> Heads:
-  folded = jnp.einsum("BRD,Dn->BRn", normed, kernel.astype(normed.dtype))
-  return folded.reshape(*normed.shape[:2], config.num_heads, config.head_dim)
-
-
 def _normed(params: StateLayer, states: Float[Array, "B R D"]) -> Float[Array, "B R D"]:
   normed = rms_norm(states, params.attention_norm)
   return normed + params.positions.astype(normed.dtype)
@@ -64,8 +58,8 @@ def state_heads(
 ) -> tuple[Heads, Heads]:
   """Keys and values of states, for tokens and for the states themselves."""
   normed = _normed(params, states)
-  key, value = (_heads(config, normed, kernel) for kernel in (params.key, params.value))
-  return unit_norm(key), value
+  key = to_heads(config, normed, params.key, "key_proj")
+  return unit_norm(key), to_heads(config, normed, params.value, "value_proj")
 
 
 def next_states(
@@ -73,7 +67,10 @@ def next_states(
 ) -> Float[Array, "B R D"]:
   """The states after a window, from their keys and values and those of the tokens."""
   normed, own = _normed(params, states), state_heads(params, config, states)
-  query, cross = (unit_norm(_heads(config, normed, k)) for k in (params.query, params.cross))
+  query, cross = (
+    unit_norm(to_heads(config, normed, kernel, "query_proj"))
+    for kernel in (params.query, params.cross)
+  )
   everything = jnp.ones((1, 1, states.shape[1]), bool)
   read = jnp.concatenate(
     [
@@ -123,7 +120,7 @@ def _gated(
 ) -> Float[Array, "B R D"]:
   """The old states and the new, each with its share; an LSTM's depend on the hidden activation."""
   assert gate is not None
-  wide = states.dtype if states.dtype == jnp.float64 else jnp.float32
+  wide = wide_dtype(states)
   if gate.bias is not None:
     keep = jax.nn.sigmoid(gate.bias.astype(wide))
     add = 1 - keep

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from melodi_plugin.array_typing import Array, Bool, Float, Heads, Int, Key
+from melodi_plugin.attention import wide_dtype
 from melodi_plugin.cell import Slots, of_heads
 from melodi_plugin.melodi_cell import Arrange, MelodiCell
 from melodi_plugin.token_mixer import TokenMixer
@@ -197,7 +198,7 @@ def grouped_attention(
   """
   batch, queries, num_heads, head_dim = query.shape
   groups = slots.key.shape[2]
-  wide = query.dtype if query.dtype == jnp.float64 else jnp.float32
+  wide = wide_dtype(query)
   grouped = query.reshape(batch, queries, groups, num_heads // groups, head_dim)
   logits = jnp.einsum("BtGRH,BsGH->BGRts", grouped, slots.key, preferred_element_type=wide)
   if soft_cap:

@@ -8,7 +8,7 @@ The same command goes on where it was stopped: what is finished is not run again
 on from its last checkpoint.  What a run prints is in FOLDER/logs.
 
 `evaluate_with=melodi_long_term_windows=1,4,16` also reads the test documents with a key changed
-after training, with every row that has memory: `memory_after_training.png`.
+after training, with every row to whose memory it matters: `memory_after_training.png`.
 """
 
 import signal
@@ -57,7 +57,7 @@ def _changed(
         f"evaluate_with: {argument} changes the number of parameters of {config}, so the trained "
         "model cannot be read with it; change what has none, as melodi_long_term_windows."
       )
-  return {a: other.sizes for a, other in others.items() if other.settings != own.settings}
+  return {a: other.sizes for a, other in others.items() if other.evaluated != own.evaluated}
 
 
 def write(request: Request, rows: Sequence[Row], results: list[Result], failed: list[str]) -> None:

@@ -5,6 +5,7 @@ short process (this file, as a command) before any training begins.
 """
 
 import contextlib
+import dataclasses
 import io
 import json
 import pathlib
@@ -14,8 +15,19 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from melodi_plugin.compare.request import PLACES, SEEDS
+from melodi_plugin.compare.request import PLACES, SAME, SEEDS
+from melodi_plugin.config import MelodiConfig
+from melodi_plugin.host import is_melodi
 from melodi_plugin.launch import load_config, stop
+
+# Keys of ours that an evaluation depends on, besides those that MelodiConfig reads.
+_EVALUATED = (
+  "melodi_reset_every_window",
+  "melodi_memory_dtype",
+  "melodi_id_field",
+  "melodi_max_document_bytes",
+  "melodi_skip_broken_documents",
+)
 
 
 class Described(NamedTuple):
@@ -23,6 +35,7 @@ class Described(NamedTuple):
 
   settings: dict[str, Any]  # every key of MaxText and ours that can change a result
   sizes: dict[str, Any]  # fields of `melodi_plugin.sizes.Sizes`
+  evaluated: dict[str, Any]  # all that an evaluation of the trained model depends on
 
 
 def describe(requests: Sequence[Sequence[str]]) -> list[Described]:
@@ -55,19 +68,35 @@ def describe_here(request: Sequence[str]) -> Described:
   from melodi_plugin.sizes import sizes
 
   try:
-    return Described(settings_of(config.get_keys()), dict(sizes(config)._asdict()))
+    settings = settings_of(config.get_keys())
+    return Described(settings, dict(sizes(config)._asdict()), _evaluated(config, settings))
   except (ValueError, NotImplementedError) as error:
     stop(f"{request[0]}: {error}")
 
 
+def _evaluated(config: Any, settings: dict[str, Any]) -> dict[str, Any]:
+  """MaxText's keys as they are, ours as far as this model has a use for them."""
+  own = {k: v for k, v in settings.items() if not k.startswith("melodi_") or k in _EVALUATED}
+  if is_melodi(config):
+    melodi = MelodiConfig.from_maxtext(config)
+    # Layers that have a queue say how long it is; without one its windows say nothing.
+    own["model"] = repr((dataclasses.replace(melodi, long_term_windows=0), melodi.layers))
+  return own
+
+
 def settings_of(keys: dict[str, Any]) -> dict[str, Any]:
-  """The keys that can change a result, ready for JSON: not where it is written, nor the seed."""
+  """The keys that can change a result, ready for JSON: not where it is written, nor the seed.
+
+  What all rows must have in common is kept wherever it lies, as texts in the folder itself.
+  """
   out = keys.get("base_output_directory") or None
 
   def kept(key: str, value: Any) -> bool:
     if key in (*PLACES, *SEEDS) or key.startswith("dump_"):
       return False
-    return not (out and isinstance(value, str) and value.startswith(out))
+    if key in SAME or not out or not isinstance(value, str):
+      return True
+    return not pathlib.PurePath(value).is_relative_to(out)
 
   found = {key: value for key, value in sorted(keys.items()) if kept(key, value)}
   return json.loads(json.dumps(found, default=str))

@@ -18,7 +18,7 @@ def describe(requests):
     memory = 0 if "window" in config else 16 * int(keys.get("melodi_long_term_windows", 4))
     sizes = SIZES | {"memory_all": memory, "parameters": 1000 + int(keys.get("melodi_add", 0))}
     settings = SETTINGS | {"queue": memory, "steps": int(keys.get("steps", 4))}
-    found.append(configs.Described(settings, sizes))
+    found.append(configs.Described(settings, sizes, {"queue": memory}))
   return found
 
 

@@ -65,12 +65,10 @@ def memory(rows: Sequence[RowResult], *, after_training: bool = False) -> bytes:
     if not size:
       _across(axes, perplexity, number, label=f"{name} (no memory)")
       continue
-    points = {size: perplexity}
     if after_training:
-      others = {changed.sizes["memory_all"]: changed.perplexity for changed in found.changed}
-      points |= {other: over for other, over in others.items() if over}
       axes.scatter([size], [perplexity.mean], s=100, color=colour(number))
-    _points(axes, dict(sorted(points.items())), number, label=name)
+    points = memory_curve(found) if after_training else {size: perplexity}
+    _points(axes, points, number, label=name)
   axes.set_xscale("log")
   axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
   axes.xaxis.set_major_formatter(EngFormatter())
@@ -78,6 +76,13 @@ def memory(rows: Sequence[RowResult], *, after_training: bool = False) -> bytes:
   axes.set_xlabel("memory, numbers per row of the batch")
   axes.set_ylabel("test perplexity")
   return png(figure)
+
+
+def memory_curve(found: RowResult) -> dict[int, Over]:
+  """Perplexities of a row by memory size; at the size it was trained with, that as trained."""
+  read = [(changed.sizes, changed.perplexity) for changed in found.changed]
+  read.append((found.row.sizes, found.perplexity))
+  return dict(sorted({sizes["memory_all"]: over for sizes, over in read if over}.items()))
 
 
 def _points(axes: Axes, points: Mapping[int, Over], number: int, label: str) -> None:

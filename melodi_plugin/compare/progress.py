@@ -44,10 +44,11 @@ def execute_all(runs: Sequence[Run], steps: int) -> tuple[list[Result], list[str
     steps: of each.
 
   Returns:
-    What the runs measured, and a sentence for every run that failed.
+    What the runs measured, and a sentence for everything that failed.
   """
   console = Console(stderr=True)
-  results, failures = [], []
+  results: list[Result] = []
+  failures: list[str] = []
   left = [run for run in runs if not run.finished]
   columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
   bar = (*columns, TextColumn("training steps, ETA"), TimeRemainingColumn())
@@ -61,19 +62,24 @@ def execute_all(runs: Sequence[Run], steps: int) -> tuple[list[Result], list[str
       text = f"{run.name}: {stage}"
       progress.update(task, description=text, completed=done, total=steps * len(left))
 
+    def fail(failure: str) -> None:
+      failures.append(failure)
+      console.print(f"failed: {failure}", style="red", markup=False, soft_wrap=True)
+
     for run in runs:
       before = "finished before, not run again; " if run not in left else ""
       try:
-        result = execute(run, functools.partial(show, run))
+        result, failed = execute(run, functools.partial(show, run))
       except RunError as error:
         left.remove(run)
-        failures.append(str(error))
-        console.print(f"failed: {error}", style="red", markup=False, soft_wrap=True)
+        fail(str(error))
         continue
       results.append(result)
       console.print(
         f"{run.name}: {before}{_told(result)}", markup=False, highlight=False, soft_wrap=True
       )
+      for failure in failed:
+        fail(failure)
   return results, failures
 
 

@@ -19,8 +19,9 @@ PLACES = ("run_name", "base_output_directory", "metrics_file")
 _OURS = {*SEEDS, *PLACES, *(argument.partition("=")[0] for argument in FORCED)}
 
 TOKENS_PER_STEP = "tokens per step (batch size times max_target_length)"
-_SAME = (
+SAME = (
   "steps",
+  "num_epoch",
   "learning_rate_schedule_steps",
   # The text, in training and in evaluation.
   "dataset_type",
@@ -123,7 +124,7 @@ def check_same(settings: Mapping[str, Mapping[str, Any]]) -> None:
     settings: what MaxText makes of every config, by its path.
   """
   told = [_difference(TOKENS_PER_STEP, {p: tokens_per_step(s) for p, s in settings.items()})]
-  told += [_difference(key, {path: s.get(key) for path, s in settings.items()}) for key in _SAME]
+  told += [_difference(key, {path: s.get(key) for path, s in settings.items()}) for key in SAME]
   if any(told):
     stop(
       f"these configs cannot be compared: {'; '.join(filter(None, told))}; make them the same in "

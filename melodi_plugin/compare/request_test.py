@@ -53,6 +53,7 @@ def test_same_budget_and_text_are_compared_whatever_the_model():
 
 def test_another_budget_or_text_is_refused_with_key_and_file(capsys):
   assert "steps is 4 in a.yml and c.yml, 5 in b.yml" in refusal(capsys, steps=5)
+  assert "num_epoch is None in a.yml and c.yml, 2 in b.yml" in refusal(capsys, num_epoch=2)
   said = refusal(capsys, tokenizer_path="other.model", max_target_length=32)
   assert "tokens per step (batch size times max_target_length) is 128 in a.yml and c.yml" in said
   assert "tokenizer_path is None in a.yml and c.yml, 'other.model' in b.yml" in said

@@ -96,12 +96,12 @@ def _perplexity(nats: float) -> float | None:
 def put_together(rows: Sequence[Row], results: Sequence[Result]) -> list[RowResult]:
   """Groups what the runs measured by row; a row without any finished run is left out."""
   found: list[RowResult] = []
-  for row in rows:
-    own = [result for result in results if result["row"] == row.name]
+  by_row = [[result for result in results if result["row"] == row.name] for row in rows]
+  for row, own in zip(rows, by_row, strict=True):
     if not own:
       continue
     evaluation = mean_evaluation([result["evaluation"] for result in own])
-    change, within = _change(own, found[0].results) if found else (None, None)
+    change, within = (None, None) if row is rows[0] else _change(own, by_row[0])
     found.append(
       RowResult(
         row=row,
@@ -111,15 +111,21 @@ def put_together(rows: Sequence[Row], results: Sequence[Result]) -> list[RowResu
         documents=_spread(evaluation),
         change=change,
         within=within,
-        changed=[_changed(row, argument, own) for argument in row.changed],
+        changed=_changed(row, own),
       )
     )
   return found
 
 
-def _changed(row: Row, argument: str, own: Sequence[Result]) -> Changed:
-  perplexity = over([result["evaluated_with"][argument]["perplexity"] for result in own])
-  return Changed(argument, row.changed[argument], perplexity)
+def _changed(row: Row, own: Sequence[Result]) -> list[Changed]:
+  """Over the seeds whose evaluation has not failed; left out if none is there."""
+  found = []
+  for argument, sizes in row.changed.items():
+    every = [result["evaluated_with"].get(argument) for result in own]
+    perplexities = [evaluation["perplexity"] for evaluation in every if evaluation]
+    if perplexities:
+      found.append(Changed(argument, sizes, over(perplexities)))
+  return found
 
 
 def _spread(evaluation: Evaluation) -> tuple[float, float] | None:
@@ -160,11 +166,14 @@ def per_seed(found: RowResult) -> list[dict[str, Any]]:
   for result in found.results:
     own = {key: result[key] for key in ("row", "seed")}
     same = {key: result[key] for key in _MEASURED}
+    same["seconds_of_last_process"] = result["seconds"]  # of training that was resumed or not
     sizes = dict(found.row.sizes)
     rates = {key: result["evaluation"][key] for key in _RATES}
     lines.append(own | {"evaluated_with": ""} | sizes | same | rates)
     for changed in found.changed:
-      evaluation = result["evaluated_with"][changed.argument]
+      evaluation = result["evaluated_with"].get(changed.argument)
+      if evaluation is None:  # failed
+        continue
       rates = {key: evaluation[key] for key in _RATES}
       sizes = dict(changed.sizes)
       lines.append(own | {"evaluated_with": changed.argument} | sizes | same | rates)
@@ -176,5 +185,4 @@ _MEASURED = (
   "trained_tokens",
   "peak_host_bytes",
   "peak_device_bytes",
-  "seconds",
 )

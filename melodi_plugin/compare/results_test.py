@@ -45,6 +45,22 @@ def test_row_without_a_finished_run_is_left_out():
   one, two = make_row("one"), make_row("two")
   (found,) = results.put_together([one, two], [make_result(two, 0, 3.0)])
   assert found.row is two and found.change is None
+  # Nor does another row take the place of the first.
+  three = make_row("three")
+  runs = [make_result(row, 0, 3.0) for row in (two, three)]
+  assert [row.change for row in results.put_together([one, two, three], runs)] == [None, None]
+
+
+def test_failed_evaluation_with_a_key_changed_is_left_out():
+  row = make_row(changed=[CHANGED])
+  whole, failed = make_result(row, 0, 3.0), make_result(row, 1, 3.2, evaluated_with={})
+  (found,) = results.put_together([row], [whole, failed])
+  assert found.changed[0].perplexity == results.over(
+    [whole["evaluated_with"][CHANGED]["perplexity"]]
+  )
+  lines = [(line["seed"], line["evaluated_with"]) for line in results.per_seed(found)]
+  assert lines == [(0, ""), (0, CHANGED), (1, "")]
+  assert results.put_together([row], [failed])[0].changed == []
 
 
 def test_loss_that_is_not_finite_has_no_mean():

@@ -80,10 +80,10 @@ class Run(NamedTuple):
 
   def evaluation(self, changed: str = "") -> report.Evaluation | None:
     """The evaluation as configured, or with 'key=value'; None if there is none yet."""
-    # Its name tells whether the config forgets at every window.
-    end = "_reset_every_window" if self.row.settings.get("melodi_reset_every_window") else ""
+    folder = self.folder / changed.replace("=", "_")
     try:
-      path = self.folder / changed.replace("=", "_") / f"evaluation{end}.json"
+      # Its name tells whether the config forgets at every window; it is the only one here.
+      (path,) = folder.glob("evaluation*.json")
       return report.read_evaluations(str(path))[-1]
     except ValueError:
       return None
@@ -104,7 +104,7 @@ def check_settings(run: Run) -> None:
   )
 
 
-def execute(run: Run, on_progress: Callable[[str], None]) -> Result:
+def execute(run: Run, on_progress: Callable[[str], None]) -> tuple[Result, list[str]]:
   """Does what is left of a run.
 
   Args:
@@ -112,20 +112,23 @@ def execute(run: Run, on_progress: Callable[[str], None]) -> Result:
     on_progress: told about every second what is being done.
 
   Returns:
-    What `result.json` holds, with the evaluations of evaluate_with.
+    What `result.json` holds, with the evaluations of evaluate_with; and a sentence for each of
+    those that failed.
 
   Raises:
-    RunError: if one of its processes fails.
+    RunError: if training fails, or the evaluation as configured.
   """
   run.folder.mkdir(parents=True, exist_ok=True)
   run.log.parent.mkdir(parents=True, exist_ok=True)
   _write(run.folder / "settings.json", run.row.settings)
   result = run.result() or _train_and_evaluate(run, on_progress)
-  changed = {
-    argument: run.evaluation(argument) or _evaluate(run, argument, on_progress)
-    for argument in run.row.changed
-  }
-  return result | {"evaluated_with": changed}
+  changed, failures = {}, []
+  for argument in run.row.changed:
+    try:
+      changed[argument] = run.evaluation(argument) or _evaluate(run, argument, on_progress)
+    except RunError as error:
+      failures.append(str(error))
+  return result | {"evaluated_with": changed}, failures
 
 
 def _train_and_evaluate(run: Run, on_progress: Callable[[str], None]) -> Result:
@@ -146,7 +149,20 @@ def _train(run: Run, on_progress: Callable[[str], None]) -> dict[str, Any]:
     _command(run, "training", ("compare.training", str(done), *arguments), on_progress)
   if not run.steps_done():
     raise RunError(f"{run.name}: training logged no step; see {run.log}")
+  _check_complete(run)
   return metrics.read(run.folder / "metrics.jsonl") | json.loads(done.read_text())
+
+
+def _check_complete(run: Run) -> None:
+  """Raises RunError if training has ended well, but early."""
+  # A kill can lose the line of a step whose checkpoint was saved: lines alone say too little.
+  saved = 1 + int(pathlib.Path(_last_checkpoint(run)).parent.name)
+  steps, trained = run.row.settings["steps"], max(saved, run.steps_done())
+  if trained < steps:
+    raise RunError(
+      f"{run.name}: training ended after {trained} of {steps} steps, as it does where the text "
+      f"ends (num_epoch reads it again); see {run.log}"
+    )
 
 
 def _last_checkpoint(run: Run) -> str:

@@ -20,6 +20,7 @@ class Processes:
   def __init__(self):
     self.started: list[tuple[str, str]] = []
     self.failing: set[tuple[str, str]] = set()
+    self.steps = 4  # that training does before it ends well
 
   def __call__(self, run, stage, arguments, on_progress):
     on_progress(stage)
@@ -32,8 +33,8 @@ class Processes:
       self.evaluate(arguments)
 
   def train(self, run, arguments):
-    (run.folder / "checkpoints" / "3" / "items").mkdir(parents=True)
-    (run.folder / "metrics.jsonl").write_text("".join(map(line, range(4))))
+    (run.folder / "checkpoints" / str(self.steps - 1) / "items").mkdir(parents=True)
+    (run.folder / "metrics.jsonl").write_text("".join(map(line, range(self.steps))))
     measured = {"peak_host_bytes": 5, "peak_device_bytes": None, "seconds": 1.0}
     pathlib.Path(arguments[1]).write_text(json.dumps(measured))
 
@@ -42,7 +43,8 @@ class Processes:
     assert keys["load_parameters_path"].endswith("checkpoints/3/items")
     folder = pathlib.Path(keys["base_output_directory"], keys["run_name"])
     folder.mkdir(exist_ok=True)
-    (folder / "evaluation.json").write_text(json.dumps([make_evaluation(3.0)]))
+    end = "_reset_every_window" if keys.get("melodi_reset_every_window") == "true" else ""
+    (folder / f"evaluation{end}.json").write_text(json.dumps([make_evaluation(3.0)]))
 
 
 @pytest.fixture
@@ -55,14 +57,53 @@ def processes(monkeypatch):
 def test_run_is_trained_and_evaluated_once(tmp_path, processes):
   run = runs.Run(make_row(changed=[CHANGED]), 1, tmp_path)
   assert not run.finished and run.steps_done() == 0
-  result = runs.execute(run, lambda stage: None)
+  result, failures = runs.execute(run, lambda stage: None)
+  assert not failures
   stages = ["training", "evaluation", f"evaluation with {CHANGED}"]
   assert processes.started == [("memory_seed1", stage) for stage in stages]
   assert run.finished and run.steps_done() == 4
   assert result["seed"] == 1 and result["row"] == "memory" and result["peak_host_bytes"] == 5
   assert result["evaluated_with"][CHANGED] == result["evaluation"] == make_evaluation(3.0)
-  assert runs.execute(run, lambda stage: None) == result
+  assert runs.execute(run, lambda stage: None) == (result, [])
   assert len(processes.started) == 3
+
+
+def test_evaluation_is_found_whatever_the_changed_config_calls_it(tmp_path, processes):
+  argument = "melodi_reset_every_window=true"
+  run = runs.Run(make_row(changed=[argument]), 0, tmp_path)
+  result, failures = runs.execute(run, lambda stage: None)
+  assert result["evaluated_with"].keys() == {argument} and not failures
+  assert run.finished
+
+
+def test_failed_evaluation_with_a_key_changed_leaves_the_result(tmp_path, processes, capsys):
+  other = "melodi_long_term_windows=9"
+  run = runs.Run(make_row(changed=[CHANGED, other]), 0, tmp_path)
+  processes.failing = {(run.name, f"evaluation with {CHANGED}")}
+  (result,), (failure,) = progress.execute_all([run], 4)
+  assert result["evaluation"] == make_evaluation(3.0)
+  assert result["evaluated_with"].keys() == {other} and not run.finished
+  assert failure.startswith(f"memory_seed0: evaluation with {CHANGED} ended with status 1")
+  said = capsys.readouterr().err
+  assert "memory_seed0: test perplexity" in said and f"failed: {failure}" in said
+
+
+def test_training_that_ends_early_is_not_complete(tmp_path, processes):
+  run, processes.steps = runs.Run(make_row(), 0, tmp_path), 3
+  for _ in range(2):  # nor is it when the command is given again
+    with pytest.raises(runs.RunError, match="training ended after 3 of 4 steps"):
+      runs.execute(run, lambda stage: None)
+  assert run.result() is None
+  assert [stage for _, stage in processes.started] == ["training"]
+
+
+def test_line_that_a_kill_has_lost_does_not_count_as_an_early_end(tmp_path, processes):
+  run = runs.Run(make_row(), 0, tmp_path)
+  run.folder.mkdir(parents=True)
+  runs._train(run, lambda stage: None)
+  (run.folder / "metrics.jsonl").write_text("".join(map(line, range(3))))
+  result, _ = runs.execute(run, lambda stage: None)
+  assert [step for step, _ in result["losses"]] == [0, 1, 2]
 
 
 def test_stopped_run_goes_on_at_the_stage_that_is_missing(tmp_path, processes):

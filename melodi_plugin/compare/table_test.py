@@ -50,6 +50,7 @@ def test_csv_has_a_line_per_seed_and_evaluation(found):
     ("window", "1", ""),
   ]
   assert lines[1]["memory_all"] == "384" and lines[1]["parameters"] == "1000"
+  assert lines[0]["seconds_of_last_process"] == "9.0" and "seconds" not in lines[0]
 
 
 def test_json_has_everything(found):
@@ -71,6 +72,14 @@ def test_pictures_are_drawn(found):
     "memory_after_training.png",
   }
   assert all(content.startswith(b"\x89PNG") for content in drawn.values())
+
+
+def test_value_as_trained_stays_beside_one_of_the_same_memory(found):
+  memory = found[0]
+  (larger,) = memory.changed
+  same = larger._replace(argument="melodi_reset_every_window=true", sizes=memory.row.sizes)
+  curve = plots.memory_curve(memory._replace(changed=[larger, same]))
+  assert curve == {192: memory.perplexity, 384: larger.perplexity}
 
 
 def test_loss_that_is_not_finite_is_a_gap():

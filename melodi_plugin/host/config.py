@@ -66,6 +66,11 @@ def _around(block: Any, base: str, values: dict[str, Any]) -> dict[str, Any]:
   """MaxText's branches on decoder_block must see the block that memory goes around."""
   block = getattr(block, "value", block)
   check_base_block(base)
+  if block in SYSTEMS and block != MELODI:
+    raise ValueError(
+      f"decoder_block={block} has layers of its own and cannot go around {base}; leave "
+      "melodi_base_block at 'paper'."
+    )
   if block not in (MELODI, base):
     raise ValueError(
       f"melodi_base_block={base} contradicts decoder_block={block}, which model_name or your "

@@ -44,13 +44,21 @@ def of_stored_length(items: Any) -> contextlib.AbstractContextManager[None]:
   import orbax.checkpoint as ocp
 
   metadata: Any = ocp.PyTreeCheckpointer().metadata(items)
-  stored = metadata.item_metadata.tree["nnx_aux"]["model"]["decoder"].get("memory_long")
+  tree = metadata.item_metadata.tree
+  for part in ("nnx_aux", "model", "decoder"):
+    tree = tree.get(part, {})
+  stored = tree.get("memory_long")
 
   def change(decoder: dict[str, Any]) -> None:
     if stored is None or "memory_long" not in decoder:
       return
     wanted = decoder["memory_long"]
     *layers_and_rows, _, width = wanted.shape
+    if stored.shape[3] != width:
+      raise ValueError(
+        f"the memory in {items} has slots of {stored.shape[3]} numbers, and this model's have "
+        f"{width}: tokens, or keys and values; keep melodi_reference_defects as it was."
+      )
     shape = (*layers_and_rows, stored.shape[2], width)
     decoder["memory_long"] = jax.ShapeDtypeStruct(shape, wanted.dtype, sharding=wanted.sharding)
 
