@@ -47,6 +47,16 @@ ENVIRONMENT = {  # as text, what becomes of it
   "melodi_evaluate_after_training": ("true", True),
   "melodi_learning_rate_schedule": ("paper", "paper"),
 }
+# Keys that other systems than MELODI have, and what else they need.
+NEEDS = {
+  "melodi_neighbors": {"decoder_block": "memorizing_transformer"},
+  "melodi_exact_neighbors": {"decoder_block": "memorizing_transformer", "melodi_neighbors": 2},
+  "melodi_recurrent_feedback": {
+    "decoder_block": "block_recurrent",
+    "melodi_schedule": "windows",
+  },
+  "melodi_reference_defects": {"decoder_block": "transformer_xl"},
+}
 LAYERS = ("melodi_long_term_layers", "melodi_short_term_layers")
 
 
@@ -111,7 +121,7 @@ def test_command_line_wins_over_the_yaml(tmp_path):
 @pytest.mark.parametrize("key", MelodiKeys.model_fields)
 def test_environment_variable_sets_the_key(monkeypatch, tmp_path, key):
   text, value = ENVIRONMENT[key]
-  others = {k: v for k, v in running.MELODI.items() if k != key}
+  others = {k: v for k, v in (running.MELODI | NEEDS.get(key, {})).items() if k != key}
   file = running.write_yaml(tmp_path / "own.yml", **others)
   monkeypatch.setenv(f"M_{key.upper()}", text)
   config = running.initialize(str(file), max_target_length=512)
