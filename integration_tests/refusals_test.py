@@ -222,7 +222,7 @@ def test_model_name_is_refused_where_it_would_undo_the_papers_layers(tmp_path, w
     running.from_yaml(file, **({} if where == "file" else named))
   assert str(error.value) == (
     "model_name=llama2-7b brings layers of its own, so decoder_block=melodi would be lost; set "
-    "melodi_base_block to the decoder_block of that model."
+    "melodi_base_block to the decoder_block of that model, or leave model_name out."
   )
 
 
