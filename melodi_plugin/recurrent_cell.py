@@ -105,7 +105,7 @@ class RecurrentCell(CachedCell[RecurrentLayer]):
   ) -> tuple[Summary, Update]:
     """See `Cell.close`."""
     seen = join(recall.short, opened.tokens)
-    return u, Update(opened.short_share, self._next(params, recall.states, seen))
+    return u, Update(opened.short_share, self._next(params, recall.states, recall.long, seen))
 
   # -- Over a segment ------------------------------------------------------------------------------
 
@@ -133,9 +133,8 @@ class RecurrentCell(CachedCell[RecurrentLayer]):
     states = state.states
     if params.states is not None:
       states = self._states(params.states, states, window.held)
-      long = self._state_slots(params.states, states)
-    else:
-      long = self._unpacked(u)
+    told = self.config.recurrence.feedback
+    long = self._unpacked(u) if told else self._state_slots(params.states, states)
 
     def arrange(own_key: Heads, own_value: Heads, heads: slice) -> Slots:
       return join(recall, Slots(own_key, own_value, window.valid))
@@ -143,7 +142,7 @@ class RecurrentCell(CachedCell[RecurrentLayer]):
     above, row = self.read(params, x, None, arrange, long, key)
     own = Slots(*(leaf[:, self.spec.short_tokens :] for leaf in row))
     entries = self.shares(params, self.entries(x, above, own), window.valid)[1]
-    update = Update(entries, self._next(params, states, row))
+    update = Update(entries, self._next(params, states, long, row))
     after = RecurrentState(self.next_short(update, own), update.increment)
     before = RecurrentState(short, states)
     state = select_rows(window.writes, like(before, after), before)
@@ -173,14 +172,15 @@ class RecurrentCell(CachedCell[RecurrentLayer]):
     learned = jnp.broadcast_to(params.initial.astype(states.dtype), states.shape)
     return select_rows(held == 0, learned, states)
 
-  def _state_slots(self, params: StateLayer, states: Float[Array, "B R D"]) -> Slots:
+  def _state_slots(self, params: StateLayer | None, states: Float[Array, "B R D"]) -> Slots:
+    assert params is not None  # without feedback only a layer with states is a RecurrentCell
     key, value = state_heads(params, self.config, states)
     return Slots(key, value, jnp.ones(states.shape[:2], bool))
 
   def _next(
-    self, params: RecurrentLayer, states: Float[Array, "B R D"] | None, tokens: Slots
+    self, params: RecurrentLayer, states: Float[Array, "B R D"] | None, own: Slots, tokens: Slots
   ) -> Float[Array, "B R D"]:
     """The states after a window that saw these tokens; a layer without states keeps none."""
     if params.states is None or states is None:
       return jnp.zeros((tokens.key.shape[0], 0, self.config.emb_dim), self.dtype)
-    return next_states(params.states, self.config, states, tokens)
+    return next_states(params.states, self.config, states, own, tokens)

@@ -63,18 +63,17 @@ def state_heads(
 
 
 def next_states(
-  params: StateLayer, config: MelodiConfig, states: Float[Array, "B R D"], tokens: Slots
+  params: StateLayer, config: MelodiConfig, states: Float[Array, "B R D"], own: Slots, tokens: Slots
 ) -> Float[Array, "B R D"]:
-  """The states after a window, from their keys and values and those of the tokens."""
-  normed, own = _normed(params, states), state_heads(params, config, states)
+  """The states after a window, from their own keys and values and those of the tokens."""
+  normed = _normed(params, states)
   query, cross = (
     unit_norm(to_heads(config, normed, kernel, "query_proj"))
     for kernel in (params.query, params.cross)
   )
-  everything = jnp.ones((1, 1, states.shape[1]), bool)
   read = jnp.concatenate(
     [
-      attend(query, *own, params.temperature, everything),
+      attend(query, own.key, own.value, params.temperature, own.visible[:, None]),
       attend(cross, tokens.key, tokens.value, params.cross_temperature, tokens.visible[:, None]),
     ],
     axis=2,
