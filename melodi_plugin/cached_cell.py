@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from melodi_plugin.array_typing import Array, Bool, Float, Heads, Int, Key, Summary
 from melodi_plugin.attention import gate_heads, split_key
-from melodi_plugin.cell import Slots, join
+from melodi_plugin.cell import Slots, join, put
 from melodi_plugin.melodi_cell import ALL_HEADS, Arrange, MelodiCell
 from melodi_plugin.memory import Update
 from melodi_plugin.paper_layer import (
@@ -85,7 +85,6 @@ class CachedCell[Params](MelodiCell[Params]):
     if place is not None:
       batch, length = entries.shape[0], self.config.window_length
       window = jnp.zeros((batch, length, entries.shape[2]), entries.dtype)
-      put = jax.vmap(lambda row, new, at: jax.lax.dynamic_update_slice_in_dim(row, new, at, 0))
       entries = put(window, entries, place)
 
     def kept(tokens: int, width: int) -> Float[Array, "B o _"]:

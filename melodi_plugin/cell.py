@@ -169,3 +169,12 @@ def part(slots: Slots, place: Int[Array, "B"], count: int) -> Slots:
     return jax.lax.dynamic_slice_in_dim(leaf, start, count, 0)
 
   return Slots(*(jax.vmap(cut)(leaf, place) for leaf in slots))
+
+
+def put[T](rows: T, new: T, place: Int[Array, "B"]) -> T:
+  """The rows of `rows` with those of `new` written into them, each from its `place` on."""
+
+  def write(row, part_of_it, start):
+    return jax.lax.dynamic_update_slice_in_dim(row, part_of_it, start, 0)
+
+  return jax.tree.map(lambda old, own: jax.vmap(write)(old, own, place), rows, new)

@@ -25,7 +25,6 @@ from absl import app, logging
 from jax.experimental import multihost_utils
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from melodi_plugin import report, scores
 from melodi_plugin.config import MelodiConfig
@@ -204,14 +203,8 @@ def _read_alike(some: list[dict[str, Any]], others: list[dict[str, Any]]) -> boo
 
 def show(evaluations: list[dict[str, Any]]) -> None:
   """Prints the tables of a report."""
-  console = Console()
-  for content in report.tables(evaluations):
-    table = Table(title=content.title)
-    for number, name in enumerate(content.header):
-      table.add_column(name, justify="right" if number else "left")
-    for row in content.rows[:_LONG]:
-      table.add_row(*row)
-    console.print(table)
+  for table in report.tables(evaluations):
+    table._replace(rows=table.rows[:_LONG]).show()
   for warning in report.warnings(evaluations):
     print(warning)
 

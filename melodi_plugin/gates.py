@@ -14,13 +14,12 @@ import jax
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 
 from melodi_plugin import weights
 from melodi_plugin.config import MEMORY_PREFIX
 from melodi_plugin.launch import stop
 from melodi_plugin.scoring import find_checkpoints
+from melodi_plugin.tables import Table
 
 _NAME = re.compile(rf"{MEMORY_PREFIX}(\d+)(?:_to_\d+)?/(gate|offset)$")
 
@@ -79,12 +78,11 @@ def draw(series: Sequence[Gates]) -> Figure:
 
 def show(series: Sequence[Gates]) -> None:
   """Prints a line per checkpoint."""
-  table = Table(title="means over layers, heads and channels (lowest to highest layer)")
-  for column in ("step", "offset", "share of the queue"):
-    table.add_column(column, justify="right")
-  for gates in series:
-    table.add_row(str(gates.step), _range(gates.offset), _range(gates.share))
-  Console().print(table)
+  Table(
+    "means over layers, heads and channels (lowest to highest layer)",
+    ("step", "offset", "share of the queue"),
+    [(str(gates.step), _range(gates.offset), _range(gates.share)) for gates in series],
+  ).show()
 
 
 def _range(values: dict[int, float]) -> str:

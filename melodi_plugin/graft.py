@@ -15,11 +15,11 @@ from absl import logging
 from etils import epath
 from flax import nnx
 from rich.console import Console
-from rich.table import Table
 
 from melodi_plugin import weights
 from melodi_plugin.config import is_memory_parameter
 from melodi_plugin.launch import load_config, stop
+from melodi_plugin.tables import Table
 
 
 class Grafted(NamedTuple):
@@ -122,18 +122,16 @@ def _check(path: str, there: dict[str, Any], here: dict[str, Any]) -> None:
 
 def show(done: Grafted) -> None:
   """Prints what came from where."""
-  table = Table(title="parameters")
-  for column in ("from", "arrays", "numbers"):
-    table.add_column(column, justify="left" if column == "from" else "right")
+  rows = []
   for label, shapes in (
     ("copied", done.copied),
     ("initialised for memory", done.initialised),
     ("left over", done.left_over),
   ):
     numbers = sum(int(np.prod(shape)) for shape in shapes.values())
-    table.add_row(label, f"{len(shapes):,}", f"{numbers:,}")
+    rows.append((label, f"{len(shapes):,}", f"{numbers:,}"))
+  Table("parameters", ("from", "arrays", "numbers"), rows).show()
   console = Console()
-  console.print(table)
   for label, shapes in (("initialised", done.initialised), ("left over", done.left_over)):
     for name, shape in sorted(shapes.items()):
       console.print(f"{label}: {name} {shape}", highlight=False)

@@ -16,10 +16,10 @@ import jax.numpy as jnp
 from melodi_plugin.array_typing import Array, Bool, Context, Float, Heads, Int, Key, Summary
 from melodi_plugin.attention import split_key
 from melodi_plugin.branching import Mixers, context_shares, mix
-from melodi_plugin.cell import OpenWindow, Recall, Slots, WindowResult, join, of_heads, part
+from melodi_plugin.cell import OpenWindow, Recall, Slots, WindowResult, join, of_heads, part, put
 from melodi_plugin.config import LayerSpec, MelodiConfig
-from melodi_plugin.memory import LayerMemory, Update, replay
-from melodi_plugin.segments import Windows, reset, select_rows
+from melodi_plugin.memory import LayerMemory, Update, replay, rewrite
+from melodi_plugin.segments import Windows, reset
 
 # Puts the keys and values of tokens, or those of a range of heads of them, into their row.
 Arrange = Callable[[Heads, Heads, slice], Slots]
@@ -177,14 +177,10 @@ class MelodiCell[Params](abc.ABC):
   ) -> tuple[Float[Array, "B t D"], OpenWindow]:
     """See `Cell.context`."""
 
-    def put(row, new, start):
-      return jax.lax.dynamic_update_slice_in_dim(row, new, start, 0)
-
     def arrange(new_key: Heads, new_value: Heads, heads: slice) -> Slots:
-      new = (new_key, new_value, valid)
-      earlier = of_heads(opened.tokens, heads)
-      tokens = (jax.vmap(put)(*pair, place) for pair in zip(earlier, new, strict=True))
-      return join(of_heads(recall.short, heads), Slots(*tokens))
+      new = Slots(new_key, new_value, valid)
+      tokens = put(of_heads(opened.tokens, heads), new, place)
+      return join(of_heads(recall.short, heads), tokens)
 
     short = self.spec.short_tokens
     places_Bt = short + place[:, None] + jnp.arange(x.shape[1], dtype=jnp.int32)
@@ -260,7 +256,7 @@ class MelodiCell[Params](abc.ABC):
 
     new_key, new_value = self.increment_heads(params, update, own, increment_key)
     state = State(
-      select_rows(window.writes, like(short, self.next_short(update, own)), short),
+      rewrite(short, self.next_short(update, own), window.writes),
       jax.lax.dynamic_update_index_in_dim(state.key, new_key, index, 1),
       jax.lax.dynamic_update_index_in_dim(state.value, new_value, index, 1),
     )
@@ -320,8 +316,3 @@ class MelodiCell[Params](abc.ABC):
       ),
       Slots(flat(state.key), flat(state.value), recent),
     )
-
-
-def like(old: Any, new: Any) -> Any:
-  """The same numbers in the types of `old`, so that a scan can carry them."""
-  return jax.tree.map(lambda a, b: b.astype(a.dtype), old, new)

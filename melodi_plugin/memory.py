@@ -70,23 +70,14 @@ class Update(NamedTuple):
   increment: Float[Array, "B L D"]  # the tokens for the long-term queue
 
 
-def write_short(
-  short: Float[Array, "B S D"], update: Update, writes: Rows
-) -> Float[Array, "B S D"]:
-  """Rewrites the short-term memory of the rows that read text in this window."""
-  return select_rows(writes, update.short.astype(short.dtype), short)
-
-
-def write_long(long: Float[Array, "B M D"], update: Update, writes: Rows) -> Float[Array, "B M D"]:
-  """Pushes the increment to the queue of the rows that read text in this window."""
-  return select_rows(writes, push(long, update.increment), long)
+def rewrite[T](old: T, new: T, writes: Rows) -> T:
+  """`new`, in the types of `old`, in the rows that read text in this window."""
+  return select_rows(writes, jax.tree.map(lambda a, b: b.astype(a.dtype), old, new), old)
 
 
 def write(memory: LayerMemory, update: Update, writes: Rows) -> LayerMemory:
   """Verb three of a cell: what a closed window does to the memory of its layer."""
-  return LayerMemory(
-    write_short(memory.short, update, writes), write_long(memory.long, update, writes)
-  )
+  return rewrite(memory, LayerMemory(update.short, push(memory.long, update.increment)), writes)
 
 
 def replay(long: Float[Array, "B M D"], updates: Update, windows: Windows) -> Float[Array, "B M D"]:
@@ -94,7 +85,8 @@ def replay(long: Float[Array, "B M D"], updates: Update, windows: Windows) -> Fl
 
   def step(long, xs):
     update, window = xs
-    return write_long(reset(window.starts, long), update, window.writes), None
+    long = reset(window.starts, long)
+    return rewrite(long, push(long, update.increment), window.writes), None
 
   return jax.lax.scan(step, long, (updates, windows))[0]
 

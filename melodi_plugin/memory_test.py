@@ -16,8 +16,6 @@ from melodi_plugin.memory import (
   replay,
   settle,
   write,
-  write_long,
-  write_short,
 )
 from melodi_plugin.segments import plan_windows
 from melodi_plugin.testing import document_rows, random_memory, tiny_config
@@ -78,9 +76,8 @@ def test_only_rows_that_read_text_are_written():
 def test_writes_keep_the_dtype_of_the_memory():
   memory = LayerMemory(jnp.zeros((1, S, D), jnp.bfloat16), jnp.zeros((1, Q * L, D), jnp.bfloat16))
   update = Update(jnp.ones((1, S, D)), jnp.ones((1, L, D)))
-  rows = jnp.array([True])
-  assert write_short(memory.short, update, rows).dtype == jnp.bfloat16
-  assert write_long(memory.long, update, rows).dtype == jnp.bfloat16
+  after = write(memory, update, jnp.array([True]))
+  assert (after.short.dtype, after.long.dtype) == (jnp.bfloat16, jnp.bfloat16)
 
 
 def test_nan_of_a_window_of_padding_is_not_written():

@@ -13,8 +13,7 @@ from melodi_plugin.array_typing import Array, Bool, Context, Float, Heads, Int, 
 from melodi_plugin.attention import attend, split_key, unit_norm
 from melodi_plugin.cached_cell import Cache, CachedCell
 from melodi_plugin.cell import OpenWindow, Recall, Slots, WindowResult, join
-from melodi_plugin.melodi_cell import like
-from melodi_plugin.memory import LayerMemory, Update
+from melodi_plugin.memory import LayerMemory, Update, rewrite
 from melodi_plugin.paper_layer import PaperLayer, to_heads
 from melodi_plugin.segments import Windows, reset, select_rows
 from melodi_plugin.state_layer import StateLayer, next_states, state_heads
@@ -145,8 +144,7 @@ class RecurrentCell(CachedCell[RecurrentLayer]):
     update = Update(entries, self._next(params, states, long, row))
     after = RecurrentState(self.next_short(update, own), update.increment)
     before = RecurrentState(short, states)
-    state = select_rows(window.writes, like(before, after), before)
-    return WindowResult(state, above, u, update)
+    return WindowResult(rewrite(before, after, window.writes), above, u, update)
 
   def tell(
     self, params: RecurrentLayer, state: RecurrentState, window: Windows

@@ -8,7 +8,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import fsspec
 from absl import app
@@ -16,19 +16,12 @@ from absl import app
 from melodi_plugin import plots
 from melodi_plugin.launch import stop
 from melodi_plugin.scores import paired_change
+from melodi_plugin.tables import Table
 
 Evaluation = dict[str, Any]
 
 _LONG = 100  # documents that a Markdown table lists; the CSV has all
 _RATES = ("perplexity", "word_perplexity", "bits_per_byte", "accuracy")
-
-
-class Table(NamedTuple):
-  """A table of text; the first column is left-aligned, the others are numbers."""
-
-  title: str
-  header: list[str]
-  rows: list[list[str]]
 
 
 # -- Names -----------------------------------------------------------------------------------------
@@ -193,15 +186,10 @@ def markdown(evaluations: Sequence[Evaluation]) -> str:
     lines += [f"**Note.** {warning}", ""]
   pictures = ["", "![perplexity by position](by_position.png)", "![per document](per_document.png)"]
   for table, picture in zip(tables(evaluations), pictures, strict=True):
-    lines += [f"## {table.title}", "", _line(table.header)]
-    lines.append("|" + "|".join(["---"] + ["---:"] * (len(table.header) - 1)) + "|")
-    lines += [*map(_line, table.rows), ""] + ([picture, ""] if picture else [])
+    lines += [f"## {table.title}", "", table.markdown()]
+    lines += [picture, ""] if picture else []
   lines += ["## How it was measured", "", *(f"- {note}" for note in _notes(evaluations)), ""]
   return "\n".join(lines)
-
-
-def _line(cells: list[str]) -> str:
-  return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def table_csv(evaluations: Sequence[Evaluation]) -> str:

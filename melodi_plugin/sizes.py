@@ -5,17 +5,12 @@ for MaxText's own decoders too.
 """
 
 import contextlib
-import io
 import json
 import math
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
-
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from melodi_plugin.accounting import (
   MemoryNumbers,
@@ -27,6 +22,7 @@ from melodi_plugin.accounting import (
 from melodi_plugin.config import MelodiConfig
 from melodi_plugin.host import has_base_block, is_melodi
 from melodi_plugin.launch import load_config, stop
+from melodi_plugin.tables import Table
 
 # Reading the config must neither wait for other hosts nor look for documents.
 _ALONE = (
@@ -128,14 +124,11 @@ def _decode_state(config: Any) -> tuple[int | None, int | None]:
 
 
 def table(rows: Mapping[str, Sizes]) -> Table:
-  """The rows as Markdown, in millions."""
-  made = Table(box=box.MARKDOWN)
-  heads = ["parameters", "without embedding", "memory: all", "short", "long"]
-  heads += ["stored MB: all", "short", "long"]
-  heads += ["decode state MB", "training GFLOP/token", "TFLOP/step", "tokens/step"]
-  made.add_column("millions")
-  for head in heads:
-    made.add_column(head, justify="right")
+  """The rows, in millions."""
+  header = ["millions", "parameters", "without embedding", "memory: all", "short", "long"]
+  header += ["stored MB: all", "short", "long"]
+  header += ["decode state MB", "training GFLOP/token", "TFLOP/step", "tokens/step"]
+  lines = []
   for name, row in rows.items():
     numbers = (
       row.parameters,
@@ -148,15 +141,11 @@ def table(rows: Mapping[str, Sizes]) -> Table:
       row.memory_long_bytes,
     )
     state = "-" if row.decode_state_bytes is None else f"{row.decode_state_bytes / 1e6:,.1f}"
-    made.add_row(
-      name,
-      *(f"{number / 1e6:,.1f}" for number in numbers),
-      state,
-      f"{row.training_flops_per_token / 1e9:,.2f}",
-      f"{row.training_flops_per_step / 1e12:,.1f}",
-      f"{row.tokens_per_step:,}",
-    )
-  return made
+    cells = [name, *(f"{number / 1e6:,.1f}" for number in numbers), state]
+    cells.append(f"{row.training_flops_per_token / 1e9:,.2f}")
+    cells.append(f"{row.training_flops_per_step / 1e12:,.1f}")
+    lines.append([*cells, f"{row.tokens_per_step:,}"])
+  return Table("sizes", header, lines)
 
 
 def measure(paths: Sequence[str], keys: Sequence[str]) -> dict[str, Sizes]:
@@ -189,9 +178,7 @@ def main(argv: Sequence[str]) -> None:
   if "--json" in argv:
     print(json.dumps([{"name": name, **row._asdict()} for name, row in rows.items()], indent=2))
   else:
-    text = io.StringIO()
-    Console(file=text, width=1000, no_color=True).print(table(rows))
-    print(*(line for line in text.getvalue().splitlines() if line.strip()), sep="\n")
+    print(table(rows).markdown(), end="")
 
 
 if __name__ == "__main__":

@@ -73,9 +73,9 @@ def write(request: Request, rows: Sequence[Row], results: list[Result], failed: 
   }
   contents = {name: text.encode() for name, text in texts.items()} | pictures
   write_files(str(request.out), contents)
-  print(table.text(table.table(found)))
+  print(table.table(found).markdown())
   if any(one.changed for one in found):
-    print(table.text(table.changed_table(found)))
+    print(table.changed_table(found, request.key).markdown())
   print(f"written to {request.out}: {', '.join(contents)}", flush=True)
 
 

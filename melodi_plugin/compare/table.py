@@ -6,23 +6,20 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
 from melodi_plugin.compare.request import Request, tokens_per_step
 from melodi_plugin.compare.results import SPREAD, Over, RowResult, per_seed
+from melodi_plugin.tables import Table
 
 _MIB = 2**20
-_WIDE = 1000  # characters of a line of Markdown, which must not be broken
 
 
 def table(rows: Sequence[RowResult]) -> Table:
   """The rows side by side."""
   low, high = (f"{100 * part:.0f}" for part in SPREAD)
-  heads = ["", "parameters", "without embedding", "memory, all", "short", "long", "tokens/s"]
-  heads += ["peak memory", "test perplexity", f"documents, {low}th to {high}th percentile"]
-  return _table([*heads, "against the first (95 %)"], map(_cells, rows))
+  header = ["", "parameters", "without embedding", "memory, all", "short", "long", "tokens/s"]
+  header += ["peak memory", "test perplexity", f"documents, {low}th to {high}th percentile"]
+  header.append("against the first (95 %)")
+  return Table("Comparison", header, [_cells(found) for found in rows])
 
 
 def _cells(found: RowResult) -> list[str]:
@@ -43,7 +40,7 @@ def _cells(found: RowResult) -> list[str]:
   return [*cells, _over(found.perplexity), documents, _change(found)]
 
 
-def changed_table(rows: Sequence[RowResult]) -> Table:
+def changed_table(rows: Sequence[RowResult], key: str) -> Table:
   """What the trained rows do with a key changed."""
   lines = []
   for found in rows:
@@ -53,16 +50,8 @@ def changed_table(rows: Sequence[RowResult]) -> Table:
     for changed in found.changed:
       memory = f"{changed.sizes['memory_all']:,}"
       lines.append([found.row.name, changed.argument, memory, _over(changed.perplexity)])
-  return _table(["", "evaluated with", "memory, all", "test perplexity"], lines)
-
-
-def _table(heads: Sequence[str], lines: Any) -> Table:
-  made = Table(box=box.MARKDOWN)
-  for number, head in enumerate(heads):
-    made.add_column(head, justify="right" if number else "left")
-  for line in lines:
-    made.add_row(*line)
-  return made
+  title = f"Trained as above, then read with another {key}"
+  return Table(title, ["", "evaluated with", "memory, all", "test perplexity"], lines)
 
 
 def _over(value: Over | None) -> str:
@@ -87,21 +76,15 @@ def markdown(
   pictures: Iterable[str],
 ) -> str:
   """The content of `comparison.md`; `pictures` are files beside it."""
-  lines = ["# Comparison", "", text(table(rows)), *_notes(request, rows)]
+  made = table(rows)
+  lines = [f"# {made.title}", "", made.markdown(), *_notes(request, rows)]
   lines += [f"- **Failed.** {failure}." for failure in failures]
   if any(found.changed for found in rows):
-    lines += ["", f"## Trained as above, then read with another {request.key}", ""]
-    lines += [text(changed_table(rows))]
+    changed = changed_table(rows, request.key)
+    lines += ["", f"## {changed.title}", "", changed.markdown()]
   for picture in pictures:
     lines += ["", f"![{picture.removesuffix('.png')}]({picture})"]
   return "\n".join([*lines, ""])
-
-
-def text(made: Table) -> str:
-  """The table as Markdown."""
-  file = io.StringIO()
-  Console(file=file, width=_WIDE, no_color=True).print(made)
-  return "\n".join(line.strip() for line in file.getvalue().splitlines() if line.strip()) + "\n"
 
 
 def _notes(request: Request, rows: Sequence[RowResult]) -> list[str]:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from melodi_plugin.data.corpus import corpus_tokenizer, lengths
 from melodi_plugin.data.corpus.build import Preset, build
@@ -20,6 +19,7 @@ from melodi_plugin.data.corpus.sources import Reading, Sources
 from melodi_plugin.data.corpus.split import SPLITS
 from melodi_plugin.data.documents import BrokenDocument, open_documents
 from melodi_plugin.data.padding import compare
+from melodi_plugin.tables import Table
 
 _EXAMPLES = r"""examples:
   python -m melodi_plugin.data shakespeare data/shakespeare
@@ -201,27 +201,25 @@ def _show_padding(options: argparse.Namespace) -> None:
   found = compare(
     np.asarray(token_counts), source.sizes(), options.rows, options.window, options.segment
   )
-  table = Table(
-    "a row reads",
-    title=f"Padding in one epoch of {len(source):,} documents, {sum(token_counts):,} tokens: "
-    f"{options.rows} rows, windows of {options.window}, segments of {options.segment}",
+  title = (
+    f"Padding in one epoch of {len(source):,} documents, {sum(token_counts):,} tokens: "
+    f"{options.rows} rows, windows of {options.window}, segments of {options.segment}"
   )
-  for column in ("tails of windows", "ends of rows", "together"):
-    table.add_column(column, justify="right")
-  for name, shares in found.items():
-    table.add_row(name, *(f"{share:.2%}" for share in (*shares, sum(shares))))
-  Console().print(table)
+  rows = [
+    [name, *(f"{share:.2%}" for share in (*shares, sum(shares)))] for name, shares in found.items()
+  ]
+  header = ("a row reads", "tails of windows", "ends of rows", "together")
+  Table(title, header, rows).show()
 
 
 def _report(manifest: Mapping[str, Any], out: str) -> None:
   columns = ("documents", "groups", "bytes", "tokens", "shards")
-  table = Table("split", title=f"{manifest['corpus']}: {out}", title_justify="left")
-  for column in columns:
-    table.add_column(column, justify="right")
-  for split, sizes in manifest["splits"].items():
-    table.add_row(split, *(f"{sizes[column]:,}" for column in columns))
+  rows = [
+    [split, *(f"{sizes[column]:,}" for column in columns)]
+    for split, sizes in manifest["splits"].items()
+  ]
+  Table(f"{manifest['corpus']}: {out}", ("split", *columns), rows).show()
   console = Console()
-  console.print(table)
   console.print(lengths.table({name: s["lengths"] for name, s in manifest["splits"].items()}))
   for key, what in (("duplicates", "the text of an earlier document"), ("skipped", "broken")):
     if number := manifest[key]["documents"]:

@@ -32,6 +32,6 @@ def run(config: Any) -> dict[str, Any]:
     found = reading.conditions(config) | measure(config)
   except (ValueError, OSError) as error:
     stop(str(error))
-  result.show([found])
+  result.table([found]).show()
   print(f"written to {result.write(config, found)}", flush=True)
   return found

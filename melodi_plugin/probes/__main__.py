@@ -39,7 +39,7 @@ def compare(paths: Sequence[str], names: Sequence[str], out: str) -> None:
   text = result.markdown(results, labels).encode()
   picture = plots.against_distance(results, labels)
   report.write_files(folder or ".", {file: picture, f"{os.path.splitext(file)[0]}.md": text})
-  result.show(results, labels)
+  result.table(results, labels).show()
 
 
 def main(argv: Sequence[str]) -> None:

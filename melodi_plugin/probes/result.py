@@ -14,11 +14,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table as RichTable
 
 from melodi_plugin import report
 from melodi_plugin.probes import plots
+from melodi_plugin.tables import Table
 
 Result = dict[str, Any]
 
@@ -77,7 +76,7 @@ def distance_name(point: dict[str, Any]) -> str:
   return f"{first}" if first == last else f"{first} to {last}"
 
 
-def table(results: Sequence[Result], names: Sequence[str] | None = None) -> report.Table:
+def table(results: Sequence[Result], names: Sequence[str] | None = None) -> Table:
   """One row per distance, three columns per result."""
   names = report.labels(results) if names is None else names
   rows: dict[tuple[int, int], list[str]] = {}
@@ -89,7 +88,7 @@ def table(results: Sequence[Result], names: Sequence[str] | None = None) -> repo
       row[1 + 3 * number : 4 + 3 * number] = _cells(point)
   header = [f"{result_name}{column}" for result_name in _prefixes(names) for column in _COLUMNS]
   title = f"Probe {results[0]['probe']}: recall against distance"
-  return report.Table(title, ["windows", *header], lines + [rows[key] for key in sorted(rows)])
+  return Table(title, ["windows", *header], lines + [rows[key] for key in sorted(rows)])
 
 
 _COLUMNS = ("count", "right", "nats")
@@ -113,19 +112,13 @@ def markdown(results: Sequence[Result], names: Sequence[str] | None = None) -> s
   names = report.labels(results) if names is None else names
   content = table(results, names)
   lines = [f"# {content.title}", "", f"Distance in windows.  {results[0]['what']}", ""]
-  lines.append(_line(content.header))
-  lines.append("|" + "|".join(["---"] + ["---:"] * (len(content.header) - 1)) + "|")
-  lines += [*map(_line, content.rows), ""]
+  lines.append(content.markdown())
   for name, result in zip(names, results, strict=True):
     lines.append(
       f"- {name}: {result['run']}, step {result['step']} (`{result['checkpoint']}`), "
       f"{result['documents']:,} documents, windows of {result['window']} tokens."
     )
   return "\n".join([*lines, ""])
-
-
-def _line(cells: Iterable[str]) -> str:
-  return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def table_csv(results: Sequence[Result]) -> str:
@@ -140,17 +133,6 @@ def table_csv(results: Sequence[Result]) -> str:
     for point in first + result["points"]:
       writer.writerow([*own, point.get("from"), point.get("to"), *(point[key] for key in rates_of)])
   return text.getvalue()
-
-
-def show(results: Sequence[Result], names: Sequence[str] | None = None) -> None:
-  """Prints the table."""
-  content = table(results, names)
-  shown = RichTable(title=content.title)
-  for number, name in enumerate(content.header):
-    shown.add_column(name, justify="right" if number else "left")
-  for row in content.rows:
-    shown.add_row(*row)
-  Console().print(shown)
 
 
 # -- Files -----------------------------------------------------------------------------------------

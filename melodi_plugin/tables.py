@@ -1,0 +1,43 @@
+"""Tables of text, for the screen and as Markdown that can be pasted."""
+
+import io
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+_WIDE = 100_000  # characters of a line of Markdown, which must not be broken
+
+
+class Table(NamedTuple):
+  """Rows of cells under a header; the first column is left-aligned, the others are numbers."""
+
+  title: str
+  header: Sequence[str]
+  rows: Sequence[Sequence[str]]
+
+  def show(self) -> None:
+    """Prints the table."""
+    Console().print(self._drawn(box.HEAVY_HEAD, self.title))
+
+  def markdown(self) -> str:
+    """The table as Markdown, without its title."""
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in self.rows]
+    drawn, text = self._replace(rows=rows)._drawn(box.MARKDOWN, None), io.StringIO()
+    Console(file=text, width=_WIDE, no_color=True).print(drawn)
+    header, rule, *lines = (line.strip() for line in text.getvalue().splitlines() if line.strip())
+    first, *others = rule.strip("|").split("|")
+    rule = "|".join(["", first, *(f"{other[:-1]}:" for other in others), ""])  # : aligns right
+    return "\n".join([header, rule, *lines, ""])
+
+  def _drawn(self, lines: box.Box, title: str | None) -> RichTable:
+    """Cells are `Text`, because brackets in a plain string would be read as colours."""
+    drawn = RichTable(title=None if title is None else Text(title), box=lines)
+    for number, name in enumerate(self.header):
+      drawn.add_column(Text(name), justify="right" if number else "left")
+    for row in self.rows:
+      drawn.add_row(*map(Text, row))
+    return drawn
