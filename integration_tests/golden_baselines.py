@@ -7,8 +7,9 @@ import pathlib
 from collections.abc import Iterator
 
 import numpy as np
+import pytest
 
-from integration_tests.golden_files import GoldenFile
+from integration_tests.golden_files import GoldenFile, files
 from melodi_plugin.config import (
   BLOCK_RECURRENT,
   MELODI,
@@ -46,6 +47,18 @@ def open_golden(path: pathlib.Path) -> GoldenFile:
   """A recorded file, with the reader of its system."""
   golden = GoldenFile(path)
   return golden if golden.meta.get("system", MELODI) == MELODI else BaselineFile(path)
+
+
+def recorded(*, language_model: bool, training: bool = False):
+  """The files of one kind, as pytest parameters."""
+  params = []
+  for path in files():
+    golden = open_golden(path)
+    if "system" not in golden.meta or golden.language_model != language_model:
+      continue
+    if ("optimizer" in golden.meta) == training:
+      params.append(pytest.param(path, id=path.stem))
+  return params
 
 
 class BaselineFile(GoldenFile):

@@ -13,8 +13,7 @@ import pytest
 from flax import nnx
 
 from integration_tests import maxtext_model
-from integration_tests.golden_baselines import open_golden
-from integration_tests.golden_files import files
+from integration_tests.golden_baselines import open_golden, recorded
 from melodi_plugin.attention import rms_norm
 from melodi_plugin.memory import LayerMemory, Memory
 from melodi_plugin.schedule import read_segment
@@ -22,18 +21,6 @@ from melodi_plugin.segments import plan_windows
 from melodi_plugin.testing import assert_close, stack_layers
 
 SCHEDULES = ("layers", "windows")
-
-
-def recorded(*, language_model: bool, training: bool = False):
-  """The files of one kind, as pytest parameters."""
-  params = []
-  for path in files():
-    golden = open_golden(path)
-    if "system" not in golden.meta or golden.language_model != language_model:
-      continue
-    if ("optimizer" in golden.meta) == training:
-      params.append(pytest.param(path, id=path.stem))
-  return params
 
 
 def as_jax(tree):

@@ -10,15 +10,11 @@ import pytest
 from flax import nnx
 
 from integration_tests import maxtext_model, running
-from integration_tests.golden_files import GoldenFile, files
+from integration_tests.golden_baselines import recorded
+from integration_tests.golden_files import GoldenFile
 from melodi_plugin.testing import assert_close
 
 SEGMENTS = (1, 2, 3, 2)  # that the recorded steps read
-
-
-def recorded_trainings():
-  found = [path for path in files() if "optimizer" in GoldenFile(path).meta]
-  return [pytest.param(path, id=path.stem) for path in found]
 
 
 class RecordedBatches:
@@ -99,7 +95,7 @@ def summed_loss(monkeypatch):
     yield
 
 
-@pytest.mark.parametrize("path", recorded_trainings())
+@pytest.mark.parametrize("path", recorded(language_model=True, training=True))
 def test_parameters_after_every_step_are_the_recorded_ones(path, summed_loss):
   """Measured: 2e-7.
 
@@ -118,7 +114,7 @@ def test_parameters_after_every_step_are_the_recorded_ones(path, summed_loss):
     assert_close(found, expected)
 
 
-@pytest.mark.parametrize("path", recorded_trainings())
+@pytest.mark.parametrize("path", recorded(language_model=True, training=True))
 def test_learning_rates_are_the_recorded_ones(path):
   golden = GoldenFile(path)
   with running.maxtext_process():

@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 
-from melodi_plugin.baseline_testing import (
-  SEGMENT,
+from melodi_plugin.baseline_checks import (
   assert_equals_naive,
   assert_gradient_stays_in_document,
   assert_nan_stays_in_document,
   assert_packed_equals_alone,
   assert_verbs_equal_schedule,
+)
+from melodi_plugin.baseline_testing import (
+  SEGMENT,
   batch_of,
   block_recurrent,
   memory_of,

@@ -1,5 +1,6 @@
 """Small models, random inputs and comparisons for tests, ours and yours."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from melodi_plugin.config import MelodiConfig, Run
+from melodi_plugin.keys import MelodiKeys
 from melodi_plugin.layers.paper import PaperLayerParams
 from melodi_plugin.memory import Memory, empty_memory
 from melodi_plugin.paper_layer import PaperLayer
@@ -33,6 +35,21 @@ TINY = dict(
 def tiny_config(**changes: Any) -> MelodiConfig:
   """Three layers of width 16, windows of 8 tokens, a queue of three windows in layer 1."""
   return MelodiConfig(**{**TINY, **changes})
+
+
+def from_keys(**keys: Any) -> MelodiConfig:
+  """A config as MaxText would make it: its own sizes, and our keys after their checks."""
+  sizes = dict(
+    num_decoder_layers=4,
+    emb_dim=16,
+    num_query_heads=2,
+    num_kv_heads=2,
+    head_dim=8,
+    mlp_dim=32,
+    dropout_rate=0.25,
+    decoder_block="melodi",
+  )
+  return MelodiConfig.from_maxtext(SimpleNamespace(**sizes, **MelodiKeys(**keys).model_dump()))
 
 
 def random_layers(
