@@ -5,14 +5,18 @@ import pathlib
 
 import jax
 import pytest
+import yaml
 from flax import nnx
 
 from integration_tests import running
 from melodi_plugin.accounting import parameters
 from melodi_plugin.config import SYSTEMS, MelodiConfig
+from melodi_plugin.keys import MelodiKeys
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs" / "yaml"
-YAMLS = sorted([*FOLDER.glob("*.yml"), *FOLDER.glob("small/*.yml")])
+SMALL = sorted(FOLDER.glob("small/*.yml"))
+ABLATIONS = sorted(FOLDER.glob("small/ablations/*.yml"))
+YAMLS = sorted([*FOLDER.glob("*.yml"), *SMALL])
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
@@ -34,7 +38,18 @@ def test_yaml_builds_and_has_the_parameters_of_the_closed_form(path):
   assert count == parameters(MelodiConfig.from_maxtext(config), config.vocab_size)
 
 
-@pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
+def test_every_ablation_is_a_small_melodi_of_its_own():
+  found = []
+  for path in ABLATIONS:
+    keys = yaml.safe_load(path.read_text())
+    assert (path.parent / keys.pop("base_config")).samefile(FOLDER / "small/shared/small.yml")
+    found.append(MelodiKeys.model_validate(keys))
+    assert found[-1].model_fields_set == keys.keys()  # the model ignores what it does not know
+  others = [MelodiKeys.model_validate(yaml.safe_load(path.read_text())) for path in SMALL]
+  assert found and all(found.count(keys) == 1 and keys not in others for keys in found)
+
+
+@pytest.mark.parametrize("path", [*YAMLS, *ABLATIONS], ids=lambda path: path.stem)
 def test_header_says_what_it_is_and_how_to_run_it(path):
   header = path.read_text().split("base_config:")[0]
   assert "# What:" in header
