@@ -4,7 +4,6 @@ import math
 import pathlib
 
 import pytest
-from flax import nnx
 
 from integration_tests import running
 from melodi_plugin import weights
@@ -38,16 +37,6 @@ def load_stock(model_name: str):
   return pyconfig.initialize([""], run_name="stock", model_name=model_name, **QUIET)
 
 
-def shapes_of(config) -> Shapes:
-  """The parameters of MaxText's model of a config, which is traced and never made."""
-  from maxtext.utils import maxtext_utils, model_creation_utils
-
-  mesh = maxtext_utils.get_mesh_from_config(config)
-  _, model = model_creation_utils.create_nnx_abstract_model(config, mesh)
-  flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
-  return {weights.name_of(path): tuple(leaf.shape) for path, leaf in flat}
-
-
 def numbers(shapes: Shapes) -> int:
   return sum(map(math.prod, shapes.values()))
 
@@ -55,9 +44,9 @@ def numbers(shapes: Shapes) -> int:
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipe_is_the_stock_model_and_memory(recipe):
   config = running.from_yaml(_YAML / f"{recipe}.yml", grain_train_files="unread", **QUIET)
-  shapes = shapes_of(config)
+  shapes = weights.described_shapes(config)
   memory = {name: shape for name, shape in shapes.items() if is_memory_parameter(name)}
   stock = {name: shape for name, shape in shapes.items() if name not in memory}
   assert numbers(stock) == RECIPES[recipe]
   assert numbers(memory) == memory_parameters(MelodiConfig.from_maxtext(config))
-  assert stock == shapes_of(load_stock(config.model_name))
+  assert stock == weights.described_shapes(load_stock(config.model_name))

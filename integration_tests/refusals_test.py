@@ -9,6 +9,7 @@ from flax import nnx
 from integration_tests import running
 from melodi_plugin import refusals
 from melodi_plugin.refusals import REFUSALS, STOCK_BLOCKS
+from melodi_plugin.stock_block import PARTS
 
 EMERGENCY = {"local_checkpoint_directory": "x", "local_checkpoint_period": 1}
 EMERGENCY |= {"enable_checkpointing": True}
@@ -198,6 +199,10 @@ def test_every_block_without_memory_is_one_of_maxtext():
 
   blocks = {member.value for member in DecoderBlockType} - {running.MELODI["decoder_block"]}
   assert {*STOCK_BLOCKS, *refusals._NO_MEMORY} <= blocks
+
+
+def test_a_block_that_can_be_built_is_not_refused():
+  assert {*STOCK_BLOCKS} == PARTS.keys()
 
 
 def test_other_system_does_not_go_around_a_stock_block():

@@ -110,13 +110,11 @@ def _check(path: str, there: dict[str, Any], here: dict[str, Any]) -> None:
       f"{path} holds {has} layers and the configuration asks for {needs} ones; set "
       f"scan_layers={str(scanned[0]).lower()}."
     )
-  different = sorted(name for name in there | here if there.get(name) != here.get(name))
+  different, first = weights.mismatch(there, here)
   if different:
-    name = different[0]
     raise ValueError(
-      f"{path} is not a checkpoint of this configuration's model: {name} is "
-      f"{there.get(name, 'missing')} in the checkpoint and {here.get(name, 'missing')} in the model"
-      f" ({len(different)} arrays differ); use the sizes of the model that you graft."
+      f"{path} is not a checkpoint of this configuration's model: {first} ({len(different)} arrays "
+      "differ); use the sizes of the model that you graft."
     )
 
 

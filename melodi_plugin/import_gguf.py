@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 from rich.console import Console
 
+from melodi_plugin import weights
 from melodi_plugin.gguf_parameters import read_parameters
 from melodi_plugin.launch import load_config, stop
 from melodi_plugin.progress import quiet_checkpoint_log
@@ -199,14 +200,7 @@ def maxtext_shapes(config_path: Path) -> tuple[dict[str, tuple[int, ...]], int |
   more = ["skip_jax_distributed_system=true", "log_config=false", "dataset_type=synthetic"]
   names = ["run_name=import_gguf", "base_output_directory=unused", "enable_checkpointing=false"]
   config = load_config(["", str(config_path), *more, *names])
-  from flax import nnx
-  from maxtext.utils import maxtext_utils, model_creation_utils
-
-  mesh = maxtext_utils.get_mesh_from_config(config)
-  _, model = model_creation_utils.create_nnx_abstract_model(config, mesh)
-  flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
-  shapes = {"/".join(map(str, path)): leaf.get_value().shape for path, leaf in flat}
-  return shapes, config.param_scan_axis if config.scan_layers else None
+  return weights.described_shapes(config), config.param_scan_axis if config.scan_layers else None
 
 
 def save(parameters: Mapping[str, np.ndarray], folder: Path) -> None:

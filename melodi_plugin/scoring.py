@@ -104,7 +104,7 @@ def load(config: Any, mesh: jax.sharding.Mesh, path: str) -> Loaded:
 def _check_shapes(path: str, params: Any) -> None:
   """MaxText repeats, transposes and leaves out arrays until a checkpoint fits the model."""
   there, here = weights.stored_shapes(path), weights.shapes_of(params)
-  different = sorted(key for key in there | here if there.get(key) != here.get(key))
+  different, first = weights.mismatch(there, here)
   if not different:
     return
   if all(map(is_memory_parameter, different)) and not any(map(is_memory_parameter, there)):
@@ -112,11 +112,9 @@ def _check_shapes(path: str, params: Any) -> None:
       f"{path} holds a stock model and the configuration adds memory to it; give it memory first: "
       f"python -m melodi_plugin.graft <this configuration> load_parameters_path={path}."
     )
-  key = different[0]
   raise ValueError(
-    f"{path} holds another model than the configuration describes: {key} is "
-    f"{there.get(key, 'missing')} in the checkpoint and {here.get(key, 'missing')} in the model; "
-    "use the configuration that it was trained with."
+    f"{path} holds another model than the configuration describes: {first}; use the configuration "
+    "that it was trained with."
   )
 
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from melodi_plugin import weights
 from melodi_plugin.accounting import (
   MemoryNumbers,
   decode_state,
@@ -94,18 +95,9 @@ def _parameters(config: Any) -> tuple[int, int]:
     table = config.vocab_size * config.emb_dim
     tables = table if config.logits_via_embedding else 2 * table
     return tables, tables + parameters(MelodiConfig.from_maxtext(config))
-  import jax
-  from flax import nnx
-  from maxtext.utils import maxtext_utils, model_creation_utils
-
-  mesh = maxtext_utils.get_mesh_from_config(config)
-  _, model = model_creation_utils.create_nnx_abstract_model(config, mesh)
-  embedding = total = 0
-  for path, leaf in jax.tree.leaves_with_path(nnx.state(model, nnx.Param)):
-    name, count = jax.tree_util.keystr(path), math.prod(leaf.shape)
-    total += count
-    embedding += count if "token_embedder" in name or "logits_dense" in name else 0
-  return embedding, total
+  counts = {name: math.prod(shape) for name, shape in weights.described_shapes(config).items()}
+  tables = (n for name, n in counts.items() if "token_embedder" in name or "logits_dense" in name)
+  return sum(tables), sum(counts.values())
 
 
 def _decode_state(config: Any) -> tuple[int | None, int | None]:

@@ -32,6 +32,26 @@ def shapes_of(params: Any) -> dict[str, tuple[int, ...]]:
   return {name_of(path): tuple(variable.shape) for path, variable in nnx.to_flat_state(params)}
 
 
+def described_shapes(config: Any) -> dict[str, tuple[int, ...]]:
+  """Names and shapes of the parameters of a MaxText config's model; nothing is allocated."""
+  from maxtext.utils import maxtext_utils, model_creation_utils
+
+  mesh = maxtext_utils.get_mesh_from_config(config)
+  _, model = model_creation_utils.create_nnx_abstract_model(config, mesh)
+  return shapes_of(nnx.state(model, nnx.Param))
+
+
+def mismatch(
+  there: dict[str, tuple[int, ...]], here: dict[str, tuple[int, ...]]
+) -> tuple[list[str], str]:
+  """Names that a checkpoint and a model do not share in this shape, and words on the first."""
+  names = sorted(name for name in there | here if there.get(name) != here.get(name))
+  if not names:
+    return names, ""
+  in_checkpoint, in_model = (shapes.get(names[0], "missing") for shapes in (there, here))
+  return names, f"{names[0]} is {in_checkpoint} in the checkpoint and {in_model} in the model"
+
+
 def stored_shapes(path: str) -> dict[str, tuple[int, ...]]:
   """Names and shapes of the parameters in a checkpoint: .../checkpoints/<step>, or its items.
 
