@@ -52,7 +52,8 @@ def execute_all(runs: Sequence[Run], steps: int) -> tuple[list[Result], list[str
   left = [run for run in runs if not run.finished]
   columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
   bar = (*columns, TextColumn("training steps, ETA"), TimeRemainingColumn())
-  with Progress(*bar, console=console, speed_estimate_period=_HOUR) as progress:
+  moving = Progress(*bar, console=console, speed_estimate_period=_HOUR, disable=not left)
+  with moving as progress:
     # Steps of a comparison that was stopped count as done, but not for the speed.
     done = sum(run.steps_done() for run in left)
     task = progress.add_task("", total=steps * len(left), completed=done)

@@ -158,6 +158,9 @@ def test_failed_run_is_told_and_the_others_go_on(tmp_path, processes, capsys):
   assert len(results) == 3 and not failures
   assert {name for name, _ in processes.started} == {"two_seed0"}
   assert "one_seed0: finished before, not run again" in capsys.readouterr().err
+  progress.execute_all(all_runs, 4)
+  said = capsys.readouterr().err
+  assert "two_seed0: finished before, not run again" in said and "training steps" not in said
 
 
 def test_process_that_fails_leaves_its_output_in_the_log(tmp_path):
