@@ -175,3 +175,9 @@ class MelodiKeys(BaseModel):
   def _null_is_none(cls, value: Any) -> Any:
     """MaxText reads the word none as null."""
     return "none" if value is None else value
+
+  @field_validator("melodi_prepare_data", "melodi_probe", mode="before")
+  @classmethod
+  def _null_is_empty(cls, value: Any) -> Any:
+    """MaxText reads `key=` as null."""
+    return "" if value is None else value

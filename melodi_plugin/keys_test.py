@@ -71,6 +71,11 @@ def test_keys_are_read_from_the_text_of_environment_variables():
   assert (config.long_term_layers, config.short_term_layers) == ((1, 2), (0,))
 
 
+@pytest.mark.parametrize("key", ["melodi_prepare_data", "melodi_probe"])
+def test_nothing_after_the_equals_sign_means_none(key):
+  assert getattr(MelodiKeys(**{key: None}), key) == ""
+
+
 def test_null_of_yaml_means_no_layer():
   assert from_keys(melodi_long_term_layers=None).long_term_layers == ()
 

@@ -26,15 +26,17 @@ def last_step(path: pathlib.Path) -> int:
 def read(path: pathlib.Path) -> dict[str, Any]:
   """Loss by step, speed, and tokens learned from.
 
-  A run that was killed repeats the steps after its last checkpoint: what came last counts.
+  A run that was killed repeats the steps after its last checkpoint: what came last counts.  A kill
+  can also lose the line of the checkpoint's own step; its tokens count as the mean of the others.
   """
   found = (_read(line) for line in path.read_bytes().splitlines())
   lines = list({line["step"]: line for line in found if line}.values())
+  tokens = [line["learning/total_weights"] for line in lines]
   usual = lines[min(_START, len(lines) - 1) :]
   speeds = [line["learning/total_weights"] / line["perf/step_time_seconds"] for line in usual]
   return {
     "tokens_per_second": statistics.median(speeds),
-    "trained_tokens": int(sum(line["learning/total_weights"] for line in lines)),
+    "trained_tokens": round(statistics.mean(tokens) * (1 + max(line["step"] for line in lines))),
     "losses": [[int(line["step"]), _loss(line)] for line in lines],
   }
 

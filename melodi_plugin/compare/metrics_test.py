@@ -28,6 +28,14 @@ def test_repeated_steps_count_once_and_evaluations_and_cut_lines_not_at_all(tmp_
   assert metrics.last_step(path) == 3
 
 
+def test_tokens_of_a_step_whose_line_a_kill_has_lost_are_counted(tmp_path):
+  path = tmp_path / "metrics.jsonl"
+  path.write_text(line(0) + line(2) + line(3))
+  found = metrics.read(path)
+  assert found["trained_tokens"] == 400
+  assert [step for step, _ in found["losses"]] == [0, 2, 3]
+
+
 def test_steps_done_of_a_run_that_has_not_begun(tmp_path):
   assert metrics.last_step(tmp_path / "none.jsonl") == 0
   (tmp_path / "empty.jsonl").write_text("")
