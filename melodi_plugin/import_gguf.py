@@ -21,7 +21,6 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 from rich.console import Console
 
-from melodi_plugin import weights
 from melodi_plugin.gguf_parameters import read_parameters
 from melodi_plugin.launch import load_config, stop
 from melodi_plugin.progress import quiet_checkpoint_log
@@ -200,7 +199,9 @@ def maxtext_shapes(config_path: Path) -> tuple[dict[str, tuple[int, ...]], int |
   more = ["skip_jax_distributed_system=true", "log_config=false", "dataset_type=synthetic"]
   names = ["run_name=import_gguf", "base_output_directory=unused", "enable_checkpointing=false"]
   config = load_config(["", str(config_path), *more, *names])
-  return weights.described_shapes(config), config.param_scan_axis if config.scan_layers else None
+  from melodi_plugin.weights import described_shapes
+
+  return described_shapes(config), config.param_scan_axis if config.scan_layers else None
 
 
 def save(parameters: Mapping[str, np.ndarray], folder: Path) -> None:

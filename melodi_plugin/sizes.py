@@ -12,7 +12,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from melodi_plugin import weights
 from melodi_plugin.accounting import (
   MemoryNumbers,
   decode_state,
@@ -95,7 +94,9 @@ def _parameters(config: Any) -> tuple[int, int]:
     table = config.vocab_size * config.emb_dim
     tables = table if config.logits_via_embedding else 2 * table
     return tables, tables + parameters(MelodiConfig.from_maxtext(config))
-  counts = {name: math.prod(shape) for name, shape in weights.described_shapes(config).items()}
+  from melodi_plugin.weights import described_shapes
+
+  counts = {name: math.prod(shape) for name, shape in described_shapes(config).items()}
   tables = (n for name, n in counts.items() if "token_embedder" in name or "logits_dense" in name)
   return sum(tables), sum(counts.values())
 

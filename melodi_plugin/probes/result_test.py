@@ -61,8 +61,7 @@ def test_files_hold_the_result(tmp_path):
   result.write(config, found)
   assert json.loads((tmp_path / "a/probe_mqar.json").read_text()) == found
   assert (tmp_path / "a/probe_mqar.csv").read_text().count("\n") == 5
-  text = " ".join((tmp_path / "a/probe_mqar.md").read_text().split())
-  assert "| 3 | 5 | 60.0% | 1.50 |" in text
+  assert "| 3       |     5 | 60.0% | 1.50 |" in (tmp_path / "a/probe_mqar.md").read_text()
   assert (tmp_path / "a/probe_mqar.png").read_bytes().startswith(b"\x89PNG")
   config.melodi_reset_every_window = True
   result.write(config, found)
