@@ -1,4 +1,4 @@
-"""`python -m melodi_plugin.compare`: refusals, and a comparison that is stopped and goes on."""
+"""`melodi compare`: refusals, and a comparison that is stopped and goes on."""
 
 import json
 import pathlib
@@ -11,9 +11,9 @@ import types
 import pytest
 
 from integration_tests import running
-from melodi_plugin.compare import __main__ as command
+from melodi_plugin.cli import compare as command
 from melodi_plugin.compare import configs
-from melodi_plugin.compare.testing import SIZES
+from melodi_plugin.testing.comparison import SIZES
 
 LIMIT = 1800.0  # seconds; two cores that nobody shares need a fifth of it
 LENGTHS = [150, 40, 333, 7, 64, 65, 210, 96, 31, 128]
@@ -43,7 +43,7 @@ def here(monkeypatch):
       return vars(self)
 
   sizes = types.SimpleNamespace(sizes=lambda config: Counted(**SIZES))
-  monkeypatch.setitem(sys.modules, "melodi_plugin.sizes", sizes)
+  monkeypatch.setitem(sys.modules, "melodi_plugin", "sizes", sizes)
   with running.maxtext_process():
     monkeypatch.setattr(configs, "describe", lambda asked: list(map(configs.describe_here, asked)))
     yield
@@ -121,7 +121,7 @@ def stop_at(path: pathlib.Path, process) -> int:
 
 def compare(*arguments: str, cwd: pathlib.Path) -> tuple[int, str]:
   """Exit code and output; as `running.command`, but a comparison is a dozen processes."""
-  process = running.start("-m", "melodi_plugin.compare", *arguments, cwd=cwd)
+  process = running.start("-m", "melodi_plugin", "compare", *arguments, cwd=cwd)
   try:
     code = process.wait(timeout=LIMIT)
   finally:
@@ -137,7 +137,7 @@ def test_stopped_comparison_goes_on_and_runs_nothing_twice(tmp_path):
   arguments.append("evaluate_with=melodi_long_term_windows=8")
   runs = tmp_path / "out" / "runs"
 
-  process = running.start("-m", "melodi_plugin.compare", *arguments, "steps=3", cwd=tmp_path)
+  process = running.start("-m", "melodi_plugin", "compare", *arguments, "steps=3", cwd=tmp_path)
   code = stop_at(runs / "window_seed0" / "checkpoints" / "0" / "items", process)
   assert code == 128 + signal.SIGTERM, (tmp_path / "log.txt").read_text()
   finished = runs / "memory_seed0" / "result.json"

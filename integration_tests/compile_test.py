@@ -30,7 +30,7 @@ def test_train_step_compiles_for_sixteen_tpu_chips(tmp_path, schedule):
     "dtype": "bfloat16",
   }
   config = running.write_yaml(tmp_path / "tpu.yml", **(running.TINY | running.MELODI | keys))
-  arguments = ("-m", "melodi_plugin.train_compile", str(config))
+  arguments = ("-m", "melodi_plugin", "compile", str(config))
   code, log = running.command(*arguments, cwd=tmp_path, **QUIET)
   assert code == 0, log
   assert re.search(r"Jitting and compilation complete|Saved compiled", log), log

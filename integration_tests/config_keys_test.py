@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from integration_tests import running
-from melodi_plugin.config import MelodiConfig
-from melodi_plugin.keys import MelodiKeys
+from melodi_plugin.config.keys import MelodiKeys
+from melodi_plugin.config.model import MelodiConfig
 
 ENVIRONMENT = {  # as text, what becomes of it
   "melodi_base_block": ("llama2", "llama2"),
@@ -208,7 +208,7 @@ def test_bad_config_ends_the_command_with_failure_and_the_sentence(tmp_path):
   file = running.write_yaml(
     tmp_path / "bad.yml", **(running.TINY | running.MELODI | {"gradient_accumulation_steps": 2})
   )
-  code, log = running.command("-m", "melodi_plugin.train", str(file), cwd=tmp_path)
+  code, log = running.command("-m", "melodi_plugin", "train", str(file), cwd=tmp_path)
   # MaxText means to exit with 2, but takes the `unittest` that its dependencies import for a test.
   assert code in (1, 2), log
   assert "gradient_accumulation_steps=2 deals the rows of a batch out to" in log.splitlines()[-1]

@@ -7,10 +7,11 @@ import pytest
 import yaml
 
 from integration_tests import running
-from melodi_plugin.accounting import parameters
-from melodi_plugin.config import SYSTEMS, MelodiConfig
-from melodi_plugin.keys import MelodiKeys
-from melodi_plugin.weights import described_shapes
+from melodi_plugin.config.keys import MelodiKeys
+from melodi_plugin.config.model import MelodiConfig
+from melodi_plugin.config.systems import SYSTEMS
+from melodi_plugin.cost.accounting import parameters
+from melodi_plugin.maxtext.weights import described_shapes
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs" / "yaml"
 SMALL = sorted(FOLDER.glob("small/*.yml"))

@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from integration_tests import running
-from melodi_plugin import evaluate, report
+from melodi_plugin.evaluation import evaluate, report
 
 LENGTHS = [150, 40, 333, 7, 64, 65, 210, 96, 31, 128]
 REPORT = {"report.md", "report.csv", "by_position.png", "per_document.png"}
@@ -39,7 +39,7 @@ def trained(tmp_path_factory) -> pathlib.Path:
 def read(trained, *argv, step="1"):
   """What `evaluation.json` holds for one checkpoint, read on eight devices."""
   with running.maxtext_process():
-    from melodi_plugin.launch import load_config
+    from melodi_plugin.maxtext.launch import load_config
 
     path = f"load_parameters_path={trained}/tiny/checkpoints/{step}/items"
     return evaluate.evaluate_config(load_config(["", str(trained / "own.yml"), path, *argv]))
@@ -136,9 +136,10 @@ def test_several_checkpoints_are_read_in_turn_and_the_report_shows_all(trained, 
 
 def test_the_model_is_compiled_once(trained):
   with running.maxtext_process():
-    from melodi_plugin.data.pipeline import make_document_batches
-    from melodi_plugin.launch import load_config
-    from melodi_plugin.scoring import Scorer, find_checkpoints
+    from melodi_plugin.evaluation.reading import Scorer
+    from melodi_plugin.maxtext.launch import load_config
+    from melodi_plugin.maxtext.pipeline import make_document_batches
+    from melodi_plugin.maxtext.weights import find_checkpoints
 
     checkpoints = find_checkpoints(f"{trained}/tiny/checkpoints/*")
     config = load_config(["", str(trained / "own.yml"), f"load_parameters_path={checkpoints[0]}"])

@@ -10,18 +10,12 @@ import numpy as np
 import pytest
 
 from integration_tests.golden_files import GoldenFile, files
-from melodi_plugin.config import (
-  BLOCK_RECURRENT,
-  MELODI,
-  MEMORIZING,
-  MelodiConfig,
-  Neighbors,
-  Recurrence,
-)
-from melodi_plugin.memory import Memory
-from melodi_plugin.paper_layer import PaperLayer
-from melodi_plugin.recurrent_cell import RecurrentLayer
-from melodi_plugin.state_layer import Gate, StateLayer
+from melodi_plugin.config.model import MelodiConfig, Neighbors, Recurrence
+from melodi_plugin.config.systems import BLOCK_RECURRENT, MELODI, MEMORIZING
+from melodi_plugin.core.memory import Memory
+from melodi_plugin.systems.paper.layer import PaperLayer
+from melodi_plugin.systems.recurrent.cell import RecurrentLayer
+from melodi_plugin.systems.recurrent.states import Gate, StateLayer
 
 TOKENS_NAMES = {
   "query": "_kvq/queries_layer/kernel",

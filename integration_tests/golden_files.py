@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from melodi_plugin.config import MelodiConfig
-from melodi_plugin.memory import Memory
-from melodi_plugin.paper_layer import PaperLayer
-from melodi_plugin.token_mixer import TokenMixer
+from melodi_plugin.config.model import MelodiConfig
+from melodi_plugin.core.memory import Memory
+from melodi_plugin.core.token_mixer import TokenMixer
+from melodi_plugin.systems.paper.layer import PaperLayer
 
 HERE = pathlib.Path(__file__).parent / "golden"
 

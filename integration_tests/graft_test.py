@@ -8,8 +8,9 @@ import pytest
 from flax import nnx
 
 from integration_tests import running, stock_model
-from melodi_plugin import graft, weights
-from melodi_plugin.config import is_memory_parameter
+from melodi_plugin.checkpoints import graft
+from melodi_plugin.config.parameter_names import is_memory_parameter
+from melodi_plugin.maxtext import weights
 
 EIGHT = {"per_device_batch_size": 1}  # the command uses all devices
 CASES = {
@@ -112,7 +113,7 @@ def test_strip_gives_the_stock_arrays_bit_for_bit(folder, stock, grafted, case):
 
 
 def command(folder, case: str, path, run_name: str, *words: str, **keys) -> list[str]:
-  """The words of `python -m melodi_plugin.graft`."""
+  """The words of `melodi graft`."""
   block, more = CASES[case]
   own = {"base_output_directory": str(folder), "run_name": run_name} | EIGHT
   everything = stock_model.keys(block, **(more | own | keys)) | {"load_parameters_path": str(path)}

@@ -8,8 +8,8 @@ import pytest
 from flax import nnx
 
 from integration_tests import running, stock_model
-from melodi_plugin import graft
-from melodi_plugin.config import is_gate, is_memory_parameter
+from melodi_plugin.checkpoints import graft
+from melodi_plugin.config.parameter_names import is_gate, is_memory_parameter
 
 # As much as trains in seconds: three layers of which the last has a queue.
 TRAIN = {

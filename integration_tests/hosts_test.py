@@ -10,7 +10,7 @@ import pytest
 
 from integration_tests import running
 from integration_tests.resume_test import checkpoints, write_config
-from melodi_plugin.evaluate import evaluate
+from melodi_plugin.evaluation.evaluate import evaluate
 
 STEPS, STOP = 6, 4
 DEVICES = 4  # of one process; the tests' own process has all eight
@@ -28,7 +28,7 @@ def start_process(index, arguments, cwd):
   )
   with open(cwd / f"process_{index}.txt", "w", encoding="utf-8") as log:
     return subprocess.Popen(
-      [sys.executable, "-m", "melodi_plugin.train", *arguments],
+      [sys.executable, "-m", "melodi_plugin", "train", *arguments],
       cwd=cwd,
       env=environment,
       stdout=log,

@@ -114,7 +114,7 @@ def logits_of(config, tokens: np.ndarray) -> np.ndarray:
 
 
 def test_converted_and_grafted_llama_has_the_logits_of_torch(tmp_path):
-  from melodi_plugin.graft import graft
+  from melodi_plugin.checkpoints.graft import graft
 
   llama = random_llama()
   llama.save_pretrained(tmp_path / "llama")

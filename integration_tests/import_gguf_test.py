@@ -10,9 +10,17 @@ import pytest
 from flax import nnx
 
 from integration_tests import running, stock_model
-from melodi_plugin import weights
-from melodi_plugin.import_gguf import import_file
-from melodi_plugin.import_gguf_test import LAYERS, TOKENS, H, K, h, random_tensors, write_gguf
+from melodi_plugin.checkpoints.gguf.importer import import_file
+from melodi_plugin.checkpoints.gguf.importer_test import (
+  LAYERS,
+  TOKENS,
+  H,
+  K,
+  h,
+  random_tensors,
+  write_gguf,
+)
+from melodi_plugin.maxtext import weights
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _REFERENCE = _ROOT.parent / "shared" / "reference" / "smollm2" / "logits_float32.npz"
@@ -146,7 +154,7 @@ def test_logits_are_those_of_the_file(tmp_path, tied):
 
 def test_the_command_says_what_it_wrote_and_maxtext_reads_its_tokenizer(tmp_path):
   write_gguf(tmp_path / "tiny.gguf", random_tensors(tied=True))
-  arguments = ("-m", "melodi_plugin.import_gguf", "tiny.gguf", "out", "scan_layers=false")
+  arguments = ("-m", "melodi_plugin", "import-gguf", "tiny.gguf", "out", "scan_layers=false")
   code, printed = running.command(*arguments, cwd=tmp_path)
   assert code == 0
   assert "load_parameters_path=out/0/items" in printed

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from integration_tests.golden_files import GoldenFile
-from melodi_plugin.config import MELODI, MelodiConfig
-from melodi_plugin.memory import Memory
-from melodi_plugin.paper_layer import PaperLayer
-from melodi_plugin.token_mixer import TokenMixer
+from melodi_plugin.config.model import MelodiConfig
+from melodi_plugin.config.systems import MELODI
+from melodi_plugin.core.memory import Memory
+from melodi_plugin.core.token_mixer import TokenMixer
+from melodi_plugin.systems.paper.layer import PaperLayer
 
 
 def overrides(config: MelodiConfig, **more) -> dict:

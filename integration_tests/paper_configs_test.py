@@ -10,9 +10,9 @@ import pathlib
 import pytest
 
 from integration_tests import running
-from melodi_plugin.accounting import paper_memory
-from melodi_plugin.paper_configs import FOLDER, ROWS, Printed, Row, differences
-from melodi_plugin.weights import described_shapes
+from melodi_plugin.cost.accounting import paper_memory
+from melodi_plugin.cost.paper_configs import FOLDER, ROWS, Printed, Row, differences
+from melodi_plugin.maxtext.weights import described_shapes
 
 ROOT = pathlib.Path(__file__).parents[1] / FOLDER
 BY_NAME = {row.name: row for row in ROWS}
@@ -100,7 +100,7 @@ def test_table_of_the_documentation_is_this_one():
 
 
 def measured(name: str):
-  from melodi_plugin.sizes import sizes
+  from melodi_plugin.cost.sizes import sizes
 
   path = ROOT / f"{name}.yml"
   with running.maxtext_process():

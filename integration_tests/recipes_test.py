@@ -6,9 +6,10 @@ import pathlib
 import pytest
 
 from integration_tests import running
-from melodi_plugin import weights
-from melodi_plugin.accounting import memory_parameters
-from melodi_plugin.config import MelodiConfig, is_memory_parameter
+from melodi_plugin.config.model import MelodiConfig
+from melodi_plugin.config.parameter_names import is_memory_parameter
+from melodi_plugin.cost.accounting import memory_parameters
+from melodi_plugin.maxtext import weights
 
 _YAML = pathlib.Path(__file__).parents[1] / "configs" / "yaml"
 # Numbers that the published model learns; Gemma3 without its vision tower.

@@ -14,11 +14,11 @@ from flax import nnx
 
 from integration_tests import maxtext_model
 from integration_tests.golden_baselines import open_golden, recorded
-from melodi_plugin.attention import rms_norm
-from melodi_plugin.memory import LayerMemory, Memory
-from melodi_plugin.schedule import read_segment
-from melodi_plugin.segments import plan_windows
-from melodi_plugin.testing import assert_close, stack_layers
+from melodi_plugin.core.attention import rms_norm
+from melodi_plugin.core.memory import LayerMemory, Memory
+from melodi_plugin.core.schedules.segment import read_segment
+from melodi_plugin.core.segments import plan_windows
+from melodi_plugin.testing.tiny import assert_close, stack_layers
 
 SCHEDULES = ("layers", "windows")
 

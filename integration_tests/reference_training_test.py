@@ -12,7 +12,7 @@ from flax import nnx
 from integration_tests import maxtext_model, running
 from integration_tests.golden_baselines import recorded
 from integration_tests.golden_files import GoldenFile
-from melodi_plugin.testing import assert_close
+from melodi_plugin.testing.tiny import assert_close
 
 SEGMENTS = (1, 2, 3, 2)  # that the recorded steps read
 

@@ -7,9 +7,9 @@ import pytest
 from flax import nnx
 
 from integration_tests import running
-from melodi_plugin import refusals
-from melodi_plugin.refusals import REFUSALS, STOCK_BLOCKS
-from melodi_plugin.stock_block import PARTS
+from melodi_plugin.maxtext import refusals
+from melodi_plugin.maxtext.decoders.stock_block import PARTS
+from melodi_plugin.maxtext.refusals import REFUSALS, STOCK_BLOCKS
 
 EMERGENCY = {"local_checkpoint_directory": "x", "local_checkpoint_period": 1}
 EMERGENCY |= {"enable_checkpointing": True}
@@ -277,7 +277,7 @@ def test_decoder_refuses_modes_of_inference(mode):
     model_creation_utils.from_config(config, devices=devices, model_mode=mode, rngs=nnx.Rngs(0))
   assert str(error.value) == (
     f"decoder_block: melodi cannot run in MaxText's {mode!r} mode yet; read documents with "
-    "`python -m melodi_plugin.evaluate`."
+    "`melodi evaluate`."
   )
 
 

@@ -19,10 +19,10 @@ from flax import nnx
 
 import melodi_plugin
 from integration_tests import running
-from melodi_plugin import host
-from melodi_plugin.registration import UnsupportedHost, register, unregister
+from melodi_plugin.maxtext.registration import UnsupportedHost, register, unregister
+from melodi_plugin.maxtext.seams import table
 
-SEAM_NAMES = [seam.name for seam in host.SEAMS]
+SEAM_NAMES = [seam.name for seam in table.SEAMS]
 CHANGED = {
   ("maxtext.configs.pyconfig", "_initialize_pydantic"),
   ("maxtext.configs.pyconfig", "_load_config"),
@@ -92,7 +92,7 @@ def differences(before: dict, after: dict) -> set[tuple[str, str]]:
 
 def settled_snapshot() -> dict[tuple[str, str], Any]:
   """A snapshot once imports of MaxText that probing does have been done."""
-  for seam in host.SEAMS:
+  for seam in table.SEAMS:
     seam.probe()
   return snapshot()
 
@@ -356,7 +356,7 @@ def test_broken_seam_is_named_and_nothing_applied(monkeypatch, name, damage):
 def test_enum_without_the_tables_that_are_written_is_noticed(monkeypatch, table):
   # Only probed: registering would write into the table of `enum.Enum`, which every enum inherits.
   monkeypatch.delattr(f"maxtext.common.common_types.DecoderBlockType.{table}")
-  assert host.SEAMS[0].probe() is not None
+  assert table.SEAMS[0].probe() is not None
 
 
 @pytest.mark.parametrize("failing", range(len(SEAM_NAMES)), ids=SEAM_NAMES)
@@ -365,7 +365,7 @@ def test_failure_in_the_middle_undoes_what_was_applied(monkeypatch, failing):
     raise OSError("no space left")
 
   before = settled_snapshot()
-  seams = list(host.SEAMS)
+  seams = list(table.SEAMS)
   seams[failing] = seams[failing]._replace(apply=fail)
   with monkeypatch.context() as patch:
     patch.setattr(host, "SEAMS", tuple(seams))

@@ -158,7 +158,7 @@ def test_document_that_cannot_be_read_ends_the_command_with_failure_and_a_senten
   keys = {"steps": 50, "add_bos": False, "add_eos": False, "enable_data_shuffling": False}
   keys |= {"lengths": [200, 200, 200, 200, 1], "per_device_batch_size": 2}
   config = write_config(tmp_path, **keys)
-  code, log = running.command("-m", "melodi_plugin.train", str(config), cwd=tmp_path)
+  code, log = running.command("-m", "melodi_plugin", "train", str(config), cwd=tmp_path)
   assert code not in (0, None), log
   sentence = "04.txt has 1 token, and 2 are needed to predict one; remove it."
   assert log.splitlines()[-1].startswith("error: ")
@@ -169,7 +169,7 @@ def test_document_that_cannot_be_read_ends_the_command_with_failure_and_a_senten
 @pytest.mark.slow
 def test_killed_run_continues_as_if_it_had_not_been_killed(tmp_path):
   config = write_config(tmp_path, checkpoint_period=20, per_device_batch_size=2)
-  arguments = ["-m", "melodi_plugin.train", str(config), "steps=200"]
+  arguments = ["-m", "melodi_plugin", "train", str(config), "steps=200"]
   code, log = running.command(*arguments, "run_name=through", cwd=tmp_path)
   assert code == 0, log
 

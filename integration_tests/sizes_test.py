@@ -9,10 +9,10 @@ import pytest
 from flax import nnx
 
 from integration_tests import running
-from melodi_plugin.config import MelodiConfig
-from melodi_plugin.flops import model_work
-from melodi_plugin.flops_test import counted
-from melodi_plugin.sizes import Sizes, main, sizes
+from melodi_plugin.config.model import MelodiConfig
+from melodi_plugin.cost.flops import model_work
+from melodi_plugin.cost.flops_test import counted
+from melodi_plugin.cost.sizes import Sizes, main, sizes
 
 STOCK = dict(decoder_block="llama2", base_num_kv_heads=1, head_dim=32, vocab_size=96)
 CASES = {
@@ -120,12 +120,12 @@ def test_table_has_a_line_per_config(paths, capsys):
 @pytest.mark.parametrize(
   "arguments, sentence",
   [
-    ([], "usage: python -m melodi_plugin.sizes"),
+    ([], "usage: melodi sizes"),
     (["no_such_file.yml"], "no_such_file.yml does not exist"),
     (["steps"], "steps is neither a config (.yml) nor a key=value"),
     (["model.yaml"], "model.yaml cannot be read: MaxText reads .yml only"),
     # The value of a key is no config.
-    (["hf_path=other.yml"], "error: usage: python -m melodi_plugin.sizes"),
+    (["hf_path=other.yml"], "error: usage: melodi sizes"),
   ],
 )
 def test_error_is_one_sentence_and_status_2(arguments, sentence, capsys):

@@ -15,9 +15,9 @@ from flax import nnx
 
 from integration_tests import running, stock_model
 from integration_tests.stock_model import BLOCKS, SHORT, SUMMARY, WINDOW
-from melodi_plugin.config import is_memory_parameter
-from melodi_plugin.memory import LayerMemory
-from melodi_plugin.segments import plan_windows
+from melodi_plugin.config.parameter_names import is_memory_parameter
+from melodi_plugin.core.memory import LayerMemory
+from melodi_plugin.core.segments import plan_windows
 
 each_block = pytest.mark.parametrize("block", BLOCKS)
 LENGTH, SEGMENTS = 2 * WINDOW, 2

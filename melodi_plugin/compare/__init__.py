@@ -1,6 +1,7 @@
-"""Several configs trained and evaluated alike, side by side: `python -m melodi_plugin.compare`.
+"""Several configs trained and evaluated alike, side by side: `melodi compare`.
 
-Read in this order; each file imports only files above it:
+Read in this order; each file imports only what stands above it:
+
   request   the command line, and what all rows must have in common
   configs   what MaxText makes of a config, found out in a process of its own
   training  one training run as a process, which also says how much memory it took

@@ -4,9 +4,7 @@ MaxText keeps state of its own in a process, and holds the accelerator, so this 
 short process (this file, as a command) before any training begins.
 """
 
-import contextlib
 import dataclasses
-import io
 import json
 import pathlib
 import subprocess
@@ -16,9 +14,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from melodi_plugin.compare.request import PLACES, SAME, SEEDS
-from melodi_plugin.config import MelodiConfig
-from melodi_plugin.host import is_melodi
-from melodi_plugin.launch import load_config, stop
+from melodi_plugin.config.model import MelodiConfig
+from melodi_plugin.config.systems import is_melodi
+from melodi_plugin.errors import UserError, exit_status
+from melodi_plugin.maxtext.launch import load_config
 
 # Keys of ours that an evaluation depends on, besides those that MelodiConfig reads.
 _EVALUATED = (
@@ -34,7 +33,7 @@ class Described(NamedTuple):
   """A config, as it will be run."""
 
   settings: dict[str, Any]  # every key of MaxText and ours that can change a result
-  sizes: dict[str, Any]  # fields of `melodi_plugin.sizes.Sizes`
+  sizes: dict[str, Any]  # fields of `cost.sizes.Sizes`
   evaluated: dict[str, Any]  # all that an evaluation of the trained model depends on
 
 
@@ -53,25 +52,22 @@ def describe(requests: Sequence[Sequence[str]]) -> list[Described]:
       said = [line for line in child.stderr.splitlines() if line.startswith("error: ")]
       if not said:
         print(child.stderr, file=sys.stderr)
-      stop(said[-1].removeprefix("error: ") if said else "the configs cannot be read; see above.")
+      raise UserError(
+        said[-1].removeprefix("error: ") if said else "the configs cannot be read; see above."
+      )
     return [Described(**found) for found in json.loads(answer.read_text())]
 
 
 def describe_here(request: Sequence[str]) -> Described:
-  """Describes one config in this process; a bad one ends it with status 2."""
-  said = io.StringIO()
+  """Describes one config in this process; a bad one is a UserError."""
   try:
-    with contextlib.redirect_stderr(said):
-      config = load_config(["", *request])
-  except SystemExit:
-    stop(f"{request[0]}: {said.getvalue().splitlines()[-1].removeprefix('error: ')}")
-  from melodi_plugin.sizes import sizes
+    config = load_config(["", *request])
+    from melodi_plugin.maxtext.sizes import sizes  # after registration
 
-  try:
     settings = settings_of(config.get_keys())
     return Described(settings, dict(sizes(config)._asdict()), _evaluated(config, settings))
-  except (ValueError, NotImplementedError) as error:
-    stop(f"{request[0]}: {error}")
+  except (UserError, ValueError, NotImplementedError) as error:
+    raise UserError(f"{request[0]}: {error}") from error
 
 
 def _evaluated(config: Any, settings: dict[str, Any]) -> dict[str, Any]:
@@ -109,4 +105,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  main()
+  sys.exit(exit_status(main))

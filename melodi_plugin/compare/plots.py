@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
 from melodi_plugin.compare.results import Over, RowResult
-from melodi_plugin.plots import by_position, colour, new_figure, png, style
+from melodi_plugin.evaluation.pictures import by_position
+from melodi_plugin.output.figures import colour, new_figure, png, style
 
 _POINTS = 100  # of a loss curve; more steps are averaged
 

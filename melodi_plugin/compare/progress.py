@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from melodi_plugin.compare.runs import Result, Run, RunError, execute
-from melodi_plugin.launch import stop
+from melodi_plugin.errors import UserError
 
 _HOUR = 3600.0
 
@@ -29,7 +29,9 @@ def locked(out: pathlib.Path) -> Iterator[None]:
   try:
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:
-    stop(f"another comparison still writes to {out}; wait for it, or give another out=.")
+    raise UserError(
+      f"another comparison still writes to {out}; wait for it, or give another out=."
+    ) from None
   try:
     yield
   finally:

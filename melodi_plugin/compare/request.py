@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from melodi_plugin.launch import stop
+from melodi_plugin.errors import UserError
 
 # Said to every run, so that there is a last checkpoint, and that it is evaluated by us.
 FORCED = (
@@ -64,7 +64,7 @@ class Request(NamedTuple):
   @property
   def command(self) -> str:
     """The command line, in one order."""
-    words = ["python -m melodi_plugin.compare", *self.configs, *self.overrides]
+    words = ["melodi compare", *self.configs, *self.overrides]
     words.append(f"seeds={','.join(map(str, self.seeds))}")
     if self.key:
       words.append(f"evaluate_with={self.key}={','.join(self.values)}")
@@ -80,14 +80,16 @@ def parse(arguments: Sequence[str]) -> Request:
   key, values = _evaluate_with(given.pop("evaluate_with", ""))
   request = Request(configs, tuple(f"{k}={v}" for k, v in given.items()), seeds, out, key, values)
   if not configs:
-    stop("name at least one config: python -m melodi_plugin.compare a.yml b.yml steps=100 out=DIR.")
+    raise UserError("name at least one config: melodi compare a.yml b.yml steps=100 out=DIR.")
   for config in configs:
     if not config.endswith(".yml"):
-      stop(f"{config} is neither a config (.yml) nor key=value.")
+      raise UserError(f"{config} is neither a config (.yml) nor key=value.")
   if twice := sorted({name for name in request.names if request.names.count(name) > 1}):
-    stop(f"two rows are called {twice[0]}; a row is called as its .yml, so rename one of them.")
+    raise UserError(
+      f"two rows are called {twice[0]}; a row is called as its .yml, so rename one of them."
+    )
   if taken := sorted(_OURS & {*given, key}):
-    stop(f"{taken[0]} is set by the comparison itself for every run; leave it out.")
+    raise UserError(f"{taken[0]} is set by the comparison itself for every run; leave it out.")
   return request
 
 
@@ -95,9 +97,11 @@ def _seeds(text: str) -> tuple[int, ...]:
   try:
     seeds = tuple(int(part) for part in text.split(","))
   except ValueError:
-    stop(f"seeds={text} is not a list of whole numbers; write it as seeds=0,1,2.")
+    raise UserError(
+      f"seeds={text} is not a list of whole numbers; write it as seeds=0,1,2."
+    ) from None
   if len(set(seeds)) < len(seeds):
-    stop(f"seeds={text} names a seed twice; every seed is one run.")
+    raise UserError(f"seeds={text} names a seed twice; every seed is one run.")
   return seeds
 
 
@@ -105,7 +109,7 @@ def _evaluate_with(text: str) -> tuple[str, tuple[str, ...]]:
   key, _, listed = text.partition("=")
   values = tuple(dict.fromkeys(value.strip() for value in listed.split(",") if value.strip()))
   if bool(key) != bool(values):
-    stop(f"evaluate_with={text} is not key=value,value; write evaluate_with={_EXAMPLE}.")
+    raise UserError(f"evaluate_with={text} is not key=value,value; write evaluate_with={_EXAMPLE}.")
   return key, values
 
 
@@ -126,13 +130,15 @@ def check_same(settings: Mapping[str, Mapping[str, Any]]) -> None:
   told = [_difference(TOKENS_PER_STEP, {p: tokens_per_step(s) for p, s in settings.items()})]
   told += [_difference(key, {path: s.get(key) for path, s in settings.items()}) for key in SAME]
   if any(told):
-    stop(
+    raise UserError(
       f"these configs cannot be compared: {'; '.join(filter(None, told))}; make them the same in "
       "the files, or for all rows with key=value."
     )
   for path, own in settings.items():
     if not own.get("grain_eval_files"):
-      stop(f"grain_eval_files is not set in {path}, so nothing can be evaluated; set it.")
+      raise UserError(
+        f"grain_eval_files is not set in {path}, so nothing can be evaluated; set it."
+      )
 
 
 def _difference(key: str, values: Mapping[str, Any]) -> str:

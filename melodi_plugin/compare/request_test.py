@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from melodi_plugin.compare import request
-from melodi_plugin.compare.testing import SETTINGS
+from melodi_plugin.testing.comparison import SETTINGS
 
 
 def test_command_line_is_read():

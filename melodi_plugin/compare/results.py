@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from melodi_plugin.compare.runs import Result, Row
-from melodi_plugin.report import Evaluation
-from melodi_plugin.scores import paired_change
+from melodi_plugin.evaluation.report import Evaluation
+from melodi_plugin.evaluation.statistics import paired_change
 
 SPREAD = (0.1, 0.9)  # quantiles of the perplexities of single documents
 

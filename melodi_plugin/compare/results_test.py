@@ -6,7 +6,7 @@ import statistics
 import pytest
 
 from melodi_plugin.compare import results
-from melodi_plugin.compare.testing import make_evaluation, make_result, make_row
+from melodi_plugin.testing.comparison import make_evaluation, make_result, make_row
 
 CHANGED = "melodi_long_term_windows=8"
 

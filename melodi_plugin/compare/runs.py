@@ -15,11 +15,11 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from melodi_plugin import report
 from melodi_plugin.compare import metrics
 from melodi_plugin.compare.request import FORCED, SEEDS
-from melodi_plugin.launch import stop
-from melodi_plugin.scoring import find_checkpoints
+from melodi_plugin.errors import UserError
+from melodi_plugin.evaluation import report
+from melodi_plugin.maxtext.weights import find_checkpoints
 
 _POLL_SECONDS = 1.0
 _TOLD = 3  # changed settings that a refusal lists
@@ -98,7 +98,7 @@ def check_settings(run: Run) -> None:
   keys = sorted(key for key in then.keys() | now.keys() if then.get(key) != now.get(key))
   told = [f"{key} was {then.get(key)!r} and is {now.get(key)!r}" for key in keys[:_TOLD]]
   more = f" and {len(keys) - _TOLD} more" if len(keys) > _TOLD else ""
-  stop(
+  raise UserError(
     f"{run.folder} holds a run of {run.row.config} with other settings ({', '.join(told)}{more}); "
     "give another out=, or remove that folder."
   )
@@ -146,7 +146,9 @@ def _train(run: Run, on_progress: Callable[[str], None]) -> dict[str, Any]:
     own = (f"run_name={run.name}", f"base_output_directory={run.folder.parent}")
     log = f"metrics_file={run.folder / 'metrics.jsonl'}"
     arguments = (*_arguments(run), *own, log)
-    _command(run, "training", ("compare.training", str(done), *arguments), on_progress)
+    _command(
+      run, "training", ("melodi_plugin.compare.training", str(done), *arguments), on_progress
+    )
   if not run.steps_done():
     raise RunError(f"{run.name}: training logged no step; see {run.log}")
   _check_complete(run)
@@ -182,7 +184,7 @@ def _evaluate(run: Run, changed: str, on_progress: Callable[[str], None]) -> rep
   )
   own = (f"run_name={place.name}", f"base_output_directory={place.parent}")
   stage = f"evaluation with {changed}" if changed else "evaluation"
-  _command(run, stage, ("evaluate", *arguments, *own), on_progress)
+  _command(run, stage, ("melodi_plugin", "evaluate", *arguments, *own), on_progress)
   found = run.evaluation(changed)
   if found is None:
     raise RunError(f"{run.name}: the {stage} left no evaluation.json; see {run.log}")
@@ -197,9 +199,8 @@ def _arguments(run: Run) -> tuple[str, ...]:
 def _command(
   run: Run, stage: str, arguments: tuple[str, ...], on_progress: Callable[[str], None]
 ) -> None:
-  """Runs `python -m melodi_plugin.<arguments>` until it ends; its output goes to the run's log."""
-  module, *rest = arguments
-  words = [sys.executable, "-m", f"melodi_plugin.{module}", *rest]
+  """Runs `python -m <arguments>` until it ends; its output goes to the run's log."""
+  words = [sys.executable, "-m", *arguments]
   with open(run.log, "a", encoding="utf-8") as log:
     print(f"\n$ {shlex.join(words)}", file=log, flush=True)
     # Children inherit the lock of the comparison: it holds as long as one of them writes.

@@ -9,7 +9,7 @@ import pytest
 
 from melodi_plugin.compare import progress, runs
 from melodi_plugin.compare.metrics_test import line
-from melodi_plugin.compare.testing import make_evaluation, make_row
+from melodi_plugin.testing.comparison import make_evaluation, make_row
 
 CHANGED = "melodi_long_term_windows=8"
 

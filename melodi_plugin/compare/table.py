@@ -8,7 +8,7 @@ from typing import Any
 
 from melodi_plugin.compare.request import Request, tokens_per_step
 from melodi_plugin.compare.results import SPREAD, Over, RowResult, per_seed
-from melodi_plugin.tables import Table
+from melodi_plugin.output.tables import Table
 
 _MIB = 2**20
 

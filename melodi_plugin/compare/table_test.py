@@ -8,7 +8,7 @@ import pytest
 
 from melodi_plugin.compare import plots, table
 from melodi_plugin.compare.results import put_together
-from melodi_plugin.compare.testing import make_evaluation, make_request, make_result, make_row
+from melodi_plugin.testing.comparison import make_evaluation, make_request, make_result, make_row
 
 CHANGED = "melodi_long_term_windows=8"
 

@@ -12,9 +12,9 @@ import time
 from collections.abc import Sequence
 
 import jax
-from absl import app
 
-from melodi_plugin import train
+from melodi_plugin.errors import exit_status
+from melodi_plugin.maxtext.launch import train
 
 
 def peak_host_bytes() -> int:
@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
   """Command line of `training`."""
   program, out, *arguments = argv
   began = time.monotonic()
-  train.main([program, *arguments])
+  train([program, *arguments])
   measured = {
     "peak_host_bytes": peak_host_bytes(),
     "peak_device_bytes": peak_device_bytes(),
@@ -43,4 +43,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  sys.exit(exit_status(lambda: main(sys.argv)))

@@ -6,6 +6,13 @@ from typing import Any
 import numpy as np
 
 
+def build_tokenizer(path: str, kind: str, add_bos: bool, add_eos: bool, access_token: str) -> Any:
+  """MaxText's tokenizer object; `kind` is a tokenizer_type."""
+  from maxtext.input_pipeline import tokenizer  # slow to import, and not needed for records
+
+  return tokenizer.build_tokenizer(path, kind, add_bos, add_eos, access_token)
+
+
 class Tokenizer:
   """Text to token ids, int32.
 
@@ -25,11 +32,7 @@ class Tokenizer:
 
   @functools.cached_property
   def _tokenizer(self) -> Any:
-    from maxtext.input_pipeline import tokenizer
-
-    return tokenizer.build_tokenizer(
-      self.path, self.kind, self.add_bos, self.add_eos, self._access_token
-    )
+    return build_tokenizer(self.path, self.kind, self.add_bos, self.add_eos, self._access_token)
 
   def __call__(self, text: str) -> np.ndarray:
     """Ids of `text`, between BOS and EOS if the config asks for them.

@@ -14,10 +14,9 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from melodi_plugin.data.corpus import corpus_tokenizer, shakespeare
+from melodi_plugin.data.corpus import corpus_tokenizer, mqar, shakespeare
 from melodi_plugin.data.corpus.build import Preset, build
 from melodi_plugin.data.corpus.plan import Record
-from melodi_plugin.probes import mqar
 
 # The documents that a model learns associative recall from, and a few to watch its loss on.
 _MQAR = {"train": 60_000, "validation": 200}
@@ -57,4 +56,4 @@ def prepare_corpus(name: str, out: str | os.PathLike[str]) -> dict[str, Any]:
   """
   if name not in PRESETS:
     raise ValueError(f"There is no corpus {name!r}; choose one of {', '.join(PRESETS)}.")
-  return build(name, PRESETS[name], out, f"python -m melodi_plugin.data {name} OUT")
+  return build(name, PRESETS[name], out, f"melodi data {name} OUT")

@@ -8,7 +8,7 @@ import pytest
 import sentencepiece
 from grain.sources import ArrayRecordDataSource
 
-from melodi_plugin.data.__main__ import main
+from melodi_plugin.cli.data import main
 from melodi_plugin.data.corpus import presets
 from melodi_plugin.data.documents import open_documents
 

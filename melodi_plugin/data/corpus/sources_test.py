@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from melodi_plugin.data.__main__ import main
+from melodi_plugin.cli.data import main
 from melodi_plugin.data.corpus.plan import Record
 from melodi_plugin.data.corpus.sources import Reading, Sources
 from melodi_plugin.data.documents import BrokenDocument
@@ -133,7 +133,7 @@ def test_command_builds_a_corpus_and_says_what_is_in_it(tmp_path, capsys):
   assert [s["groups"] for s in manifest["splits"].values()] == [24, 2, 4]
   assert manifest["corpus"] == "corpus"
   assert manifest["request"]["sources"][0]["files"] == 1
-  assert manifest["command"].startswith("python -m melodi_plugin.data build ")
+  assert manifest["command"].startswith("melodi data build ")
   assert (out / "lengths.png").read_bytes().startswith(b"\x89PNG")
   assert main(command) == 0
   _many(tmp_path, {"id": "new", "text": "A new one."})

@@ -1,0 +1,6 @@
+"""How fast it is.
+
+Read in this order; each file imports only what stands above it:
+
+  windows  trace, compile, step time and memory against the number of windows
+"""

@@ -1,0 +1,63 @@
+"""Gates and offsets, read from checkpoints as MaxText writes them."""
+
+import math
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from melodi_plugin.checkpoints import gates
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+def write(folder, step, decoder):
+  """A checkpoint of parameters, in the layout of MaxText's trainer."""
+  items = folder / str(step) / "items"
+  ocp.PyTreeCheckpointer().save(items, {"params": {"params": {"decoder": decoder}}})
+  return items
+
+
+def scanned(gate, offset):
+  """Layers 0 and 1 with short-term memory, layer 2 with a queue as well."""
+  return {
+    "layers": {"mlp": np.ones((2, 3), np.float32)},
+    "memory_layers_0_to_1": {"offset": np.array([[[offset] * 4, [offset + 1] * 4]], np.float32)},
+    "memory_layers_2_to_2": {
+      "offset": np.full((1, 1, 4), offset, np.float32),
+      "gate": np.full((1, 1, 4, 8), gate, np.float32),
+    },
+  }
+
+
+def test_layers_of_a_scanned_checkpoint(tmp_path):
+  found = gates.read_gates(str(write(tmp_path, 7, scanned(2.0, -1.0))))
+  assert found.step == 7
+  assert found.offset == {0: -1.0, 1: 0.0, 2: -1.0}
+  assert found.share == {2: pytest.approx(1 / (1 + math.exp(2.0)))}
+
+
+def test_layers_of_an_unscanned_checkpoint(tmp_path):
+  decoder = {
+    "memory_layers_0": {"offset": np.full((2, 4), 0.5, np.float32)},
+    "memory_layers_3": {"gate": np.zeros((2, 4, 8), np.float32)},
+  }
+  found = gates.read_gates(str(write(tmp_path, 1, decoder)))
+  assert (found.offset, found.share) == ({0: 0.5}, {3: 0.5})
+
+
+def test_command_prints_every_step_and_draws(tmp_path, capsys):
+  for step, gate in ((10, 2.0), (2, 4.0)):
+    write(tmp_path, step, scanned(gate, 0.0))
+  gates.main(["gates", f"{tmp_path}/*/items", str(tmp_path)])
+  printed = capsys.readouterr().out
+  assert printed.index("0.0180") < printed.index("0.1192")  # step 2 before step 10
+  assert (tmp_path / "gates.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_stock_checkpoint_has_no_gates(tmp_path, capsys):
+  items = write(tmp_path, 0, {"layers": {"mlp": np.ones((2, 3), np.float32)}})
+  with pytest.raises(SystemExit) as stopped:
+    gates.main(["gates", str(items)])
+  assert stopped.value.code == 2
+  assert "holds no gates or offsets" in capsys.readouterr().err

@@ -1,0 +1,99 @@
+"""`melodi compare a.yml b.yml … [key=value …] [seeds=0,1,2] [out=FOLDER]`
+
+Trains and evaluates every config with the same data, seeds and budget, one process after the other,
+and writes into FOLDER (default `comparison`) `comparison.md`, `.csv`, `.json`, `loss.png`,
+`memory.png` and `position.png`.  key=value is for all rows, as in `steps=100`.
+
+The same command goes on where it was stopped: what is finished is not run again, and training goes
+on from its last checkpoint.  What a run prints is in FOLDER/logs.
+
+`evaluate_with=melodi_long_term_windows=1,4,16` also reads the test documents with a key changed
+after training, with every row to whose memory it matters: `memory_after_training.png`.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from melodi_plugin.compare import configs, plots, table
+from melodi_plugin.compare.progress import execute_all, locked
+from melodi_plugin.compare.request import FORCED, Request, check_same, parse
+from melodi_plugin.compare.results import put_together
+from melodi_plugin.compare.runs import Result, Row, Run, check_settings
+from melodi_plugin.errors import UserError
+from melodi_plugin.output.files import write_files
+
+
+def find_rows(request: Request) -> list[Row]:
+  """Reads and checks all configs, also as evaluate_with changes them, before anything is run."""
+  changes = [f"{request.key}={value}" for value in request.values]
+  asked = [
+    (config, *request.overrides, *FORCED, *place, *filter(None, [change]))
+    for config, name in zip(request.configs, request.names, strict=True)
+    for place in [(f"run_name={name}", f"base_output_directory={request.out}")]
+    for change in ["", *changes]
+  ]
+  described = configs.describe(asked)
+  rows = []
+  for config, name in zip(request.configs, request.names, strict=True):
+    own, *others = described[: 1 + len(changes)]
+    del described[: 1 + len(changes)]
+    changed = _changed(config, own, dict(zip(changes, others, strict=True)))
+    rows.append(Row(name, config, request.overrides, own.settings, own.sizes, changed))
+  check_same({row.config: row.settings for row in rows})
+  return rows
+
+
+def _changed(
+  config: str, own: configs.Described, others: dict[str, configs.Described]
+) -> dict[str, Any]:
+  """Sizes with each key=value that this row is evaluated with as well."""
+  if not own.sizes["memory_all"]:
+    return {}  # nothing to change
+  for argument, other in others.items():
+    if other.sizes["parameters"] != own.sizes["parameters"]:
+      raise UserError(
+        f"evaluate_with: {argument} changes the number of parameters of {config}, so the trained "
+        "model cannot be read with it; change what has none, as melodi_long_term_windows."
+      )
+  return {a: other.sizes for a, other in others.items() if other.evaluated != own.evaluated}
+
+
+def write(request: Request, rows: Sequence[Row], results: list[Result], failed: list[str]) -> None:
+  """Writes all files and prints the tables."""
+  found = put_together(rows, results)
+  if not found:
+    return
+  pictures = plots.pictures(found)
+  texts = {
+    "comparison.md": table.markdown(request, found, failed, pictures),
+    "comparison.csv": table.table_csv(found),
+    "comparison.json": table.table_json(request, found, failed),
+  }
+  contents = {name: text.encode() for name, text in texts.items()} | pictures
+  write_files(str(request.out), contents)
+  print(table.table(found).markdown())
+  if any(one.changed for one in found):
+    print(table.changed_table(found, request.key).markdown())
+  print(f"written to {request.out}: {', '.join(contents)}", flush=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+  """Command line; returns the exit status."""
+  request = parse(arguments)
+  rows = find_rows(request)
+  # All rows with one seed before the next seed: something can be compared early.
+  runs = [Run(row, seed, request.out) for seed in request.seeds for row in rows]
+  with locked(request.out):
+    for run in runs:
+      check_settings(run)
+    results, failed = execute_all(runs, rows[0].settings["steps"])
+    write(request, rows, results, failed)
+  for failure in failed:
+    print(f"error: {failure}.", file=sys.stderr)
+  return 1 if failed else 0
+
+
+def _interrupted(number: int, frame: Any) -> NoReturn:
+  """Ends the running process too, which an end without an exception would leave behind."""
+  sys.exit(128 + number)

@@ -1,0 +1,75 @@
+"""The whole command, with configs and processes played by functions."""
+
+import json
+
+import pytest
+
+from melodi_plugin.cli import compare as command
+from melodi_plugin.compare import configs, runs
+from melodi_plugin.compare.runs_test import Processes
+from melodi_plugin.testing.comparison import SETTINGS, SIZES
+
+
+def describe(requests):
+  """Models of one size, without memory if their name says so; a window more is memory more."""
+  found = []
+  for config, *overrides in requests:
+    keys = dict(argument.split("=", 1) for argument in overrides)
+    memory = 0 if "window" in config else 16 * int(keys.get("melodi_long_term_windows", 4))
+    sizes = SIZES | {"memory_all": memory, "parameters": 1000 + int(keys.get("melodi_add", 0))}
+    settings = SETTINGS | {"queue": memory, "steps": int(keys.get("steps", 4))}
+    found.append(configs.Described(settings, sizes, {"queue": memory}))
+  return found
+
+
+@pytest.fixture
+def processes(monkeypatch):
+  played = Processes()
+  monkeypatch.setattr(runs, "_command", played)
+  monkeypatch.setattr(configs, "describe", describe)
+  return played
+
+
+def test_all_rows_and_seeds_are_compared_and_nothing_is_run_twice(tmp_path, processes, capsys):
+  arguments = ["memory.yml", "window.yml", f"out={tmp_path}", "seeds=0,1"]
+  arguments.append("evaluate_with=melodi_long_term_windows=1,4,8")
+  assert command.main(arguments) == 0
+  trained = [name for name, stage in processes.started if stage == "training"]
+  assert trained == ["memory_seed0", "window_seed0", "memory_seed1", "window_seed1"]
+  # Not with 4, with which it was trained, and not the row without memory.
+  others = [(name, stage) for name, stage in processes.started if " with " in stage]
+  assert {name for name, _ in others} == {"memory_seed0", "memory_seed1"}
+  assert {stage[-1] for _, stage in others} == {"1", "8"}
+  names = {path.name for path in tmp_path.iterdir() if path.is_file()}
+  assert names >= {"comparison.md", "comparison.csv", "comparison.json"}
+  assert names >= {"loss.png", "memory.png", "position.png", "memory_after_training.png"}
+  before, count = (tmp_path / "comparison.json").read_text(), len(processes.started)
+  assert command.main(arguments) == 0
+  assert len(processes.started) == count
+  assert (tmp_path / "comparison.json").read_text() == before
+  assert "| window " in capsys.readouterr().out
+
+
+def test_failure_is_in_the_status_and_in_the_files(tmp_path, processes, capsys):
+  processes.failing = {("window_seed0", "training")}
+  assert command.main(["memory.yml", "window.yml", f"out={tmp_path}"]) == 1
+  content = json.loads((tmp_path / "comparison.json").read_text())
+  assert [row["row"] for row in content["rows"]] == ["memory"]
+  assert "window_seed0.log" in content["failed"][0]
+  assert "error: window_seed0: training ended" in capsys.readouterr().err
+
+
+def test_key_that_changes_parameters_cannot_change_after_training(tmp_path, processes, capsys):
+  with pytest.raises(SystemExit) as end:
+    command.main(["memory.yml", f"out={tmp_path}", "evaluate_with=melodi_add=1"])
+  assert end.value.code == 2
+  assert "melodi_add=1 changes the number of parameters of memory.yml" in capsys.readouterr().err
+  assert not processes.started
+
+
+def test_finished_comparison_is_not_changed(tmp_path, processes, capsys):
+  assert command.main(["memory.yml", f"out={tmp_path}"]) == 0
+  with pytest.raises(SystemExit) as end:
+    command.main(["memory.yml", f"out={tmp_path}", "steps=5"])
+  assert end.value.code == 2
+  assert "steps was 4 and is 5" in capsys.readouterr().err

@@ -1,0 +1,54 @@
+"""`melodi probes [NAME=]a/probe_mqar.json [NAME=]b/probe_mqar.json [out=mqar.png]`
+
+Puts results of one probe into one picture (`out`, default `probe.png`), and their table, as
+Markdown, beside it.  NAME is the name of a curve, by default what tells the results apart.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+
+import fsspec
+
+from melodi_plugin.errors import UserError
+from melodi_plugin.evaluation import report
+from melodi_plugin.evaluation.probes import plots, result
+
+
+def read_result(path: str) -> result.Result:
+  """What a `probe_<name>.json` holds; raises ValueError if it is none."""
+  try:
+    files, name = fsspec.core.url_to_fs(path)
+    found = json.loads(files.cat_file(name))
+  except (OSError, ValueError) as error:
+    raise ValueError(f"cannot read {path}: {error}") from None
+  if not (isinstance(found, dict) and "probe" in found and found.get("points")):
+    raise ValueError(f"{path} is not a probe_<name>.json of `melodi evaluate`.")
+  return found
+
+
+def compare(paths: Sequence[str], names: Sequence[str], out: str) -> None:
+  """Writes the picture and the table; raises ValueError if the results are of different probes."""
+  results = [read_result(path) for path in paths]
+  probes = sorted({found["probe"] for found in results})
+  if len(probes) > 1:
+    raise ValueError(f"results of {' and '.join(probes)} do not fit into one picture.")
+  labels = [name or label for name, label in zip(names, report.labels(results), strict=True)]
+  folder, file = os.path.split(out)
+  text = result.markdown(results, labels).encode()
+  picture = plots.against_distance(results, labels)
+  report.write_files(folder or ".", {file: picture, f"{os.path.splitext(file)[0]}.md": text})
+  result.table(results, labels).show()
+
+
+def main(argv: Sequence[str]) -> None:
+  """Command line."""
+  out = next((a.removeprefix("out=") for a in argv[1:] if a.startswith("out=")), "probe.png")
+  inputs = [argument.rpartition("=") for argument in argv[1:] if not argument.startswith("out=")]
+  if not inputs:
+    raise UserError("name at least one result: melodi probes a/probe_mqar.json out=mqar.png")
+  try:
+    compare([path for _, _, path in inputs], [name for name, _, _ in inputs], out)
+  except (OSError, ValueError) as error:
+    raise UserError(str(error)) from error
+  print(f"written to {out}")

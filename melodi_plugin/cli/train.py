@@ -1,0 +1,55 @@
+"""`melodi train cfg.yml [key=value …]`: MaxText's trainer, with memory.
+
+Two keys of ours act here: `melodi_prepare_data` writes a demo corpus first, and
+`melodi_evaluate_after_training` reads the documents of `grain_eval_files` at the end.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from melodi_plugin.errors import UserError
+from melodi_plugin.evaluation.conditions import memory_of
+from melodi_plugin.evaluation.evaluate import evaluate
+from melodi_plugin.maxtext.launch import train
+from melodi_plugin.maxtext.weights import find_checkpoints
+
+
+def evaluate_last_checkpoint(argv: Sequence[str], config: Any) -> None:
+  """Evaluates what training left, with memory and with memory reset at every window."""
+  try:
+    checkpoint = find_checkpoints(f"{config.checkpoint_dir.rstrip('/')}/*/items")[-1]
+  except ValueError:
+    raise UserError(
+      f"melodi_evaluate_after_training needs a checkpoint, but {config.checkpoint_dir} has none; "
+      "set enable_checkpointing=true."
+    ) from None
+  argv = [*argv, f"load_parameters_path={checkpoint}"]
+  if config.melodi_probe:
+    evaluate(argv)
+    return
+  carried = evaluate([*argv, "melodi_reset_every_window=false"])[0]
+  if memory_of(config) == "none":
+    print(f"\ntest perplexity {_number(carried)} (a model without memory)")
+    return
+  control = evaluate([*argv, "melodi_reset_every_window=true"])[0]
+  print(
+    f"\ntest perplexity {_number(carried)} with memory, "
+    f"{_number(control)} with memory reset at every window\n"
+    "(the second is out of distribution for this model: it never saw an empty memory in the middle "
+    "of a document.)\n"
+    f"checkpoint: {checkpoint}\n"
+    "Next: train the same model without memory, for the fair comparison:\n"
+    "  uv run melodi train configs/yaml/window_only_shakespeare_cpu.yml"
+  )
+
+
+def _number(evaluation: dict[str, Any]) -> str:
+  perplexity = evaluation["perplexity"]
+  return "not finite" if perplexity is None else f"{perplexity:.2f}"
+
+
+def main(argv: Sequence[str]) -> None:
+  """Trains, then evaluates if the config asks for it."""
+  config = train(argv)
+  if config.melodi_evaluate_after_training:
+    evaluate_last_checkpoint(argv, config)

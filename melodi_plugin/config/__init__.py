@@ -1,0 +1,9 @@
+"""What a user asks for: the keys, and the sizes of a stack with memory.  Free of JAX and MaxText.
+
+Read in this order; each file imports only what stands above it:
+
+  keys             the `melodi_*` keys, as MaxText writes its own
+  systems          the systems, by their names: values of `decoder_block`
+  parameter_names  where parameters of memory lie, by their paths
+  model            `MelodiConfig`, what every layer keeps and mixes, runs of equal layers
+"""

@@ -1,0 +1,317 @@
+"""The sizes of a model with memory, derived from the keys (`keys.py`), and their checks.
+
+`MelodiConfig` is what the model reads: frozen, hashable, complete, and free of MaxText.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from melodi_plugin.config.keys import PAPER, Layers
+from melodi_plugin.config.systems import BLOCK_RECURRENT, MELODI, MEMORIZING, system_of
+
+
+class LayerSpec(NamedTuple):
+  """What one layer keeps and mixes.  Layers of equal spec can share a `lax.scan`.
+
+  Systems other than MELODI keep, instead of mixed tokens: in short-term memory the W tokens of the
+  previous window (a cache); in the queue all W tokens of every window (Memorizing Transformer), or
+  the R states, as a queue of one window (Block-Recurrent).
+  """
+
+  short_tokens: int  # S of this layer, 0 without short-term memory
+  increment: int  # L of this layer, 0 without a long-term queue
+  queue_tokens: int  # M of this layer
+  mixes_summary: bool  # has a mixer for the next layer's summary tokens
+  mixes_short: bool  # has a mixer for the next window's short-term memory
+  residual_short: bool  # that mixer has norms and the residual (the paper's layers, S = U)
+  has_positions: bool = True  # self-attention knows distances
+  mixed: bool = True  # memory holds mixed tokens: MELODI
+
+  @property
+  def mixes_long(self) -> bool:
+    """Whether it has a mixer for the long-term queue."""
+    return self.mixed and self.increment > 0
+
+
+class Run(NamedTuple):
+  """A maximal run of consecutive layers with one spec."""
+
+  spec: LayerSpec
+  first: int
+  length: int
+
+
+class Recurrence(NamedTuple):
+  """The cell of a Block-Recurrent layer (SEMANTICS 4.4)."""
+
+  gate: str = "bias"
+  cell: str = "skip"
+  feedback: bool = False
+
+
+BIAS_SKIP = Recurrence()
+
+
+class Neighbors(NamedTuple):
+  """How a Memorizing Transformer retrieves (SEMANTICS 4.3); 0 attends to the whole queue."""
+
+  count: int = 0
+  exact: bool = False
+
+
+WHOLE_QUEUE = Neighbors()
+
+
+@dataclasses.dataclass(frozen=True)
+class MelodiConfig:
+  """A stack with memory, without vocabulary.  Raises ValueError where sizes contradict each other.
+
+  The sizes of other systems than MELODI are those of the memory they fill, see `LayerSpec` and
+  `baseline`.
+  """
+
+  num_layers: int
+  emb_dim: int
+  num_heads: int
+  head_dim: int
+  mlp_dim: int
+  window_length: int
+  summary_tokens: int
+  short_term_tokens: int
+  long_term_increment: int
+  long_term_windows: int
+  long_term_layers: tuple[int, ...]
+  short_term_layers: tuple[int, ...]
+  summary_branching: bool = True
+  position: str = "t5"
+  mask_empty_slots: bool = False
+  dropout_rate: float = 0.0
+  base_block: str = PAPER
+  num_kv_heads: int = 0  # of a stock block; the paper's layers have num_heads
+  num_attentions: int = 1  # of one layer
+  system: str = MELODI
+  ffn_bias: bool = True
+  neighbors: Neighbors = WHOLE_QUEUE
+  recurrence: Recurrence = BIAS_SKIP
+  reference_defects: bool = False
+
+  def __post_init__(self):
+    for name in ("long_term_layers", "short_term_layers"):
+      outside = [i for i in getattr(self, name) if not 0 <= i < self.num_layers]
+      if outside:
+        recurrent = name == "long_term_layers" and self.system == BLOCK_RECURRENT
+        raise ValueError(
+          f"melodi_{'recurrent_layers' if recurrent else name} names layer {outside[0]}, but the "
+          f"model has layers 0 to {self.num_layers - 1}."
+        )
+    short, summary = self.short_term_tokens, self.summary_tokens
+    if not self.summary_branching and self.short_term_layers and short not in (0, summary):
+      raise ValueError(
+        f"melodi_summary_branching=false hands the {summary} summary tokens on as short-term "
+        f"memory, so melodi_short_term_tokens must be {summary} or 0, not {short}."
+      )
+
+  @classmethod
+  def from_maxtext(cls, config: Any) -> "MelodiConfig":
+    """Reads the sizes off a MaxText config, by attribute only."""
+    layers = config.num_decoder_layers
+
+    def parsed(key: str) -> tuple[int, ...]:
+      return parse_layers(key, getattr(config, key), layers)
+
+    system, around_stock = system_of(config), config.melodi_base_block != PAPER
+    common = dict(
+      num_layers=layers,
+      emb_dim=config.emb_dim,
+      num_heads=config.num_query_heads,
+      head_dim=config.head_dim,
+      mlp_dim=config.mlp_dim,
+      window_length=config.melodi_window_length,
+      position=config.melodi_position,
+      dropout_rate=config.dropout_rate,
+    )
+    if system != MELODI:
+      recurrent = system == BLOCK_RECURRENT
+      return cls.baseline(
+        system,
+        memory_layers=parsed("melodi_recurrent_layers" if recurrent else "melodi_long_term_layers"),
+        queue_windows=config.melodi_long_term_windows,
+        states=config.melodi_recurrent_states,
+        neighbors=Neighbors(config.melodi_neighbors, config.melodi_exact_neighbors),
+        recurrence=Recurrence(
+          config.melodi_recurrent_gate,
+          config.melodi_recurrent_cell,
+          config.melodi_recurrent_feedback,
+        ),
+        reference_defects=config.melodi_reference_defects,
+        **common,
+      )
+    return cls(
+      **common,
+      summary_tokens=config.melodi_summary_tokens,
+      short_term_tokens=config.melodi_short_term_tokens,
+      long_term_increment=config.melodi_long_term_increment,
+      long_term_windows=config.melodi_long_term_windows,
+      long_term_layers=parsed("melodi_long_term_layers"),
+      short_term_layers=parsed("melodi_short_term_layers"),
+      summary_branching=config.melodi_summary_branching,
+      mask_empty_slots=config.melodi_mask_empty_slots or around_stock,
+      base_block=config.melodi_base_block,
+      num_kv_heads=config.num_kv_heads,
+      num_attentions=2 if config.melodi_base_block == "gemma2" else 1,
+    )
+
+  @classmethod
+  def baseline(
+    cls,
+    system: str,
+    *,
+    num_layers: int,
+    window_length: int,
+    memory_layers: tuple[int, ...] = (),
+    queue_windows: int = 0,
+    states: int = 0,
+    neighbors: Neighbors = WHOLE_QUEUE,
+    reference_defects: bool = False,
+    **sizes: Any,
+  ) -> "MelodiConfig":
+    """A stack of another system than MELODI.
+
+    Args:
+      system: one of SYSTEMS.
+      num_layers: Y, memory layers included.
+      window_length: W, also the length of every cache.
+      memory_layers: layers with a queue (Memorizing Transformer) or states (Block-Recurrent).
+      queue_windows: Q of the Memorizing Transformer, which stores all W tokens of a window.
+      states: R of the Block-Recurrent Transformer.
+      neighbors: retrieval of the Memorizing Transformer.
+      reference_defects: exactly as in the official code.
+      **sizes: further fields.
+    """
+    memorizes, recurrent = system == MEMORIZING, system == BLOCK_RECURRENT
+    if memorizes and queue_windows < 1:
+      raise ValueError("melodi_long_term_windows must be at least 1 for memorizing_transformer.")
+    if memorizes and neighbors.count and window_length % neighbors.count and not neighbors.exact:
+      raise ValueError(
+        f"melodi_neighbors={neighbors.count} does not divide melodi_window_length={window_length}: "
+        "which pairs compete would depend on where a segment begins; change one of them, or set "
+        "melodi_exact_neighbors=true."
+      )
+    recurrence = sizes.get("recurrence", BIAS_SKIP)
+    if recurrent and recurrence.feedback and len(memory_layers) != 1:
+      raise ValueError(
+        "melodi_recurrent_feedback=true lets every layer read one layer's states, but "
+        f"melodi_recurrent_layers names {len(memory_layers)} layers; name one."
+      )
+    # A layer that attends to its whole queue sees the previous window there.
+    uncached = memory_layers if memorizes and not neighbors.count else ()
+    return cls(
+      num_layers=num_layers,
+      window_length=window_length,
+      summary_tokens=0,
+      short_term_tokens=window_length,
+      long_term_increment=states if recurrent else window_length if memorizes else 0,
+      long_term_windows=1 if recurrent else queue_windows if memorizes else 0,
+      long_term_layers=memory_layers if memorizes or recurrent else (),
+      short_term_layers=tuple(i for i in range(num_layers) if i not in uncached),
+      mask_empty_slots=not reference_defects,
+      system=system,
+      ffn_bias=memorizes and not neighbors.count,  # as the official configurations
+      neighbors=neighbors if memorizes else WHOLE_QUEUE,
+      reference_defects=reference_defects,
+      **sizes,
+    )
+
+  @property
+  def queue_tokens(self) -> int:
+    """M: tokens of one long-term queue."""
+    return self.long_term_windows * self.long_term_increment
+
+  @property
+  def stored_heads(self) -> int:
+    """Heads of the keys and values of one token in one layer."""
+    return self.num_heads if self.base_block == PAPER else self.num_kv_heads * self.num_attentions
+
+  @property
+  def stores_pairs(self) -> bool:
+    """Whether a cache or queue holds keys and values, which go stale, instead of tokens."""
+    return self.system != MELODI and self.reference_defects
+
+  @property
+  def short_width(self) -> int:
+    """Numbers of one slot of short-term memory."""
+    return self._pair if self.stores_pairs else self.emb_dim
+
+  @property
+  def long_width(self) -> int:
+    """Numbers of one slot of the queue; states are always tokens."""
+    return self._pair if self.stores_pairs and self.system != BLOCK_RECURRENT else self.emb_dim
+
+  @property
+  def _pair(self) -> int:
+    return 2 * self.num_heads * self.head_dim
+
+  @property
+  def mixer_inputs(self) -> int:
+    """Tokens that a token mixer reads: one window and its summary tokens."""
+    return self.window_length + self.summary_tokens
+
+  def layer(self, index: int) -> LayerSpec:
+    """The spec of layer `index` (SEMANTICS: S = 0 and 'no branching' rules)."""
+    short = self.short_term_tokens if index in self.short_term_layers else 0
+    long = index in self.long_term_layers and self.queue_tokens > 0
+    melodi = self.system == MELODI
+    branching = self.summary_branching and self.summary_tokens > 0
+    mixes_short = melodi and short > 0 and self.summary_branching
+    return LayerSpec(
+      short_tokens=short,
+      increment=self.long_term_increment if long else 0,
+      queue_tokens=self.queue_tokens if long else 0,
+      # Without short-term memory only a long-term layer still mixes u: the reference's asymmetry.
+      mixes_summary=branching and (short > 0 or long),
+      mixes_short=mixes_short,
+      # A stock layer's short-term memory starts as a copy of tokens, so nothing is added to it.
+      residual_short=mixes_short and short == self.summary_tokens and self.base_block == PAPER,
+      has_positions=self.position != "none" and not (self.system == MEMORIZING and long),
+      mixed=melodi,
+    )
+
+  @property
+  def layers(self) -> tuple[LayerSpec, ...]:
+    """The spec of every layer."""
+    return tuple(self.layer(index) for index in range(self.num_layers))
+
+  def runs(self, scan_layers: bool = True) -> tuple[Run, ...]:
+    """Maximal runs of equal layers, or one run per layer if layers are not scanned."""
+    if not scan_layers:
+      return tuple(Run(spec, index, 1) for index, spec in enumerate(self.layers))
+    runs, first = [], 0
+    for spec, group in groupby(self.layers):
+      length = len(list(group))
+      runs.append(Run(spec, first, length))
+      first += length
+    return tuple(runs)
+
+
+def parse_layers(name: str, value: Layers | Sequence[int], num_layers: int) -> tuple[int, ...]:
+  """Turns 'all', 'middle', 'none', '2,6', 6 or [2, 6] into sorted layer indices.
+
+  MaxText reads the word none as null, and environment variables only as text: hence the forms.
+  """
+  if value is None or value in ("", "none"):
+    return ()
+  if value == "all":
+    return tuple(range(num_layers))
+  if value == "middle":
+    return (num_layers // 2,)
+  try:
+    if isinstance(value, str):
+      value = [int(part) for part in value.strip("[]() ").split(",")]
+    return tuple(sorted({int(i) for i in ([value] if isinstance(value, int) else value)}))
+  except ValueError:
+    raise ValueError(
+      f"{name}={value!r} is not a list of layers; write 'all', 'middle', 'none', or numbers from "
+      "0 such as '2,6'."
+    ) from None

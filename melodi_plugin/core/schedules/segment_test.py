@@ -1,0 +1,107 @@
+"""Both schedules against `naive.py`: outputs, memory and gradients."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from melodi_plugin.core.schedules.segment import read_segment
+from melodi_plugin.core.segments import plan_windows
+from melodi_plugin.reference import melodi as naive
+from melodi_plugin.testing.tiny import (
+  assert_close,
+  document_rows,
+  random_layers,
+  random_memory,
+  stack_layers,
+  tiny_config,
+)
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+SEGMENT = 24
+ROWS = [[-5, 8, 3], [5, 16]]  # carried on, then a whole window and a short one; two documents
+# The truth is one unrolled program per case: compiling it well would take longer than running it.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+CASES = {
+  "paper": {},
+  "summary differs from short": dict(short_term_tokens=3),
+  "no branching": dict(summary_branching=False),
+  "no short-term memory": dict(short_term_tokens=0),
+  "no summary": dict(summary_tokens=0),
+  "no memory": dict(summary_tokens=0, short_term_tokens=0, long_term_layers=()),
+  "no increment": dict(long_term_increment=0),
+  "no queue": dict(long_term_windows=0),
+  "all layers short": dict(long_term_layers=()),
+  "two long-term layers": dict(long_term_layers=(0, 2), short_term_layers=(1, 2)),
+  "queue shorter than segment": dict(long_term_windows=2),
+  "empty slots masked": dict(mask_empty_slots=True),
+  "no position": dict(position="none"),
+  "one window": dict(window_length=24),
+  "windows of one token": dict(window_length=1, summary_tokens=1, short_term_tokens=1),
+}
+
+
+def fast(config, schedule, scan_layers=True):
+  def run(layers, x, summary, memory, positions, ids):
+    windows = plan_windows(
+      positions,
+      ids,
+      memory.windows,
+      window_length=config.window_length,
+      queue_windows=config.long_term_windows,
+    )
+    stages = stack_layers(layers, config, scan_layers, jnp.float64)
+    y, memory = read_segment(stages, config, x, summary, memory, windows, schedule=schedule)
+    return jnp.where(ids[..., None] > 0, y, 0), memory
+
+  return run
+
+
+def slow(config, positions, ids, windows):
+  def run(layers, x, summary, memory):
+    memory = memory._replace(windows=windows)  # known to Python, whose loops need it
+    return naive.read_segment(layers, config, x, summary, memory, positions, ids)
+
+  return run
+
+
+def inputs(config, rows, segment=SEGMENT):
+  positions, ids = document_rows(rows, segment, config.window_length)
+  rng = np.random.default_rng(1)
+  draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float64)  # noqa: E731
+  batch = len(rows)
+  x = draw(batch, segment, config.emb_dim)
+  summary = draw(config.summary_tokens, config.emb_dim)
+  weights = draw(batch, segment, config.emb_dim)
+  memory = random_memory(config, batch, dtype=jnp.float64)
+  return x, summary, memory, positions, ids, weights
+
+
+def value_and_grads(run, layers, x, summary, memory, weights, *plan):
+  """Outputs, memory after, and gradients of a loss that sees outputs and memory."""
+
+  def loss(layers, x, summary, short, long):
+    y, after = run(layers, x, summary, memory._replace(short=short, long=long), *plan)
+    reads = [jnp.sum(jnp.sin(leaf)) for leaf in (after.short, after.long)]
+    return jnp.sum(y * weights) + sum(reads), (y, after)
+
+  grad = jax.value_and_grad(loss, argnums=(0, 1, 2, 3, 4), has_aux=True)
+  return grad(layers, x, summary, memory.short, memory.long)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_schedules_equal_naive(name):
+  config = tiny_config(**CASES[name])
+  layers = random_layers(config, dtype=jnp.float64)
+  segment = 4 if config.window_length == 1 else SEGMENT
+  rows = [[-2, 2], [1, 3]] if config.window_length == 1 else ROWS
+  x, summary, memory, positions, ids, weights = inputs(config, rows, segment)
+  truth = jit(lambda *args: value_and_grads(slow(config, positions, ids, memory.windows), *args))(
+    layers, x, summary, memory, weights
+  )
+  for schedule in ("layers", "windows"):
+    run = jit(lambda *args, schedule=schedule: value_and_grads(fast(config, schedule), *args))
+    assert_close(run(layers, x, summary, memory, weights, positions, ids), truth, 1e-9, 1e-9)

@@ -1,0 +1,178 @@
+"""Parameters, memory and decode state in closed form (SEMANTICS 1.10, 1.4, 4).
+
+Two things are called memory in papers, and this module keeps them apart: *past memory*, what is
+left of the text before the open window (z and Z), and *all decode state*, which has the open
+window's keys, values and mixer sums as well.
+
+Past memory is counted in two ways: `memory_numbers` is what we store, `paper_memory` is what the
+paper prints.  Matrix products are counted in `flops`.
+"""
+
+from typing import NamedTuple
+
+from melodi_plugin.config.keys import PAPER
+from melodi_plugin.config.model import LayerSpec, MelodiConfig
+from melodi_plugin.config.systems import BLOCK_RECURRENT, MELODI
+
+T5_TABLE = 32  # numbers per head of a layer's T5 table
+
+
+def parameters(config: MelodiConfig, vocab_size: int | None = None) -> int:
+  """Numbers that training learns: the stack, and the tied embedding if `vocab_size` is given.
+
+  The stack is the paper's layers, the summary table (U * D) and the final norm (D): SEMANTICS 1.10.
+  """
+  layers = sum(layer_parameters(config, spec) for spec in config.layers)
+  stack = layers + config.summary_tokens * config.emb_dim + config.emb_dim
+  return stack + (vocab_size or 0) * config.emb_dim
+
+
+def layer_parameters(config: MelodiConfig, spec: LayerSpec) -> int:
+  """Numbers that one layer learns (SEMANTICS 1.10, 4): attention, FFN, mixers, gate, states."""
+  width, ffn, heads = config.emb_dim, config.mlp_dim, config.num_heads
+  square = width * heads * config.head_dim
+  t5 = config.position == "t5" and spec.has_positions
+  attention = 4 * square + heads + (heads * T5_TABLE if t5 else 0)
+  feed_forward = 2 * width * ffn + (ffn + width if config.ffn_bias else 0)
+  total = attention + feed_forward + 2 * width + mixer_parameters(config, spec)
+  if spec.mixes_long:
+    total += heads * config.head_dim  # the gate
+  elif spec.increment and config.neighbors.count:
+    total += heads
+  if reads_states(config, spec):
+    total += 2 * square + heads  # queries to states, and the heads that the output projection reads
+  if config.system == BLOCK_RECURRENT and spec.increment:
+    total += state_parameters(config, spec)
+  return total
+
+
+def state_parameters(config: MelodiConfig, spec: LayerSpec) -> int:
+  """Numbers of the states' half of a Block-Recurrent layer (SEMANTICS 4.4)."""
+  width, ffn, read = config.emb_dim, config.mlp_dim, 2 * config.num_heads * config.head_dim
+
+  def gate(inputs: int) -> int:
+    return width if config.recurrence.gate == "bias" else 2 * (inputs + 1) * width
+
+  # Initial states, their positions, the norm; queries, keys, values and queries to tokens.
+  total = 2 * spec.increment * width + width + 2 * width * read + 2 * config.num_heads
+  cell = config.recurrence.cell
+  if cell != "single":
+    total += read * width + gate(read)
+  if cell != "skip":
+    inputs = read if cell == "single" else width
+    total += inputs * ffn + ffn * width + gate(ffn)
+  return total + (width if cell == "dual" else 0)
+
+
+def mixer_parameters(config: MelodiConfig, spec: LayerSpec) -> int:
+  """Numbers of the token mixers of one layer."""
+  norms = 2 * config.emb_dim
+
+  def mixer(outputs: int) -> int:
+    return (config.mixer_inputs + 1) * outputs
+
+  total = mixer(spec.increment) if spec.mixes_long else 0
+  if spec.mixes_summary:
+    total += mixer(config.summary_tokens) + norms
+  if spec.mixes_short:
+    total += mixer(spec.short_tokens) + (norms if spec.residual_short else 0)
+  return total
+
+
+def reads_states(config: MelodiConfig, spec: LayerSpec) -> bool:
+  """Whether tokens of this layer attend to states of a Block-Recurrent layer."""
+  return config.system == BLOCK_RECURRENT and bool(spec.increment or config.recurrence.feedback)
+
+
+def memory_parameters(config: MelodiConfig) -> int:
+  """Numbers that memory adds to a stock model: summary table, mixers, offsets, gates."""
+  heads = config.num_attentions * config.num_heads
+  total = config.summary_tokens * config.emb_dim
+  for spec in config.layers:
+    total += mixer_parameters(config, spec)
+    total += heads if spec.short_tokens else 0
+    total += heads * config.head_dim if spec.increment else 0
+  return total
+
+
+class MemoryNumbers(NamedTuple):
+  """Stored numbers of one batch row, whatever the length of its document (SEMANTICS 1.4, 1.10)."""
+
+  short: int  # rewritten at every window: z, a cache, in the paper's count also states
+  long: int  # the queues: Z
+
+  @property
+  def all(self) -> int:
+    """Both kinds: what a row carries from segment to segment."""
+    return self.short + self.long
+
+
+def memory_numbers(config: MelodiConfig) -> MemoryNumbers:
+  """What is stored of one batch row: tokens (SEMANTICS 1.10, last line), or keys and values."""
+  return MemoryNumbers(
+    short=sum(spec.short_tokens for spec in config.layers) * config.short_width,
+    long=sum(spec.queue_tokens for spec in config.layers) * config.long_width,
+  )
+
+
+def paper_memory(config: MelodiConfig) -> MemoryNumbers:
+  """Memory as the paper counts it, in all layers of the config.
+
+  MELODI: S * D numbers per layer, and keys and values of the queue, 2 * M * D.  Other systems: keys
+  and values of caches, 2 * W * D per layer, and of the queue, 2 * M * D; a recurrent layer counts
+  for its R * D states, which are short-term memory, and not for its cache.
+  """
+  short = long = 0
+  for spec in config.layers:
+    if config.system == BLOCK_RECURRENT and spec.increment:
+      short += spec.queue_tokens
+    else:
+      short += spec.short_tokens * (1 if config.system == MELODI else 2)
+      long += 2 * spec.queue_tokens
+  return MemoryNumbers(short * config.emb_dim, long * config.emb_dim)
+
+
+class DecodeState(NamedTuple):
+  """Stored numbers of one batch row that decodes."""
+
+  past: MemoryNumbers  # what is left of the text before the open window
+  window: int  # keys and values of the open window (of the whole text, for a stock model)
+  mixers: int  # what the open window has given to memory so far: mixers' sums, or entries
+
+  @property
+  def all(self) -> int:
+    """Everything."""
+    return self.past.all + self.window + self.mixers
+
+  def size(self, memory_bytes: int = 4, cache_bytes: int = 2) -> tuple[int, int]:
+    """Bytes of past memory and of all decode state; mixer sums have the cache's dtype."""
+    past = self.past.all * memory_bytes
+    return past, past + (self.window + self.mixers) * cache_bytes
+
+
+def decode_state(config: MelodiConfig) -> DecodeState:
+  """What a row keeps to go on with, whatever the length of its document.
+
+  Keys and values of past memory follow from it, so they are not counted; an engine may keep them.
+  """
+  mixed = 0
+  for spec in config.layers:
+    mixed += config.summary_tokens * config.emb_dim if spec.mixes_summary else 0
+    mixed += spec.short_tokens * config.short_width if spec.mixes_short or not spec.mixed else 0
+    mixed += spec.increment * config.long_width
+  return DecodeState(
+    past=memory_numbers(config),
+    window=_cache(config, config.window_length),
+    mixers=mixed,
+  )
+
+
+def stock_decode_state(config: MelodiConfig, tokens: int) -> DecodeState:
+  """What the stock model of the same sizes keeps after `tokens` tokens: their keys and values."""
+  if config.base_block == PAPER:
+    raise ValueError("melodi_base_block=paper has no stock model to compare with.")
+  return DecodeState(MemoryNumbers(0, 0), _cache(config, tokens), 0)
+
+
+def _cache(config: MelodiConfig, tokens: int) -> int:
+  return 2 * config.num_layers * config.stored_heads * config.head_dim * tokens

@@ -1,0 +1,247 @@
+"""Closed forms against the sizes of real parameters and memory, and against published numbers."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from melodi_plugin.bench.windows import CONFIG as BENCHMARK
+from melodi_plugin.config.model import MelodiConfig, Neighbors, Recurrence
+from melodi_plugin.config.systems import BLOCK_RECURRENT, MEMORIZING, TRANSFORMER_XL
+from melodi_plugin.core.attention import T5_BUCKETS
+from melodi_plugin.core.memory import empty_memory
+from melodi_plugin.core.schedules.segment_test import CASES
+from melodi_plugin.cost.accounting import (
+  T5_TABLE,
+  MemoryNumbers,
+  decode_state,
+  layer_parameters,
+  memory_numbers,
+  memory_parameters,
+  paper_memory,
+  parameters,
+  stock_decode_state,
+)
+from melodi_plugin.systems.paper.params import summary_embeddings
+from melodi_plugin.systems.stock.params import StockMemoryParams
+from melodi_plugin.systems.stock.params import summary_embeddings as stock_summary_embeddings
+from melodi_plugin.systems.table import filling
+from melodi_plugin.testing.tiny import TINY, tiny_config
+
+PAPER = MelodiConfig(
+  num_layers=12,
+  emb_dim=1024,
+  num_heads=8,
+  head_dim=128,
+  mlp_dim=4096,
+  window_length=512,
+  summary_tokens=64,
+  short_term_tokens=64,
+  long_term_increment=32,
+  long_term_windows=128,
+  long_term_layers=(6,),
+  short_term_layers=tuple(range(12)),
+)
+MORE = {
+  "more short than summary": dict(short_term_tokens=7),
+  "some layers without short": dict(short_term_layers=(0,)),
+  "long layer without short": dict(short_term_layers=(0, 2)),
+  "no layer is short or long": dict(short_term_layers=(), long_term_layers=()),
+  "no summary, no branching": dict(summary_tokens=0, short_term_tokens=0, summary_branching=False),
+  "no short, no branching": dict(short_term_tokens=0, summary_branching=False),
+  "head size is not width / heads": dict(num_heads=3, head_dim=5, mlp_dim=7),
+}
+CONFIGS = {name: tiny_config(**case) for name, case in (CASES | MORE).items()}
+CONFIGS |= {"the paper's size": PAPER, "the benchmark's size": BENCHMARK}
+
+
+def tiny_baseline(**changes):
+  """Another system, in the sizes of `tiny_config`."""
+  sizes = ("num_layers", "emb_dim", "num_heads", "head_dim", "mlp_dim", "window_length")
+  return MelodiConfig.baseline(**{**{size: TINY[size] for size in sizes}, **changes})
+
+
+MEMORY = dict(system=MEMORIZING, memory_layers=(1,), queue_windows=3)
+RECURRENT = dict(system=BLOCK_RECURRENT, memory_layers=(1,), states=6)
+SYSTEMS = {
+  "transformer_xl": dict(system=TRANSFORMER_XL),
+  "transformer_xl without positions": dict(system=TRANSFORMER_XL, position="none"),
+  "transformer_xl as in the official code": dict(system=TRANSFORMER_XL, reference_defects=True),
+  "whole queue": MEMORY,
+  "whole queue as in the official code": MEMORY | dict(reference_defects=True),
+  "neighbors": MEMORY | dict(neighbors=Neighbors(4)),
+  "exact neighbors": MEMORY | dict(neighbors=Neighbors(4, exact=True)),
+  "neighbors as in the official code": MEMORY
+  | dict(neighbors=Neighbors(4), reference_defects=True),
+  "states as in the official code": RECURRENT | dict(reference_defects=True),
+  "two recurrent layers": RECURRENT | dict(memory_layers=(0, 2)),
+  "feedback": RECURRENT | dict(recurrence=Recurrence(feedback=True)),
+} | {
+  f"{gate} {cell}": RECURRENT | dict(recurrence=Recurrence(gate, cell))
+  for gate in ("bias", "lstm")
+  for cell in ("skip", "dual", "single")
+}
+CONFIGS |= {name: tiny_baseline(**case) for name, case in SYSTEMS.items()}
+
+
+# By hand from SEMANTICS 1.10.  A tiny layer without mixers has 2194 numbers, a full mixer 84.
+BY_HAND = {
+  "paper": 3 * (2194 + 84 + 84) + (26 + 16) + 80,
+  "summary differs from short": 3 * (2194 + 84 + 39) + (26 + 16) + 80,
+  "no short-term memory": 3 * 2194 + (84 + 26 + 16) + 80,
+  "no branching": 3 * 2194 + (26 + 16) + 80,
+  "no summary": 3 * (2194 + 36) + (18 + 16) + 16,
+  "no increment": 3 * (2194 + 84 + 84) + 80,
+  "no queue": 3 * (2194 + 84 + 84) + 80,
+  "no position": 3 * (2194 - 64 + 84 + 84) + (26 + 16) + 80,
+  "some layers without short": 3 * 2194 + (84 + 84) + (84 + 26 + 16) + 80,
+}
+
+
+def numbers(make):
+  """How many numbers the parameters of a module hold, without making them."""
+  with nnx.use_eager_sharding(False):  # there is no mesh here
+    shapes = jax.eval_shape(lambda: nnx.state(make(nnx.Rngs(0)), nnx.Param))
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_closed_form_equals_sizes_of_real_parameters(name):
+  config = CONFIGS[name]
+
+  def layer(spec):
+    module = filling(config, spec).params
+    return numbers(lambda rngs: module(config, spec, dtype=jnp.float32, rngs=rngs))
+
+  def table(rngs):
+    return nnx.Dict(table=summary_embeddings(config, dtype=jnp.float32, rngs=rngs))
+
+  by_spec = {spec: layer(spec) for spec in set(config.layers)}
+  assert {spec: layer_parameters(config, spec) for spec in by_spec} == by_spec
+  stack = sum(by_spec[spec] for spec in config.layers) + numbers(table) + config.emb_dim
+  assert parameters(config) == stack
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_closed_form_equals_count_by_hand(name):
+  assert parameters(CONFIGS[name]) == BY_HAND[name]
+
+
+def test_benchmark_size_has_the_references_count():
+  assert parameters(BENCHMARK) == 9_606_200
+
+
+def test_paper_size_has_the_references_counts():
+  assert layer_parameters(PAPER, PAPER.layer(0)) == 12_668_296
+  assert parameters(PAPER) == 152_105_600
+  assert parameters(PAPER, vocab_size=32128) == 185_004_672
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_memory_numbers_equal_sizes_of_real_memory(name):
+  memory = jax.eval_shape(lambda: empty_memory(CONFIGS[name], batch=1))
+  counted = memory_numbers(CONFIGS[name])
+  assert counted == MemoryNumbers(memory.short.size, memory.long.size)
+  assert counted.all == memory.short.size + memory.long.size
+
+
+def test_paper_size_remembers_five_million_numbers():
+  assert memory_numbers(PAPER) == (12 * 64 * 1024, 4096 * 1024)
+  assert memory_numbers(PAPER).all == 4_980_736
+
+
+def test_t5_table_is_the_one_that_attention_reads():
+  assert T5_TABLE == T5_BUCKETS
+
+
+AROUND = dict(base_block="llama2", num_kv_heads=1, mask_empty_slots=True)
+# SmolLM2-135M with windows of 256 tokens.
+SMALL = MelodiConfig(
+  num_layers=30,
+  emb_dim=576,
+  num_heads=9,
+  head_dim=64,
+  mlp_dim=1536,
+  window_length=256,
+  summary_tokens=16,
+  short_term_tokens=128,
+  long_term_increment=16,
+  long_term_windows=64,
+  long_term_layers=(15,),
+  short_term_layers=tuple(range(30)),
+  **{**AROUND, "num_kv_heads": 3},
+)
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {},
+    dict(num_attentions=2),
+    dict(short_term_tokens=0),
+    dict(short_term_tokens=3),
+    dict(long_term_windows=0),
+    dict(summary_tokens=0),
+    dict(summary_branching=False),
+  ],
+)
+def test_closed_form_equals_sizes_of_what_memory_adds(changes):
+  config = tiny_config(**AROUND | changes)
+
+  def layer(spec):
+    return numbers(lambda rngs: StockMemoryParams(config, spec, offset=0.0, gate=2.0, rngs=rngs))
+
+  table = numbers(lambda rngs: nnx.Dict(table=stock_summary_embeddings(config, rngs=rngs)))
+  assert memory_parameters(config) == sum(map(layer, config.layers)) + table
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_decode_state_equals_sizes_of_an_open_window(name):
+  config = CONFIGS[name]
+  state = decode_state(config)
+  opened = [
+    jax.eval_shape(lambda spec=spec: filling(config, spec).cell(config, spec).open_window(1))
+    for spec in config.layers
+  ]
+  assert state.past == memory_numbers(config)
+  assert state.window == sum(one.tokens.key.size + one.tokens.value.size for one in opened)
+  sums = [leaf.size for one in opened for leaf in (one[1], one[2], one[3])]
+  assert state.mixers == sum(sums)
+  assert state.all == state.past.all + state.window + state.mixers
+
+
+def test_decode_state_of_a_grafted_model_beside_the_stock_one():
+  state = decode_state(SMALL)
+  assert state.past == (30 * 128 * 576, 1024 * 576)
+  assert state.window == 2 * 30 * 3 * 64 * 256
+  assert state.mixers == (30 * (16 + 128) + 16) * 576
+  assert stock_decode_state(SMALL, 8192).all == 2 * 30 * 3 * 64 * 8192
+  assert state.size(memory_bytes=4, cache_bytes=2) == (
+    4 * state.past.all,
+    4 * state.past.all + 2 * (state.window + state.mixers),
+  )
+
+
+def test_the_papers_layers_have_no_stock_model():
+  with pytest.raises(ValueError, match="melodi_base_block=paper has no stock model"):
+    stock_decode_state(PAPER, 8192)
+
+
+def test_the_paper_counts_keys_and_values_of_queues_and_caches():
+  counted = paper_memory(PAPER)
+  assert counted == (12 * 64 * 1024, 2 * 4096 * 1024)
+  width, window = TINY["emb_dim"], TINY["window_length"]
+  assert paper_memory(CONFIGS["transformer_xl"]) == (2 * window * 3 * width, 0)
+  # The layer with a queue has no cache, unless it retrieves.
+  queue = 2 * 3 * window * width
+  assert paper_memory(CONFIGS["whole queue"]) == (2 * window * 2 * width, queue)
+  assert paper_memory(CONFIGS["neighbors"]) == (2 * window * 3 * width, queue)
+  # States stand in the place of a cache, and are short-term memory.
+  assert paper_memory(CONFIGS["bias skip"]) == (2 * window * 2 * width + 6 * width, 0)
+  assert paper_memory(CONFIGS["feedback"]) == paper_memory(CONFIGS["bias skip"])
+  # How we store it does not matter.
+  for name in ("transformer_xl", "whole queue", "neighbors"):
+    other = name + " as in the official code"
+    assert paper_memory(CONFIGS[name]) == paper_memory(CONFIGS[other])

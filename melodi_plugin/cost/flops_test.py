@@ -1,0 +1,184 @@
+"""Matrix products in closed form against those of the programs that XLA makes, all unrolled."""
+
+import functools
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+from jax.interpreters import partial_eval
+
+from melodi_plugin.config.systems import BLOCK_RECURRENT
+from melodi_plugin.core.memory import empty_memory
+from melodi_plugin.core.schedules.segment import Stage, read_segment
+from melodi_plugin.core.segments import plan_windows
+from melodi_plugin.cost.accounting_test import SYSTEMS, tiny_baseline
+from melodi_plugin.cost.flops import model_work, stack_work
+from melodi_plugin.systems.table import filling
+from melodi_plugin.testing.tiny import tiny_config
+
+WINDOWS = 4
+# Big enough that products are nearly all operations; no length 1, which would not be a product.
+SIZES = dict(emb_dim=64, num_heads=2, head_dim=32, mlp_dim=128, window_length=32)
+MELODI = dict(summary_tokens=8, short_term_tokens=8, long_term_increment=4, long_term_windows=6)
+CONFIGS = {
+  "melodi": tiny_config(**SIZES | MELODI),
+  "melodi, S is not U": tiny_config(**SIZES | MELODI | dict(short_term_tokens=24)),
+  "melodi, no branching": tiny_config(**SIZES | MELODI | dict(summary_branching=False)),
+  "melodi, no summary": tiny_config(**SIZES | MELODI | dict(summary_tokens=0)),
+  "melodi, no queue": tiny_config(**SIZES | MELODI | dict(long_term_windows=0)),
+  "melodi, two queues": tiny_config(**SIZES | MELODI | dict(long_term_layers=(0, 2))),
+} | {name: tiny_baseline(**case | SIZES) for name, case in SYSTEMS.items()}
+
+
+def program(config):
+  """The stack over a segment, and the shapes of its arguments."""
+  length, batch = WINDOWS * config.window_length, 2
+
+  def make(run):
+    with nnx.use_eager_sharding(False):  # there is no mesh here
+      module = filling(config, run.spec).params(
+        config, run.spec, dtype=jnp.float32, rngs=nnx.Rngs(0)
+      )
+    return jax.tree.map(lambda leaf: jnp.stack([leaf] * run.length), module.parameters())
+
+  def read(params, summary, x, memory, positions):
+    windows = plan_windows(
+      positions,
+      jnp.ones_like(positions),
+      memory.windows,
+      window_length=config.window_length,
+      queue_windows=config.long_term_windows,
+    )
+    stages = [
+      Stage(run, filling(config, run.spec).cell(config, run.spec), own)
+      for run, own in zip(config.runs(), params, strict=True)
+    ]
+    feedback = config.system == BLOCK_RECURRENT and config.recurrence.feedback
+    schedule = "windows" if feedback else "layers"
+    return read_segment(stages, config, x, summary, memory, windows, schedule=schedule)
+
+  arguments = jax.eval_shape(
+    lambda: (
+      [make(run) for run in config.runs()],
+      jnp.zeros((config.summary_tokens, config.emb_dim)),
+      jnp.zeros((batch, length, config.emb_dim)),
+      empty_memory(config, batch),
+      jnp.zeros((batch, length), jnp.int32),
+    )
+  )
+  return read, arguments, batch
+
+
+def xla_products(text):
+  """Operations of the `dot`s in a program of XLA."""
+  shapes = {
+    name: list(map(int, filter(None, dims.split(","))))
+    for name, dims in re.findall(r"(%[\w.-]+) = \w+\[([\d,]*)\]", text)
+  }
+  total = 0
+  for name, left, contracted in re.findall(
+    r"(%[\w.-]+) = \w+\[[\d,]*\]\S* dot\((%[\w.-]+),.*?lhs_contracting_dims={([\d,]*)}", text
+  ):
+    inner = [shapes[left][int(axis)] for axis in contracted.split(",")]
+    total += 2 * math.prod(shapes[name]) * math.prod(inner)
+  return total
+
+
+@pytest.fixture
+def unrolled(monkeypatch):
+  """XLA counts the body of a loop once, so there must be no loop."""
+  monkeypatch.setattr(jax.lax, "scan", functools.partial(jax.lax.scan, unroll=True))
+
+
+def unread(config):
+  """Products that XLA leaves out of an unrolled stack, because nobody reads their results.
+
+  The summary mixer of the last layer, and keys and values of what the last window adds to a queue.
+  """
+  mixer = 2 * config.mixer_inputs * config.summary_tokens * config.emb_dim * WINDOWS
+  increments = sum(spec.increment for spec in config.layers if spec.mixed)
+  pairs = 4 * increments * config.emb_dim * config.num_heads * config.head_dim
+  return mixer * config.layers[-1].mixes_summary + pairs
+
+
+@pytest.mark.parametrize(
+  "name", ["melodi", "transformer_xl", "whole queue", "neighbors", "lstm dual", "feedback"]
+)
+def test_forward_products_are_those_of_xla(name, unrolled):
+  config = CONFIGS[name]
+  read, arguments, batch = program(config)
+  compiled = (
+    jax.jit(read).lower(*arguments).compile(compiler_options={"xla_backend_optimization_level": 0})
+  )
+  text = compiled.as_text()
+  assert " while(" not in text
+  found = xla_products(text)
+  assert batch * (stack_work(config, WINDOWS).all.forward - unread(config)) == found
+  assert unread(config) < 0.01 * stack_work(config, WINDOWS).all.forward
+  # XLA's own count has elementwise operations too, which are few.
+  assert found < compiled.cost_analysis()["flops"] < 1.08 * found
+
+
+# -- Loops and gradients: products of the traced program -------------------------------------------
+
+
+def inner_jaxprs(eqn):
+  leaves = jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda leaf: hasattr(leaf, "jaxpr"))
+  closed = (getattr(leaf, "jaxpr", leaf) for leaf in leaves)
+  return [jaxpr for jaxpr in closed if hasattr(jaxpr, "eqns")]
+
+
+def traced_products(jaxpr):
+  """Operations of every `dot_general`, times the length of the loops around it."""
+  total = 0
+  for eqn in jaxpr.eqns:
+    if eqn.primitive.name == "dot_general":
+      contracted = eqn.params["dimension_numbers"][0][0]
+      inner = (eqn.invars[0].aval.shape[axis] for axis in contracted)
+      total += 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(inner)
+    times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
+    total += times * sum(map(traced_products, inner_jaxprs(eqn)))
+  return total
+
+
+def counted(function, arguments):
+  """The products of what is needed of a traced program."""
+  jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
+  needed, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)
+  return traced_products(needed)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_forward_products_are_those_of_the_traced_program(name):
+  config = CONFIGS[name]
+  read, arguments, batch = program(config)
+  work = stack_work(config, WINDOWS).all
+  assert batch * work.forward == counted(read, arguments)
+
+
+@pytest.mark.parametrize(
+  "name", ["melodi", "transformer_xl", "whole queue", "neighbors", "lstm dual"]
+)
+def test_training_products_are_those_of_the_traced_program(name):
+  config = CONFIGS[name]
+  read, arguments, batch = program(config)
+
+  def loss(params, summary, x, memory, positions):
+    y, memory = read(params, summary, x, memory, positions)
+    return jnp.sum(jnp.square(y)), memory
+
+  step = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)
+  work = stack_work(config, WINDOWS).all
+  assert batch * work.training == counted(step, arguments)
+
+
+def test_model_adds_the_output_head_and_training_is_three_times_forward():
+  config, length = CONFIGS["melodi"], WINDOWS * SIZES["window_length"]
+  work = model_work(config, length, vocab_size=100)
+  head = 2 * length * config.emb_dim * 100
+  assert work.all.forward == stack_work(config, WINDOWS).all.forward + head
+  assert work.all.training == 3 * work.all.forward
+  assert work.all.forward == work.weights.forward + work.attention.forward

@@ -1,0 +1,20 @@
+"""Under which conditions a model reads: what its memory does, which checkpoint it is."""
+
+from typing import Any
+
+from melodi_plugin.config.model import MelodiConfig
+from melodi_plugin.config.systems import is_melodi
+
+
+def memory_of(config: Any) -> str:
+  """What memory does while the model reads: 'carried', 'reset at every window' or 'none'."""
+  specs = MelodiConfig.from_maxtext(config).layers if is_melodi(config) else ()
+  if not any(spec.short_tokens or spec.queue_tokens for spec in specs):
+    return "none"
+  return "reset at every window" if config.melodi_reset_every_window else "carried"
+
+
+def step_of(checkpoint: str) -> str:
+  """The step of .../checkpoints/<step>/items, else the name of the folder."""
+  parts = checkpoint.rstrip("/").split("/")
+  return parts[-2] if parts[-1] == "items" and len(parts) > 1 else parts[-1]

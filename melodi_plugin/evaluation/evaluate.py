@@ -1,0 +1,220 @@
+"""`melodi evaluate config.yml load_parameters_path=.../items [key=value ...]`
+
+Reads the documents of `grain_eval_files` whole, in order, with memory carried from zeros.  Every
+token of a document but its first is scored exactly once.  Writes `evaluation.json` (a list, one
+entry per checkpoint) into `<base_output_directory>/<run_name>`, and beside it `report.md`,
+`report.csv` and two pictures.
+
+`load_parameters_path` may name several checkpoints, joined with ',' or as a glob.
+`melodi_reset_every_window=true` is the control: the same model, which forgets at every window,
+written to `evaluation_reset_every_window.json`; the report then shows both.  With `melodi_probe`
+recall is measured instead of perplexity.
+"""
+
+import contextlib
+import json
+import os
+import pickle
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from melodi_plugin.data.documents import DocumentSource, check_ids
+from melodi_plugin.data.tokenizer import Tokenizer
+from melodi_plugin.errors import UserError
+from melodi_plugin.evaluation import report, statistics
+from melodi_plugin.evaluation.conditions import memory_of, step_of
+from melodi_plugin.evaluation.probes import run
+from melodi_plugin.evaluation.reading import Scorer
+from melodi_plugin.maxtext.launch import load_config
+from melodi_plugin.maxtext.pipeline import make_document_batches
+from melodi_plugin.maxtext.weights import find_checkpoints
+
+_LONG = 40  # documents that are listed on the screen
+
+
+def evaluate_config(config: Any) -> list[dict[str, Any]]:
+  """Reads all documents with every checkpoint that `config` names.
+
+  Returns:
+    What `evaluation.json` holds: one dict per checkpoint.
+
+  Raises:
+    ValueError: for a checkpoint or documents that cannot be read.
+  """
+  checkpoints = find_checkpoints(config.load_parameters_path)
+  rows = int(config.micro_batch_size_to_train_on)
+  batches = make_document_batches(config, config.grain_eval_files, rows=rows)
+  with contextlib.closing(batches):
+    if isinstance(batches.source, DocumentSource):
+      check_ids(batches.source, skip_broken=config.melodi_skip_broken_documents)
+    lengths = count_tokens(config, batches.source)
+    scorer = Scorer(config, checkpoints[0])
+    found = []
+    for number, checkpoint in enumerate(checkpoints, start=1):
+      if number > 1:
+        scorer.change_checkpoint(checkpoint)
+      label = f"checkpoint {number} of {len(checkpoints)}"
+      documents, seconds = read_documents(config, scorer, batches, lengths, label)
+      broken = len(getattr(batches.source, "broken", ())) + len(lengths) - len(documents)
+      own = {"checkpoint": checkpoint, "step": step_of(checkpoint), "skipped": broken}
+      use = _utilisation(config, scorer, lengths)
+      found.append(
+        _conditions(config) | own | statistics.summarise(documents) | use | {"seconds": seconds}
+      )
+  return found
+
+
+def _conditions(config: Any) -> dict[str, Any]:
+  return {
+    "run": config.run_name,
+    "memory": memory_of(config),
+    "files": config.grain_eval_files,
+    "window": config.melodi_window_length,
+  }
+
+
+def count_tokens(config: Any, source: Any) -> list[int]:
+  """Tokens of every document, 0 for broken ones if they are left out; else raises ValueError."""
+  tokenize = Tokenizer(config)
+  lengths = []
+  for index in range(len(source)):
+    try:
+      lengths.append(len(tokenize(source[index].text)))
+    except ValueError:
+      if not config.melodi_skip_broken_documents:
+        raise
+      lengths.append(0)
+  return lengths
+
+
+def read_documents(
+  config: Any, scorer: Any, batches: Any, lengths: list[int], description: str
+) -> tuple[list[statistics.DocumentScore], float]:
+  """Scores every document once, with a progress bar that counts tokens.
+
+  Returns:
+    The scores, and the seconds it took.
+
+  Raises:
+    AssertionError: if a document has not as many losses as tokens less one.
+  """
+  began = time.monotonic()
+  found: dict[int, statistics.DocumentScore] = {}
+  columns = (TextColumn("{task.description}"), BarColumn())
+  amount = TextColumn("{task.completed:,.0f} of {task.total:,.0f} tokens, ETA")
+  bar = (*columns, amount, TimeRemainingColumn())
+  console = Console(stderr=True)
+  with Progress(*bar, console=console, disable=jax.process_index() > 0) as progress:
+    task = progress.add_task(description, total=sum(lengths))
+    for document in scorer.score(batches, lambda count: progress.advance(task, count)):
+      if document.index in found or len(document.nats) != lengths[document.index] - 1:
+        raise AssertionError(
+          f"{document.id}: {len(document.nats)} losses for {lengths[document.index]} tokens, or "
+          "scored twice; this is a bug of melodi_plugin"
+        )
+      found[document.index] = statistics.score_document(
+        document.index,
+        document.id,
+        document.text,
+        document.nats,
+        document.hits,
+        window=config.melodi_window_length,
+      )
+  for others in _gather(found):
+    found |= others
+  if len(found) < len(lengths) and not config.melodi_skip_broken_documents:
+    raise AssertionError("a document was not read; this is a bug of melodi_plugin")
+  return list(found.values()), time.monotonic() - began
+
+
+def _gather(
+  found: dict[int, statistics.DocumentScore],
+) -> list[dict[int, statistics.DocumentScore]]:
+  """What every process has found."""
+  if jax.process_count() == 1:
+    return [found]
+  own = np.frombuffer(pickle.dumps(found), np.uint8)
+  sizes = np.ravel(multihost_utils.process_allgather(np.asarray(own.size)))
+  padded = np.pad(own, (0, int(sizes.max()) - own.size))
+  everywhere = multihost_utils.process_allgather(padded)
+  return [pickle.loads(row[:size].tobytes()) for row, size in zip(everywhere, sizes, strict=True)]
+
+
+def _utilisation(config: Any, scorer: Any, lengths: list[int]) -> dict[str, Any]:
+  batches, segment = scorer.batches_read, config.max_target_length
+  shares = {
+    "rows": scorer.rows,
+    "batches": batches,
+    "share": sum(lengths) / (batches * scorer.rows * segment),
+    "padded_share": statistics.padded_share(lengths, scorer.rows, segment),
+  }
+  return {"utilisation": shares}
+
+
+# -- What it leaves --------------------------------------------------------------------------------
+
+
+def write(config: Any, evaluations: list[dict[str, Any]]) -> None:
+  """Writes the JSON, and a report of what this run has on the same checkpoints and documents."""
+  folder = os.path.join(config.base_output_directory, config.run_name)
+  names = ("evaluation.json", "evaluation_reset_every_window.json")
+  own = names[bool(config.melodi_reset_every_window)]
+  text = json.dumps(evaluations, indent=2, allow_nan=False) + "\n"
+  report.write_files(folder, {own: text.encode()})
+  shown = []
+  for name in names:
+    try:
+      found = report.read_evaluations(os.path.join(folder, name))
+    except ValueError:  # not there, or of an earlier version
+      continue
+    shown += found if _read_alike(found, evaluations) else []
+  report.write_report(shown, folder)
+  show(shown)
+  print(f"written to {folder}: {own}, report.md, report.csv, two pictures", flush=True)
+
+
+def _read_alike(some: list[dict[str, Any]], others: list[dict[str, Any]]) -> bool:
+  return [(e["checkpoint"], e["files"], e["window"]) for e in some] == [
+    (e["checkpoint"], e["files"], e["window"]) for e in others
+  ]
+
+
+def show(evaluations: list[dict[str, Any]]) -> None:
+  """Prints the tables of a report."""
+  for table in report.tables(evaluations):
+    table._replace(rows=table.rows[:_LONG]).show()
+  for warning in report.warnings(evaluations):
+    print(warning)
+
+
+def evaluate(argv: Sequence[str]) -> Any:
+  """Evaluates the checkpoints that the arguments name; returns what `evaluation.json` holds."""
+  config = load_config(argv)
+  if not config.load_parameters_path:
+    raise UserError(
+      "load_parameters_path is not set, so there is no model to evaluate; add "
+      "load_parameters_path=<run>/checkpoints/<step>/items."
+    )
+  if config.melodi_probe:
+    if jax.process_count() > 1:
+      raise UserError("probes read their documents in one process; run them on one host.")
+    return run.run(config)
+  if not config.grain_eval_files:
+    raise UserError(
+      "grain_eval_files is not set, so there is nothing to read; add grain_eval_files=<folder or "
+      "file of documents>."
+    )
+  try:
+    evaluations = evaluate_config(config)
+  except (ValueError, OSError) as error:
+    raise UserError(str(error)) from error
+  if jax.process_index() == 0:
+    write(config, evaluations)
+  return evaluations

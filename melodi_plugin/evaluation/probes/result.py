@@ -1,0 +1,151 @@
+"""What a probe finds: right answers and nats against distance, as JSON, CSV, Markdown and table.
+
+A point is a distance, or a range of distances, in windows:
+`{"from", "to" (inclusive), "count", "accuracy", "low", "high" (95 % of it), "nats"}`.
+"""
+
+import csv
+import io
+import itertools
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from melodi_plugin.evaluation import report
+from melodi_plugin.evaluation.probes import plots
+from melodi_plugin.output.tables import Table
+
+Result = dict[str, Any]
+
+_Z = 1.96  # of a 95 % interval
+
+
+class Answer(NamedTuple):
+  """Something that could be recalled: one token, or the tokens of one word or key."""
+
+  distance: int  # windows since it was last seen
+  hit: bool  # every token was the model's first choice
+  nats: float  # of all its tokens
+
+
+def points(answers: Iterable[Answer], ranges: Iterable[tuple[int, int]]) -> list[dict[str, Any]]:
+  """The points at the (first, last) distances of `ranges` that have an answer."""
+  table = np.array([(a.distance, a.hit, a.nats) for a in answers], np.float64).reshape(-1, 3)
+  found = []
+  for first, last in ranges:
+    inside = table[(table[:, 0] >= first) & (table[:, 0] <= last)]
+    if len(inside):
+      found.append({"from": first, "to": last} | rates(inside[:, 1], inside[:, 2]))
+  return found
+
+
+def rates(hits: np.ndarray, nats: np.ndarray) -> dict[str, Any]:
+  """Count, accuracy with its Wilson interval, and mean nats."""
+  count, accuracy = len(hits), float(np.mean(hits))
+  centre = accuracy + _Z**2 / (2 * count)
+  spread = _Z * math.sqrt(accuracy * (1 - accuracy) / count + (_Z / (2 * count)) ** 2)
+  scale = 1 + _Z**2 / count
+  mean = float(np.mean(nats))
+  return {
+    "count": count,
+    "accuracy": accuracy,
+    "low": (centre - spread) / scale,
+    "high": (centre + spread) / scale,
+    "nats": mean if math.isfinite(mean) else None,
+  }
+
+
+def doubling_ranges(furthest: int) -> list[tuple[int, int]]:
+  """0, 1, 2, 3 to 4, 5 to 8, ... windows, up to the one that holds `furthest`."""
+  ends = [0, 1]
+  while ends[-1] < furthest:
+    ends.append(2 * ends[-1])
+  return [(0, 0), *((a + 1, b) for a, b in itertools.pairwise(ends))]
+
+
+# -- Tables ----------------------------------------------------------------------------------------
+
+
+def distance_name(point: dict[str, Any]) -> str:
+  """'3' or '3 to 4'."""
+  first, last = point["from"], point["to"]
+  return f"{first}" if first == last else f"{first} to {last}"
+
+
+def table(results: Sequence[Result], names: Sequence[str] | None = None) -> Table:
+  """One row per distance, three columns per result."""
+  names = report.labels(results) if names is None else names
+  rows: dict[tuple[int, int], list[str]] = {}
+  lines = [_first_use(results)] if "first_use" in results[0] else []
+  for number, result in enumerate(results):
+    for point in result["points"]:
+      key = (point["from"], point["to"])
+      row = rows.setdefault(key, [distance_name(point)] + ["-"] * (3 * len(results)))
+      row[1 + 3 * number : 4 + 3 * number] = _cells(point)
+  header = [f"{result_name}{column}" for result_name in _prefixes(names) for column in _COLUMNS]
+  title = f"Probe {results[0]['probe']}: recall against distance"
+  return Table(title, ["windows", *header], lines + [rows[key] for key in sorted(rows)])
+
+
+_COLUMNS = ("count", "right", "nats")
+
+
+def _prefixes(names: Sequence[str]) -> list[str]:
+  return [""] if len(names) == 1 else [f"{name}: " for name in names]
+
+
+def _cells(point: dict[str, Any]) -> list[str]:
+  nats = "-" if point["nats"] is None else f"{point['nats']:.2f}"
+  return [f"{point['count']:,}", f"{point['accuracy']:.1%}", nats]
+
+
+def _first_use(results: Sequence[Result]) -> list[str]:
+  return ["first use", *(cell for result in results for cell in _cells(result["first_use"]))]
+
+
+def markdown(results: Sequence[Result], names: Sequence[str] | None = None) -> str:
+  """The table in Markdown, with what was read and how."""
+  names = report.labels(results) if names is None else names
+  content = table(results, names)
+  lines = [f"# {content.title}", "", f"Distance in windows.  {results[0]['what']}", ""]
+  lines.append(content.markdown())
+  for name, result in zip(names, results, strict=True):
+    lines.append(
+      f"- {name}: {result['run']}, step {result['step']} (`{result['checkpoint']}`), "
+      f"{result['documents']:,} documents, windows of {result['window']} tokens."
+    )
+  return "\n".join([*lines, ""])
+
+
+def table_csv(results: Sequence[Result]) -> str:
+  """A line per result and distance; a first use has no distance."""
+  text = io.StringIO()
+  rates_of = ("count", "accuracy", "low", "high", "nats")
+  writer = csv.writer(text, lineterminator="\n")
+  writer.writerow(["probe", "run", "step", "memory", "from", "to", *rates_of])
+  for result in results:
+    own = [result[key] for key in ("probe", "run", "step", "memory")]
+    first = [result["first_use"]] if "first_use" in result else []
+    for point in first + result["points"]:
+      writer.writerow([*own, point.get("from"), point.get("to"), *(point[key] for key in rates_of)])
+  return text.getvalue()
+
+
+# -- Files -----------------------------------------------------------------------------------------
+
+
+def write(config: Any, result: Result) -> str:
+  """Writes `probe_<name>` with its four endings into the folder of the run; returns its path."""
+  folder = os.path.join(config.base_output_directory, config.run_name)
+  control = "_reset_every_window" if config.melodi_reset_every_window else ""
+  name = f"probe_{result['probe']}{control}"
+  text = json.dumps(result, indent=2, allow_nan=False) + "\n"
+  picture = plots.against_distance([result], report.labels([result]))
+  contents = {"json": text.encode(), "csv": table_csv([result]).encode()}
+  contents |= {"md": markdown([result]).encode(), "png": picture}
+  report.write_files(folder, {f"{name}.{ending}": data for ending, data in contents.items()})
+  return f"{os.path.join(folder, name)}.{{{','.join(contents)}}}"

@@ -1,0 +1,76 @@
+"""Which characters of a text every token stands for, as the tokenizer's library tells it."""
+
+from typing import Any
+
+import numpy as np
+
+from melodi_plugin.data.tokenizer import build_tokenizer
+
+
+class Spans:
+  """Spans of tokens, for the tokenizer of a config.
+
+  A piece may begin with the space before a word, hold part of a character, or stand for characters
+  that the tokenizer has normalised; so pieces are not put together again, but their places asked
+  for.
+  """
+
+  def __init__(self, config: Any):
+    kind = getattr(config.tokenizer_type, "value", config.tokenizer_type)
+    self._add_bos, self._add_eos = config.add_bos, config.add_eos
+    self._of = {
+      "sentencepiece": _sentencepiece,
+      "tiktoken": _tiktoken,
+      "huggingface": _huggingface,
+    }[kind]
+    # Their own BOS and EOS come at both ends and have no place in the text.
+    self._tokenizer = build_tokenizer(
+      config.tokenizer_path, kind, False, False, config.hf_access_token
+    )
+
+  def __call__(self, text: str, tokens: np.ndarray) -> np.ndarray:
+    """Begin and end of every token of `text`, in characters, int [N, 2].
+
+    Args:
+      text: a document.
+      tokens: all its tokens, as they were read.
+
+    Raises:
+      ValueError: if the tokenizer makes other tokens of it.
+    """
+    ids, spans = self._of(self._tokenizer, text)
+    inner = tokens[int(self._add_bos) : len(tokens) - int(self._add_eos)]
+    if not np.array_equal(ids, inner):
+      raise ValueError("the tokenizer cannot tell which token stands for which characters.")
+    ends = [[(0, 0)] * self._add_bos, [(len(text), len(text))] * self._add_eos]
+    parts = [np.reshape(np.asarray(part, np.int64), (-1, 2)) for part in (ends[0], spans, ends[1])]
+    return np.concatenate(parts)
+
+
+def _sentencepiece(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+  pieces = tokenizer._tokenizer_model.encode(text, return_type="proto").pieces
+  return [piece.id for piece in pieces], [(piece.begin, piece.end) for piece in pieces]
+
+
+def _tiktoken(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+  ids = tokenizer.encode(text)
+  starts = tokenizer.model.decode_with_offsets(ids)[1]
+  return ids, list(zip(starts, [*starts[1:], len(text)], strict=True))
+
+
+def _huggingface(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+  made = tokenizer.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
+  return made["input_ids"], made["offset_mapping"]
+
+
+def tokens_of(spans: np.ndarray, begin: int, end: int) -> np.ndarray:
+  """Indices of the tokens that stand for any of the characters begin, ..., end - 1.
+
+  All but the last of the tokens that share one character have no character of their own.
+  """
+  # Both columns ascend, so all that may share a character lie between two places.
+  low = np.searchsorted(spans[:, 1], begin, side="left")
+  high = np.searchsorted(spans[:, 0], end, side="left")
+  first, last = spans[low:high, 0], spans[low:high, 1]
+  empty = (first == last) & (first >= begin) & (first < end)
+  return low + np.flatnonzero(empty | ((first < end) & (last > begin) & (first < last)))

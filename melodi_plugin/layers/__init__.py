@@ -1,1 +1,0 @@
-"""Parameters as Flax NNX modules, with initialisers and logical axes.  No MaxText here."""

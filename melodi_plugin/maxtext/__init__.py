@@ -1,0 +1,15 @@
+"""The only room that sees MaxText.
+
+Read in this order; each file imports only what stands above it:
+
+  refusals      settings of MaxText that would silently break memory
+  decoders/     what MaxText builds for our systems
+  pipeline      sticky rows of documents for a MaxText config
+  eval_step     evaluation during training, with a memory of its own
+  weights       parameters of stock models and those of memory, told apart; checkpoints of both
+  loading       the model of a config, and the parameters of checkpoints in it
+  sizes         what a MaxText config costs, measured without building the model
+  seams/        every MaxText internal that we touch: one table
+  registration  register(), unregister()
+  launch        configs read, trainings started, errors in one sentence
+"""

@@ -1,0 +1,9 @@
+"""The decoders that MaxText builds for our systems; they own the memory variables.
+
+Read in this order; each file imports only what stands above it:
+
+  base         what they share
+  paper        a stack of the paper's layers, or of the systems that it is compared with
+  stock_block  MaxText's own layers as pure functions with their attention open
+  stock        a stack of them with memory
+"""

@@ -1,0 +1,201 @@
+"""What the decoders that MaxText builds for MELODI share: they own the memory variables.
+
+Embedding, final norm and output head are MaxText's own; the walk over layers and windows is ours.
+The memory is state of the model: the stock train step returns it, Orbax saves it, and it is sharded
+by its logical axes.  `paper_decoder` and `stock_decoder` say what the layers are.
+"""
+
+import abc
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from maxtext.common.common_types import MODEL_MODE_TRAIN
+from maxtext.layers import nnx_scan
+from maxtext.layers.nnx_decoders import NNXDecoder
+from maxtext.utils import max_utils, maxtext_utils, sharding
+
+from melodi_plugin.config.model import MelodiConfig, Run
+from melodi_plugin.config.systems import system_of
+from melodi_plugin.core.memory import Memory, empty_memory
+from melodi_plugin.core.schedules.segment import Stage, read_segment
+from melodi_plugin.core.segments import plan_windows
+from melodi_plugin.maxtext.refusals import check
+
+_TOKENS = ("activation_batch", "activation_length", "activation_embed")
+MEMORY_AXES = {
+  "short": (None, "activation_batch", None, "activation_embed"),
+  "long": (None, "activation_batch", None, "activation_embed"),
+  "windows": ("activation_batch",),
+}
+
+
+class MelodiMemory(nnx.BatchStat):
+  """Memory as model state.
+
+  A BatchStat, because MaxText carries, saves and restores it, and does not count it as a weight
+  that a parameter checkpoint must hold.
+  """
+
+
+class MelodiDecoder(NNXDecoder):
+  """A stack with memory in the place of MaxText's decoder.
+
+  Attributes:
+    summary_embeddings: the learned table (U, D), absent if U = 0.
+    memory_short, memory_long, memory_windows: see `Memory`; absent where they would be empty.
+  """
+
+  def __init__(self, config, mesh, quant=None, model_mode=MODEL_MODE_TRAIN, *, rngs: nnx.Rngs):
+    check(config)
+    if model_mode != MODEL_MODE_TRAIN:
+      raise NotImplementedError(
+        f"decoder_block: {system_of(config)} cannot run in MaxText's {model_mode!r} mode yet; read "
+        "documents with `melodi evaluate`."
+      )
+    self.melodi = MelodiConfig.from_maxtext(config)
+    super().__init__(config, mesh, quant, model_mode, rngs=rngs)
+    self._init_memory()
+
+  def _init_memory(self) -> None:
+    batch, _ = max_utils.get_batch_seq_len_for_mode(self.config, self.model_mode)
+    empty = empty_memory(self.melodi, batch, jnp.dtype(self.config.melodi_memory_dtype))
+    for field, array in empty._asdict().items():
+      if array.size:  # Orbax does not save arrays without elements
+        variable = MelodiMemory(array, out_sharding=MEMORY_AXES[field])
+        setattr(self, f"memory_{field}", variable)
+
+  @abc.abstractmethod
+  def stages(self) -> list[Stage]:
+    """The runs with their parameters; layers are the first axis of every leaf."""
+
+  # -- Parameters ----------------------------------------------------------------------------------
+
+  @property
+  def runs(self) -> tuple[Run, ...]:
+    """Runs of layers that have memory of the same kind, from the bottom up."""
+    return self.melodi.runs(self.config.scan_layers)
+
+  def name_of(self, run: Run) -> str:
+    """The attribute that holds the parameters of a run: one layer, or a scanned stack."""
+    last = run.first + run.length - 1
+    return f"layers_{run.first}_to_{last}" if self.config.scan_layers else f"layers_{run.first}"
+
+  def make_run(self, run: Run, make: Callable[..., nnx.Module], rngs: nnx.Rngs) -> Any:
+    """The module of a run, from a function of `rngs` that makes one layer."""
+    if not self.config.scan_layers:
+      return make(rngs=rngs)
+    return nnx_scan.create_scanned_layers(
+      lambda rngs: make(rngs=rngs),
+      length=run.length,
+      param_scan_axis=self.config.param_scan_axis,
+      metadata_axis_name="layers",
+      rngs=rngs,
+    )
+
+  # -- The stack -----------------------------------------------------------------------------------
+
+  def memory(self, batch: int) -> Memory:
+    """The memory of `batch` rows, before this segment."""
+    empty = empty_memory(self.melodi, batch, jnp.dtype(self.config.melodi_memory_dtype))
+    fields = {}
+    for field, array in empty._asdict().items():
+      variable = getattr(self, f"memory_{field}", None)
+      fields[field] = array if variable is None else variable[...]
+      if fields[field].shape != array.shape:
+        raise ValueError(
+          f"a batch of {batch} rows cannot use the memory of {self.memory_windows.shape[0]} rows: "
+          "memory belongs to the rows of the training batch, so keep per_device_batch_size and the "
+          "number of devices."
+        )
+    return Memory(**fields)
+
+  def keep(self, memory: Memory) -> None:
+    """Stores the memory after this segment."""
+    for field, array in memory._asdict().items():
+      variable = getattr(self, f"memory_{field}", None)
+      if variable is not None:
+        variable[...] = self.shard(array, MEMORY_AXES[field])
+
+  def shard(self, array: jax.Array, axes: tuple[str | None, ...]) -> Any:
+    """MaxText's sharding of an array with these logical axes."""
+    return sharding.maybe_shard_with_logical(array, axes, self.mesh, self.config.shard_mode)
+
+  def _remat(self, function):
+    """MaxText's remat policy, around every cell."""
+    if self.config.remat_policy in (None, "none"):  # MaxText reads the word none as null
+      return function
+    prevent_cse = maxtext_utils.should_prevent_cse_in_remat(self.config)
+    return jax.checkpoint(function, policy=self.get_remat_policy(), prevent_cse=prevent_cse)
+
+  def read(
+    self, x: jax.Array, positions: jax.Array, segment_ids: jax.Array | None, deterministic: bool
+  ) -> jax.Array:
+    """Reads one segment of every row and keeps what it leaves in memory; x is (B, T, D)."""
+    config, batch = self.config, x.shape[0]
+    if segment_ids is None:
+      segment_ids = jnp.ones_like(positions)
+    memory = self.memory(batch)
+    windows = plan_windows(
+      positions,
+      segment_ids,
+      memory.windows,
+      window_length=self.melodi.window_length,
+      queue_windows=self.melodi.long_term_windows,
+      reset_every_window=config.melodi_reset_every_window,
+    )
+    summary = jnp.zeros((0, x.shape[2]), x.dtype)
+    if self.melodi.summary_tokens:
+      summary = self.summary_embeddings[...]
+    dropout_rngs = None if deterministic else self.dropout.rngs  # also None at rate 0
+    x, memory = read_segment(
+      self.stages(),
+      self.melodi,
+      self.shard(x, _TOKENS),
+      summary,
+      memory,
+      windows,
+      schedule=config.melodi_schedule,
+      key=None if dropout_rngs is None else dropout_rngs.dropout(),
+      remat=self._remat,
+    )
+    self.keep(memory)
+    return self.shard(x, _TOKENS)
+
+  def __call__(
+    self,
+    shared_embedding: nnx.Module,
+    decoder_input_tokens: jax.Array,
+    decoder_positions: jax.Array,
+    decoder_segment_ids: jax.Array | None = None,
+    deterministic: bool = False,
+    model_mode: str = MODEL_MODE_TRAIN,
+    kv_caches: Any = None,
+    **unused: Any,
+  ):
+    """MaxText's decoder call: tokens (B, T) -> (logits (B, T, V), hidden (B, T, D), kv_caches)."""
+    given = sorted(name for name, value in unused.items() if value is not None)
+    if given:
+      block = system_of(self.config)
+      raise NotImplementedError(f"decoder_block: {block} does not know what to do with {given[0]}.")
+    precision = self.config.matmul_precision.value
+    as_set = contextlib.nullcontext()
+    if precision != "default":
+      as_set = jax.default_matmul_precision(precision)
+    with as_set:
+      x = self._apply_embedding(
+        shared_embedding,
+        decoder_input_tokens,
+        decoder_positions,
+        deterministic=True,  # the paper drops nothing here, and stock blocks nothing at all
+        model_mode=model_mode,
+      )
+      hidden = self.read(x, decoder_positions, decoder_segment_ids, deterministic)
+      if self.config.num_vocab_tiling > 1:
+        self.sow(nnx.Intermediate, "hidden_states", hidden)
+        return None, hidden, kv_caches
+      logits = self.apply_output_head(shared_embedding, hidden, deterministic, model_mode)
+    return logits, hidden, kv_caches

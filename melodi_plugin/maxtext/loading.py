@@ -1,0 +1,113 @@
+"""The model of a config, and the parameters of checkpoints in it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+from flax import nnx
+from maxtext.common import checkpointing
+from maxtext.common.common_types import MODEL_MODE_TRAIN
+from maxtext.configs import pyconfig
+from maxtext.utils import maxtext_utils, maxtext_utils_nnx, model_creation_utils, sharding
+
+from melodi_plugin.config.parameter_names import is_memory_parameter
+from melodi_plugin.maxtext import weights
+
+
+def mesh_of(config: Any) -> jax.sharding.Mesh:
+  """The devices, as the config arranges them."""
+  return maxtext_utils.get_mesh_from_config(config)
+
+
+def batch_sharding(config: Any, mesh: jax.sharding.Mesh) -> Any:
+  """Where the arrays of a batch lie."""
+  return sharding.get_input_data_sharding(config, mesh)
+
+
+class Loaded(NamedTuple):
+  """A model, split as `nnx.split` does."""
+
+  graphdef: Any
+  params: Any
+  memory: Any
+  rest: Any  # keys of random numbers
+
+
+def load(config: Any, mesh: jax.sharding.Mesh, path: str) -> Loaded:
+  """Loads the checkpoint `path` into the model of `config`.
+
+  Raises:
+    ValueError: if there is no checkpoint, or one of another model.
+  """
+  # With vocabulary tiling the model leaves the logits to MaxText's loss.
+  changed = {"load_parameters_path": path, "num_vocab_tiling": 1}
+  changed_config = pyconfig.HyperParameters(config._pydantic_config.model_copy(update=changed))
+  try:
+    model = model_creation_utils.from_pretrained(changed_config, mesh, model_mode=MODEL_MODE_TRAIN)
+  except (ValueError, OSError) as error:
+    reason = str(error).splitlines()[0].rstrip(".:")
+    raise ValueError(
+      f"cannot load {path} into the model of this configuration: {reason}; give "
+      "<run>/checkpoints/<step>/items of a run with the same model."
+    ) from error
+  loaded = Loaded(*nnx.split(model, nnx.Param, nnx.BatchStat, ...))
+  _check_shapes(path, loaded.params)
+  return loaded
+
+
+def _check_shapes(path: str, params: Any) -> None:
+  """MaxText repeats, transposes and leaves out arrays until a checkpoint fits the model."""
+  there, here = weights.stored_shapes(path), weights.shapes_of(params)
+  different, first = weights.mismatch(there, here)
+  if not different:
+    return
+  if all(map(is_memory_parameter, different)) and not any(map(is_memory_parameter, there)):
+    raise ValueError(
+      f"{path} holds a stock model and the configuration adds memory to it; give it memory first: "
+      f"melodi graft <this configuration> load_parameters_path={path}."
+    )
+  raise ValueError(
+    f"{path} holds another model than the configuration describes: {first}; use the configuration "
+    "that it was trained with."
+  )
+
+
+def new_model(config: Any) -> tuple[nnx.Module, jax.sharding.Mesh]:
+  """The model of a config with fresh parameters, as the trainer makes them, and its mesh."""
+  mesh = maxtext_utils.get_mesh_from_config(config)
+  rngs = maxtext_utils_nnx.create_nnx_rngs(config)
+  return model_creation_utils.from_config(config, mesh=mesh, rngs=rngs), mesh
+
+
+def read_params(config: Any, mesh: jax.sharding.Mesh, params: Any) -> Any:
+  """The parameters of `load_parameters_path` that `params` names, placed as those are."""
+
+  def place(array: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
+
+  with jax.set_mesh(mesh):
+    return checkpointing.load_params_from_path(
+      config.load_parameters_path,
+      jax.tree.map(place, params),
+      config.checkpoint_storage_concurrent_gb,
+    )
+
+
+def write_params(config: Any, name: str, params: Any) -> str:
+  """Writes <run>/<name>/items, which must not exist; returns that folder."""
+  folder = epath.Path(config.base_output_directory) / config.run_name / name
+  if (folder / "items").exists():
+    raise ValueError(f"{folder} exists already; choose another run_name, or remove it.")
+  tree = {"params": nnx.to_pure_dict(params)}
+  checkpointing.save_params_to_path(str(folder), tree)
+  return str(folder / "items")
+
+
+def save_params(folder: Path, params: Mapping[str, np.ndarray]) -> None:
+  """Writes <folder>/items as MaxText reads it; `params` by path."""
+  by_path = {tuple(path.split("/")): array for path, array in params.items()}
+  tree = {"params": nnx.traversals.unflatten_mapping(by_path)}
+  checkpointing.save_params_to_path(str(folder.resolve()), tree)

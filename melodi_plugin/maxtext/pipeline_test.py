@@ -1,0 +1,230 @@
+"""The rows under MaxText's own iterator, tokenizer and checkpoint classes."""
+
+import io
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import sentencepiece
+from etils import epath
+from jax.sharding import NamedSharding, PartitionSpec
+from maxtext.common import grain_utility
+from orbax.checkpoint import v1 as ocp
+
+from melodi_plugin.data.documents import BrokenDocument
+from melodi_plugin.data.row import StateMismatch
+from melodi_plugin.data.tokenizer import Tokenizer
+from melodi_plugin.maxtext import pipeline
+
+TEXTS = ["the cat sat on the mat", "a dog", "the dog sat on the cat and the cat sat on the dog"] * 2
+
+
+@pytest.fixture(name="config")
+def _config(tmp_path):
+  lines = [json.dumps({"id": f"d{i}", "text": text}) for i, text in enumerate(TEXTS)]
+  (tmp_path / "train.jsonl").write_text("\n".join(lines))
+  (tmp_path / "eval.jsonl").write_text("\n".join(lines[:3]))
+  model = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(TEXTS),
+    model_writer=model,
+    vocab_size=300,
+    model_type="bpe",
+    byte_fallback=True,
+    minloglevel=2,
+    hard_vocab_limit=False,
+  )
+  (tmp_path / "tokenizer.model").write_bytes(model.getvalue())
+  return SimpleNamespace(
+    grain_train_files=str(tmp_path / "train.jsonl"),
+    grain_eval_files=str(tmp_path / "eval.jsonl"),
+    tokenizer_path=str(tmp_path / "tokenizer.model"),
+    tokenizer_type="sentencepiece",
+    add_bos=True,
+    add_eos=True,
+    hf_access_token="",
+    vocab_size=300,
+    max_target_length=8,
+    melodi_window_length=4,
+    global_batch_size_to_load=2,
+    global_batch_size_to_train_on=2,
+    global_batch_size_to_load_eval=2,
+    global_batch_size_to_eval_on=2,
+    enable_data_shuffling=True,
+    data_shuffle_seed=3,
+    num_epoch=1,
+    generate_padding_batch_train=False,
+    generate_padding_batch_eval=False,
+    expansion_factor_real_data=-1.0,
+    train_data_columns=["text"],
+    eval_data_columns=["text"],
+    melodi_id_field="id",
+    melodi_max_document_bytes=2**20,
+    melodi_skip_broken_documents=False,
+    melodi_restart_documents=False,
+    base_output_directory=str(tmp_path / "runs"),
+    run_name="run",
+    grain_worker_count=0,
+    grain_num_threads=2,
+    grain_worker_count_eval=0,
+    grain_num_threads_eval=2,
+    enable_rampup_batch_size=False,
+    colocated_python_data_input=False,
+    grain_use_elastic_iterator=False,
+    grain_train_mixture_config_path="",
+    tokenize_train_data=True,
+    tokenize_eval_data=True,
+  )
+
+
+@pytest.fixture(name="mesh")
+def _mesh():
+  return jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
+
+
+def _batch_sharding(mesh):
+  return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+
+
+def _take(iterator, count):
+  return [jax.tree.map(np.asarray, next(iterator)) for _ in range(count)]
+
+
+def test_training_goes_on_past_an_epoch_and_resumes_from_maxtexts_checkpoint(
+  config, mesh, tmp_path
+):
+  iterator = pipeline.make_train_iterator(config, mesh, [0])
+  _take(iterator, 7)
+  (tmp_path / "run").mkdir()
+  ocp.save_checkpointables(
+    tmp_path / "run" / "7", {"iter": grain_utility.for_save(7, iterator, -1)}
+  )
+  expected = _take(iterator, 20)
+  local: Any = iterator.local_iterator
+  assert max(row["k"] for row in local.get_state()["rows"].values()) > len(TEXTS) / 2
+
+  fresh = pipeline.make_train_iterator(config, mesh, [0])
+  assert pipeline.restore_place(config, fresh, epath.Path(tmp_path / "run" / "7" / "iter"))
+  for batch, other in zip(_take(fresh, 20), expected, strict=True):
+    jax.tree.map(np.testing.assert_array_equal, batch, other)
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_interrupted_at_twenty_random_steps_is_never_interrupted(config, mesh, tmp_path, workers):
+  """Every interruption is a new iterator, as in a new process; batches are equal byte by byte."""
+  config.grain_worker_count = workers
+  chance = np.random.default_rng(0)
+  lengths = chance.integers(1, 60, 40)
+  texts = [" ".join(chance.choice(["the", "cat", "sat", "dog"], n)) for n in lengths]
+  lines = [json.dumps({"id": i, "text": text}) for i, text in enumerate(texts)]
+  (tmp_path / "train.jsonl").write_text("\n".join(lines))
+  steps = 60
+  through = _take(pipeline.make_train_iterator(config, mesh, [0]), steps)
+
+  place, iterator = tmp_path / "process_0-of-1.json", None
+  interruptions = set(chance.choice(np.arange(1, steps), 20, replace=False).tolist())
+  for step in range(steps):
+    if step in interruptions:
+      assert iterator is not None
+      place.write_text(json.dumps(iterator.local_iterator.get_state()))
+      iterator.close()
+      iterator = None
+    if iterator is None:
+      iterator = pipeline.make_train_iterator(config, mesh, [0])
+      assert step == 0 or pipeline.restore_place(config, iterator, epath.Path(tmp_path))
+    (batch,) = _take(iterator, 1)
+    assert batch.keys() == through[step].keys()
+    for key, array in batch.items():
+      assert array.tobytes() == through[step][key].tobytes(), (step, key)
+  assert place.stat().st_size < 1000
+
+
+def test_larger_num_epoch_ends_after_that_many(config, mesh):
+  config.num_epoch = 3
+  batches = list(pipeline.make_train_iterator(config, mesh, [0]))
+  starts = sum(int((np.asarray(batch["inputs"]) == 1).sum()) for batch in batches)
+  assert starts == 3 * len(TEXTS)
+
+
+def test_eval_is_in_order_finite_and_starts_again_after_reset(config, mesh):
+  iterator = pipeline.make_eval_iterator(config, mesh, [0])
+  first = list(iterator)
+  iterator.reset()
+  second = list(iterator)
+  iterator.close()
+  assert len(first) == len(second) > 1
+  assert first[0]["inputs"].shape == (2, 8)
+  assert np.asarray(first[0]["inputs_position"])[:, 0].tolist() == [0, 0]
+
+
+def test_document_batches_name_the_document_of_every_token(config):
+  batches = pipeline.make_document_batches(config, config.grain_eval_files, rows=2)
+  indices = [batch["document_index"][batch["targets_segmentation"] > 0] for batch in batches]
+  targets = np.bincount(np.concatenate(indices))
+  tokenize = Tokenizer(config)
+  assert targets.tolist() == [len(tokenize(text)) - 1 for text in TEXTS[:3]]
+  assert [document.id for document in batches.source] == ["d0", "d1", "d2"]
+
+
+def test_place_that_does_not_fit_stops_the_run_or_starts_the_documents_anew(
+  config, mesh, tmp_path, caplog
+):
+  iterator = pipeline.make_train_iterator(config, mesh, [0])
+  first = _take(iterator, 4)
+  state = iterator.local_iterator.get_state()
+  (tmp_path / "process_0-of-1.json").write_text(json.dumps(state))
+  config.global_batch_size_to_load = config.global_batch_size_to_train_on = 3
+  other = pipeline.make_train_iterator(config, mesh, [0])
+  with pytest.raises(StateMismatch, match=r"rows in the batch .* than this run has .3.*anew"):
+    pipeline.restore_place(config, other, epath.Path(tmp_path))
+  config.melodi_restart_documents = True
+  with caplog.at_level("WARNING"):
+    assert not pipeline.restore_place(config, other, epath.Path(tmp_path))
+  assert "Documents start anew, with empty memory" in caplog.text
+  (batch,) = _take(other, 1)
+  assert not batch["inputs_position"][:, 0].any()
+  np.testing.assert_array_equal(batch["inputs"][0], first[0]["inputs"][0])
+
+
+def test_rows_of_a_process_are_those_of_its_devices():
+  mesh = jax.make_mesh((2, 4), ("data", "tensor"))
+  assert pipeline.local_rows(mesh, 16) == list(range(16))
+  turned = jax.sharding.Mesh(mesh.devices[::-1], mesh.axis_names)
+  assert sorted(pipeline.local_rows(turned, 16)) == list(range(16))
+  places = {d: s[0] for d, s in _batch_sharding(turned).devices_indices_map((16,)).items()}
+  expected = [row for d in turned.local_devices for row in range(16)[places[d]]]
+  assert pipeline.local_rows(turned, 16) == expected
+
+
+def test_broken_documents_are_listed_once_and_left_out(config, mesh, tmp_path):
+  with open(config.grain_train_files, "a") as file:
+    file.write('\n{"id": "no text"}\n{"id": "fine", "text": "a dog"}\n')
+  with pytest.raises(BrokenDocument, match=r"train\.jsonl:7"):
+    pipeline.make_train_iterator(config, mesh, [0])
+  config.melodi_skip_broken_documents = True
+  for _ in range(2):
+    iterator = pipeline.make_train_iterator(config, mesh, [0])
+    assert iterator.local_iterator.dataset.order.documents == len(TEXTS) + 1
+  lines = (tmp_path / "runs" / "run" / "skipped_documents.jsonl").read_text().splitlines()
+  assert len(lines) == 1
+  assert json.loads(lines[0])["where"].endswith("train.jsonl:7")
+
+
+@pytest.mark.parametrize(
+  ("key", "value", "sentence"),
+  [
+    ("vocab_size", 260, "but vocab_size is 260"),
+    ("expansion_factor_real_data", 2.0, "expansion_factor_real_data=2.0 does not work"),
+    ("global_batch_size_to_train_on", 1, "2 rows are loaded but only 1 are used"),
+    ("melodi_window_length", 3, "not a multiple of window_length 3"),
+    ("grain_train_files", "", "''"),
+    ("train_data_columns", ["text", "more"], "name the one field that holds the text"),
+  ],
+)
+def test_what_does_not_fit_is_refused_before_training(config, mesh, key, value, sentence):
+  setattr(config, key, value)
+  with pytest.raises(ValueError, match=sentence):
+    pipeline.make_train_iterator(config, mesh, [0])

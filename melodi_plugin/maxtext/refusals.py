@@ -1,0 +1,291 @@
+"""MaxText settings that would silently break memory: each is refused with one sentence.
+
+A setting leaves this list when a test shows that it works.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from melodi_plugin.config.keys import PAPER
+from melodi_plugin.config.systems import BLOCK_RECURRENT, MELODI, MEMORIZING, system_of
+
+
+class Refusal(NamedTuple):
+  """When a config is refused, and the sentence that says what is wrong and what to do."""
+
+  when: Callable[[Any], bool]
+  sentence: str
+
+
+def _set(key: str) -> Callable[[Any], bool]:
+  return lambda config: bool(getattr(config, key, False))
+
+
+def _value(setting: Any) -> Any:
+  """The text of an enum's member, anything else as it is."""
+  return getattr(setting, "value", setting)
+
+
+def _context_parallel(config: Any) -> bool:
+  """MaxText permutes by the axis that context_sharding names; -1 means what is left over."""
+  keys = (f"{link}_{config.context_sharding}_parallelism" for link in ("ici", "dcn"))
+  return any(getattr(config, key, 1) not in (0, 1) for key in keys)
+
+
+def _other_attention(config: Any) -> bool:
+  switches = ("use_post_attn_norm", "use_post_ffw_norm")
+  own = _value(config.attention_type) == "global" and not config.attn_logits_soft_cap
+  return not own or any(getattr(config, switch) for switch in switches)
+
+
+EVERY_BLOCK = (
+  # Keys of another system.
+  Refusal(
+    lambda c: c.melodi_neighbors > 0 and system_of(c) != MEMORIZING,
+    "melodi_neighbors={c.melodi_neighbors} is a key of memorizing_transformer; set decoder_block "
+    "to that, or the key to 0.",
+  ),
+  Refusal(
+    lambda c: c.melodi_exact_neighbors and not c.melodi_neighbors,
+    "melodi_exact_neighbors=true finds nothing without melodi_neighbors; set how many.",
+  ),
+  Refusal(
+    lambda c: c.melodi_recurrent_feedback and system_of(c) != BLOCK_RECURRENT,
+    "melodi_recurrent_feedback=true is a key of block_recurrent; set decoder_block to that, or the "
+    "key to false.",
+  ),
+  Refusal(
+    lambda c: c.melodi_reference_defects and system_of(c) == MELODI,
+    "melodi_reference_defects=true is for the systems that MELODI is compared with; set it to "
+    "false.",
+  ),
+  # Rows must go on where they stopped.
+  Refusal(
+    _set("packing"),
+    "packing=true packs every row anew, so memory would mix documents; set packing=false, the "
+    "loader already fills rows with whole documents.",
+  ),
+  Refusal(
+    lambda c: _value(c.dataset_type) not in ("grain", "synthetic"),
+    "dataset_type={c.dataset_type.value} starts every row anew at every step, so memory would "
+    "never be used; set dataset_type=grain and grain_train_files to a folder of documents.",
+  ),
+  Refusal(
+    _set("enable_rampup_batch_size"),
+    "enable_rampup_batch_size=true moves documents between rows, and memory belongs to rows; set "
+    "it to false.",
+  ),
+  Refusal(
+    lambda c: 0 < c.expansion_factor_real_data < 1,
+    "expansion_factor_real_data={c.expansion_factor_real_data} alternates between loaders, so rows "
+    "would change their document at every step; set it to -1.",
+  ),
+  Refusal(
+    lambda c: c.generate_padding_batch_train or c.generate_padding_batch_eval,
+    "generate_padding_batch_* inserts batches that are not the rows' documents; set both to false.",
+  ),
+  Refusal(
+    _set("grain_use_elastic_iterator"),
+    "grain_use_elastic_iterator=true reassigns documents to rows; set it to false.",
+  ),
+  Refusal(
+    lambda c: c.reuse_example_batch > 0,
+    "reuse_example_batch={c.reuse_example_batch} reads the same tokens again and again, so memory "
+    "would hold what is to be predicted; set it to 0.",
+  ),
+  Refusal(
+    _set("elastic_enabled"),
+    "elastic_enabled=true changes the rows of the batch while memory belongs to them; set it to "
+    "false.",
+  ),
+  Refusal(
+    lambda c: c.context_parallel_load_balance and _context_parallel(c),
+    "context_parallel_load_balance=true permutes the tokens of a segment, and windows are read in "
+    "order; set it to false.",
+  ),
+  Refusal(
+    lambda c: c.enable_emergency_checkpoint or c.enable_multi_tier_checkpointing,
+    "emergency and multi-tier checkpoints do not save the loader's place in the documents, so "
+    "memory and text would part; use ordinary checkpoints.",
+  ),
+  Refusal(
+    lambda c: c.gradient_accumulation_steps > 1,
+    "gradient_accumulation_steps={c.gradient_accumulation_steps} deals the rows of a batch out to "
+    "microbatches that share one memory; set it to 1 and lower per_device_batch_size instead.",
+  ),
+  Refusal(
+    lambda c: c.eval_interval > 0 and c.compiled_trainstep_file,
+    "eval_interval={c.eval_interval} needs an evaluation step, and compiled_trainstep_file holds "
+    "none; leave one of them at its default.",
+  ),
+  Refusal(
+    _set("skip_step_on_spikes"),
+    "skip_step_on_spikes=true undoes the parameters of a step but not its memory; set it to false "
+    "(a row with non-finite memory keeps its old one anyway).",
+  ),
+  # Places where memory cannot follow.
+  Refusal(
+    _set("using_pipeline_parallelism"),
+    "pipeline parallelism runs stages on rows out of step and forbids state in layers; set "
+    "ici_pipeline_parallelism and dcn_pipeline_parallelism to 1.",
+  ),
+  Refusal(
+    _set("enable_diloco"),
+    "enable_diloco=true splits the batch over replicas that would need a memory each; set it to "
+    "false.",
+  ),
+  Refusal(
+    lambda c: c.num_experts > 1 and c.capacity_factor > 0,
+    "capacity_factor={c.capacity_factor} drops tokens, and what is dropped depends on the other "
+    "rows; set it to -1.",
+  ),
+  Refusal(
+    lambda c: (
+      c.use_sft or c.use_dpo or hasattr(c, "rl") or bool(c.student_overrides or c.teacher_overrides)
+    ),
+    "MaxText's post-training (SFT, DPO, RL, distillation) feeds rows that are not documents in "
+    "order and has not been shown to work with memory; pre-train with `python -m "
+    "melodi_plugin.train`.",
+  ),
+  Refusal(
+    lambda c: str(_value(c.attention)).startswith("vllm"),
+    "vLLM's attention keeps a cache of its own and knows nothing of memory; set "
+    "attention=dot_product.",
+  ),
+  # Parts of MaxText that this decoder does not have.
+  Refusal(
+    lambda c: c.mtp_num_layers > 0,
+    "mtp_num_layers={c.mtp_num_layers}: multi-token prediction would run MELODI layers without "
+    "memory; set it to 0.",
+  ),
+  Refusal(
+    lambda c: bool(_value(c.quantization)),
+    "quantization={c.quantization.value} has not been shown to work with memory, and Qwix's trial "
+    "run writes into it; leave it empty.",
+  ),
+  Refusal(
+    _set("use_qwix_quantization"),
+    "use_qwix_quantization=true has not been shown to work with memory, and Qwix's trial run "
+    "writes into it; set it to false.",
+  ),
+  Refusal(
+    _set("use_multimodal"),
+    "use_multimodal=true inserts tokens that are not text of the document; set it to false.",
+  ),
+  Refusal(
+    lambda c: c.trainable_position_size > 0 or c.use_untrainable_positional_embedding,
+    "absolute position embeddings do not reach the end of a long document; leave "
+    "trainable_position_size at -1 and use_untrainable_positional_embedding at false.",
+  ),
+  Refusal(
+    _set("parameter_memory_host_offload"),
+    "parameter_memory_host_offload=true is not supported by this decoder; set it to false.",
+  ),
+  Refusal(
+    _set("record_internal_nn_metrics"),
+    "record_internal_nn_metrics={c.record_internal_nn_metrics} looks for MaxText's own layers; set "
+    "it to 0.",
+  ),
+  Refusal(
+    lambda c: c.mhc_expansion_rate > 1 or bool(c.engram_layers),
+    "mhc_expansion_rate and engram_layers belong to other decoders; leave them at their defaults.",
+  ),
+  Refusal(
+    lambda c: c.max_target_length % c.melodi_window_length != 0,
+    "max_target_length={c.max_target_length} is not a whole number of windows of "
+    "melodi_window_length={c.melodi_window_length} tokens; change one of them.",
+  ),
+  Refusal(
+    lambda c: c.fused_qkv or c.fused_mlp,
+    "fused_qkv and fused_mlp have not been shown to work with memory; set both to false.",
+  ),
+)
+
+PAPER_BLOCK = (
+  Refusal(
+    lambda c: c.num_experts > 1,
+    "num_experts={c.num_experts}: the paper's layers have a dense feed-forward network; set it "
+    "to 1.",
+  ),
+  Refusal(
+    _other_attention,
+    "attention_type, attn_logits_soft_cap, use_post_attn_norm and use_post_ffw_norm change layers "
+    "that the paper does not have; leave them at their defaults.",
+  ),
+  Refusal(
+    lambda c: c.num_kv_heads != c.num_query_heads,
+    "base_num_kv_heads must equal base_num_query_heads, since the paper's attention has as many "
+    "key heads as query heads; they are {c.num_kv_heads} and {c.num_query_heads}.",
+  ),
+  Refusal(
+    lambda c: (
+      system_of(c) == BLOCK_RECURRENT
+      and c.melodi_recurrent_feedback
+      and c.melodi_schedule != "windows"
+    ),
+    "melodi_recurrent_feedback=true lets every layer read what the window before left in one of "
+    "them; set melodi_schedule=windows.",
+  ),
+)
+
+STOCK_BLOCK = (
+  Refusal(
+    lambda c: c.enable_dropout and c.dropout_rate > 0,
+    "dropout_rate={c.dropout_rate} is not supported around a stock block; set it to 0.",
+  ),
+  Refusal(
+    lambda c: c.num_experts > 1 and c.load_balance_loss_weight > 0,
+    "load_balance_loss_weight={c.load_balance_loss_weight} would balance summary tokens too; set "
+    "it to 0.",
+  ),
+  Refusal(
+    lambda c: _value(c.attention_type) not in ("global", "local_sliding") or c.attention_sink,
+    "attention_type={c.attention_type} and attention_sink={c.attention_sink} ask for an attention "
+    "that memory cannot join; leave them at their defaults.",
+  ),
+  Refusal(
+    lambda c: c.inhomogeneous_layer_cycle_interval != 1,
+    "inhomogeneous_layer_cycle_interval={c.inhomogeneous_layer_cycle_interval} belongs to blocks "
+    "that memory cannot go around; set it to 1.",
+  ),
+)
+
+REFUSALS = EVERY_BLOCK + PAPER_BLOCK + STOCK_BLOCK
+
+STOCK_BLOCKS = ("llama2", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe", "gemma2", "gemma3")
+_NO_MEMORY = {
+  **dict.fromkeys(
+    ("deepseek", "deepseek4"),
+    "its attention keeps compressed latents (MLA), not keys and values of tokens",
+  ),
+  **dict.fromkeys(
+    ("qwen3_next", "qwen3_5"),
+    "most of its layers are gated delta nets, which have no attention core to replace",
+  ),
+  "llama4": "its layers attend in chunks and without positions in turn",
+  "gpt_oss": "its attention has sinks, which would have to be shared with memory",
+  "gpt3": "it embeds absolute positions",
+  **dict.fromkeys(("simple", "simple_mlp"), "it has no attention"),
+  **dict.fromkeys(
+    ("gemma4", "gemma4_small"), "its layers share keys and values or recompute inside the block"
+  ),
+}
+
+
+def check_base_block(block: str) -> None:
+  """Raises ValueError if memory cannot go around a block, with the reason."""
+  if block not in STOCK_BLOCKS:
+    why = _NO_MEMORY.get(block, "no test has shown that it can")
+    raise ValueError(
+      f"melodi_base_block={block}: memory cannot go around this block, because {why}; choose one "
+      f"of {', '.join(STOCK_BLOCKS)}, or 'paper'."
+    )
+
+
+def check(config: Any) -> None:
+  """Raises ValueError with the sentence of the first refusal that holds for a MaxText config."""
+  own = PAPER_BLOCK if config.melodi_base_block == PAPER else STOCK_BLOCK
+  for refusal in EVERY_BLOCK + own:
+    if refusal.when(config):
+      sentence = refusal.sentence.format(c=config)
+      raise ValueError(f"decoder_block: {system_of(config)} cannot run: {sentence}")

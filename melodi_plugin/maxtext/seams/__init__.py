@@ -1,0 +1,15 @@
+"""Every MaxText internal that we touch, one seam each: probe, apply, undo.
+
+Read in this order; each file imports only what stands above it:
+
+  seam             what a seam is, and the few tools that every seam needs
+  config           the names of our systems, and our keys
+  model            our decoder, and its evaluation during training
+  restored_memory  memory of a checkpoint in a model whose memory has another length
+  data             our batches in MaxText's loop
+  weights          stock weights in a model with memory
+  optimizer        the paper's optimizer and learning rate, and those of what memory adds
+  flops            the products behind TFLOP/s
+  logs             what is logged of a step
+  table            all of them
+"""

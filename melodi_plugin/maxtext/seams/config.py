@@ -1,0 +1,140 @@
+"""The names of our systems, and our keys, in MaxText's configuration."""
+
+import enum
+import functools
+import os
+from typing import Any
+
+import pydantic
+
+from melodi_plugin.config.keys import PAPER, MelodiKeys
+from melodi_plugin.config.model import MelodiConfig
+from melodi_plugin.config.parameter_names import MEMORY_PATTERNS
+from melodi_plugin.config.systems import MELODI, SYSTEMS, is_melodi
+from melodi_plugin.maxtext.refusals import check, check_base_block
+from melodi_plugin.maxtext.seams.seam import (
+  Undo,
+  add_member,
+  all_of,
+  parameters,
+  probe_member,
+  replace,
+)
+
+
+def _block_enum() -> type[enum.Enum]:
+  from maxtext.common import common_types
+
+  return common_types.DecoderBlockType
+
+
+def probe_block() -> str | None:
+  return next(filter(None, (probe_member(_block_enum(), name) for name in SYSTEMS)), None)
+
+
+def apply_block() -> Undo:
+  return all_of([add_member(_block_enum(), name) for name in SYSTEMS])
+
+
+def probe_initialize() -> str | None:
+  from maxtext.configs import pyconfig
+
+  return parameters(pyconfig._initialize_pydantic, "argv", "config_class", "kwargs") or parameters(
+    pyconfig._resolve_or_infer_config, "argv"
+  )
+
+
+def _complete(values: dict[str, Any]) -> dict[str, Any]:
+  """What our configs set for their users, before MaxText looks at them."""
+  block, base = values.get("decoder_block"), values.get("melodi_base_block", PAPER)
+  if base != PAPER:
+    values = {**values, **_around(block, base, values)}
+  elif getattr(block, "value", block) not in SYSTEMS:
+    return values
+  folder = values.get("base_output_directory")
+  if folder and "://" not in folder:
+    # Orbax refuses a relative folder, but only when the first checkpoint is due.
+    values = {**values, "base_output_directory": os.path.abspath(folder)}
+  return values
+
+
+def _around(block: Any, base: str, values: dict[str, Any]) -> dict[str, Any]:
+  """MaxText's branches on decoder_block must see the block that memory goes around."""
+  block = getattr(block, "value", block)
+  check_base_block(base)
+  if block in SYSTEMS and block != MELODI:
+    raise ValueError(
+      f"decoder_block={block} has layers of its own and cannot go around {base}; leave "
+      "melodi_base_block at 'paper'."
+    )
+  if block not in (MELODI, base):
+    raise ValueError(
+      f"melodi_base_block={base} contradicts decoder_block={block}, which model_name or your "
+      f"config sets; set melodi_base_block={block}."
+    )
+  # Memory's own parameters have no weight decay: gates must be free to move.
+  no_decay = [*(values.get("adamw_mask") or []), *MEMORY_PATTERNS]
+  return {"decoder_block": base, "adamw_mask": no_decay}
+
+
+@functools.cache
+def with_melodi_keys(base: type) -> type:
+  """MaxText's config class with our keys."""
+  validator = pydantic.model_validator(mode="before")(_complete)
+  body = {"__module__": __name__, "complete": validator}
+  return type(f"Melodi{base.__name__}", (MelodiKeys, base), body)
+
+
+def _check_not_lost(config: Any, pyconfig: Any, argv: Any, kwargs: dict[str, Any]) -> None:
+  """MaxText puts the decoder_block of a model_name over that of a file."""
+  model = getattr(config, "model_name", "default")
+  if model == "default":
+    return
+  path, _ = pyconfig._resolve_or_infer_config(argv, **kwargs)
+  block = pyconfig._load_config(path).get("decoder_block")
+  if block in SYSTEMS:
+    raise ValueError(
+      f"model_name={model} brings layers of its own, so decoder_block={block} would be lost; set "
+      "melodi_base_block to the decoder_block of that model, or leave model_name out."
+    )
+
+
+def apply_initialize() -> Undo:
+  from maxtext.configs import pyconfig, types
+
+  original = pyconfig._initialize_pydantic
+
+  @functools.wraps(original)
+  def initialize(argv=None, config_class=types.MaxTextConfig, **kwargs):
+    config = original(argv, config_class=with_melodi_keys(config_class), **kwargs)
+    if is_melodi(config):
+      check(config)
+      MelodiConfig.from_maxtext(config)  # raises where the sizes contradict each other
+    else:
+      _check_not_lost(config, pyconfig, argv, kwargs)
+    return config
+
+  undo_replace = replace(pyconfig, "_initialize_pydantic", initialize)
+  # The cached classes know this registration's enum members.
+  return all_of([undo_replace, with_melodi_keys.cache_clear])
+
+
+def probe_load() -> str | None:
+  from maxtext.configs import pyconfig
+
+  return parameters(pyconfig._load_config, "config_name")
+
+
+def apply_load() -> Undo:
+  """Defaults of our keys, as base.yml has those of MaxText's: so environment variables see them."""
+  import omegaconf
+  from maxtext.configs import pyconfig
+
+  original = pyconfig._load_config
+  defaults = MelodiKeys.model_validate({}).model_dump()
+
+  @functools.wraps(original)
+  def load(config_name):
+    return omegaconf.OmegaConf.merge(defaults, original(config_name))
+
+  return replace(pyconfig, "_load_config", load)

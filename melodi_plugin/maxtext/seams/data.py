@@ -1,0 +1,120 @@
+"""Our batches in MaxText's loop, from the first to the one after a resume."""
+
+import contextlib
+import functools
+import inspect
+import time
+
+from melodi_plugin.config.systems import is_melodi
+from melodi_plugin.maxtext.seams.seam import Undo, all_of, parameters, replace
+from melodi_plugin.training.progress import INPUT_WAIT
+
+
+def probe_iterators() -> str | None:
+  from maxtext.input_pipeline import input_pipeline_interface as interface
+
+  source = inspect.getsource(interface.create_data_iterator)
+  for name in ("make_grain_train_iterator", "make_grain_eval_iterator"):
+    # `create_data_iterator` must look them up when it is called.
+    if name not in source:
+      return f"create_data_iterator does not use {name}"
+    problem = parameters(getattr(interface, name), "config", "global_mesh", "process_indices")
+    if problem:
+      return f"{name} {problem}"
+  return None
+
+
+def apply_iterators() -> Undo:
+  from maxtext.input_pipeline import input_pipeline_interface as interface
+
+  def by_block(original, name):
+    @functools.wraps(original)
+    def make_iterator(config, global_mesh, process_indices):
+      if not is_melodi(config):
+        return original(config, global_mesh, process_indices)
+      from melodi_plugin.maxtext import pipeline
+
+      return getattr(pipeline, name)(config, global_mesh, process_indices)
+
+    return make_iterator
+
+  undos = [
+    replace(interface, f"make_grain_{kind}_iterator", by_block(original, f"make_{kind}_iterator"))
+    for kind, original in (
+      ("train", interface.make_grain_train_iterator),
+      ("eval", interface.make_grain_eval_iterator),
+    )
+  ]
+  return all_of(undos)
+
+
+def probe_guard() -> str | None:
+  from maxtext.common import data_loader
+
+  return parameters(data_loader.loader_exception_guard, "config")
+
+
+def apply_guard() -> Undo:
+  """MaxText takes an error while loading for the end of the data and exits with success."""
+  from maxtext.common import data_loader
+  from maxtext.utils import exceptions
+
+  original = data_loader.loader_exception_guard
+
+  @contextlib.contextmanager
+  def guard(config):
+    began = time.monotonic()
+    try:
+      with original(config):
+        yield
+      INPUT_WAIT.add(time.monotonic() - began)
+    except exceptions.StopTraining as stop:
+      cause = stop.__context__
+      if cause is None or isinstance(cause, StopIteration) or not is_melodi(config):
+        raise
+      raise cause from None
+
+  return replace(data_loader, "loader_exception_guard", guard)
+
+
+def probe_restore() -> str | None:
+  from maxtext.common import checkpointing
+
+  found = inspect.signature(checkpointing.load_state_if_possible).parameters
+  if "maxtext_config" not in found:
+    return "takes no maxtext_config"
+  if "to_checkpoint_dict" not in vars(checkpointing.train_state_nnx):
+    return "does not build its target with train_state_nnx.to_checkpoint_dict"
+  return parameters(checkpointing.load_state_if_possible, "checkpoint_manager", "data_iterator")
+
+
+def apply_restore() -> Undo:
+  """MaxText restores a row's place only with as many processes, and memory only at its old size."""
+  from maxtext.common import checkpointing
+
+  original = checkpointing.load_state_if_possible
+
+  @functools.wraps(original)
+  def load(checkpoint_manager, data_iterator, *args, maxtext_config=None, **kwargs):
+    keep = contextlib.nullcontext()
+    if checkpoint_manager and is_melodi(maxtext_config):
+      from melodi_plugin.maxtext import pipeline
+      from melodi_plugin.maxtext.seams import restored_memory
+
+      step = checkpointing.latest_step(checkpoint_manager)
+      folder = checkpoint_manager.directory / str(step)
+      if (folder / "items").exists():
+        keep = restored_memory.of_stored_length(folder / "items")
+      if isinstance(data_iterator, pipeline.EndTogether) and (folder / "iter").exists():
+        if not pipeline.restore_place(maxtext_config, data_iterator, folder / "iter"):
+          keep = restored_memory.left_out()
+        data_iterator = None  # done
+    with keep:
+      restored, params = original(
+        checkpoint_manager, data_iterator, *args, maxtext_config=maxtext_config, **kwargs
+      )
+    if checkpoint_manager and restored and is_melodi(maxtext_config):
+      restored_memory.fit(restored["items"], maxtext_config)
+    return restored, params
+
+  return replace(checkpointing, "load_state_if_possible", load)

@@ -1,0 +1,128 @@
+"""Parameters of a stock model and those that memory adds, told apart; checkpoints of both."""
+
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import fsspec
+import numpy as np
+from etils import epath
+from flax import nnx
+
+from melodi_plugin.config.parameter_names import is_memory_parameter
+
+
+def name_of(path: Any) -> str:
+  """A parameter's path as text: decoder/layers/mlp/wi_0/kernel."""
+  return "/".join(str(part) for part in path)
+
+
+def has_memory(state: Any) -> bool:
+  """Whether a model's parameters are those of a stock block with memory."""
+  return isinstance(state, nnx.State) and any(
+    is_memory_parameter(name_of(path)) for path, _ in nnx.to_flat_state(state)
+  )
+
+
+def without_memory(state: Any) -> Any:
+  """The stock model's part of a model's parameters."""
+  return state.filter(lambda path, _: not is_memory_parameter(name_of(path)))
+
+
+def shapes_of(params: Any) -> dict[str, tuple[int, ...]]:
+  """Names and shapes of the parameters in an `nnx.State`."""
+  return {name_of(path): tuple(variable.shape) for path, variable in nnx.to_flat_state(params)}
+
+
+def described_shapes(config: Any) -> dict[str, tuple[int, ...]]:
+  """Names and shapes of the parameters of a MaxText config's model; nothing is allocated."""
+  from maxtext.utils import maxtext_utils, model_creation_utils
+
+  mesh = maxtext_utils.get_mesh_from_config(config)
+  _, model = model_creation_utils.create_nnx_abstract_model(config, mesh)
+  return shapes_of(nnx.state(model, nnx.Param))
+
+
+def mismatch(
+  there: dict[str, tuple[int, ...]], here: dict[str, tuple[int, ...]]
+) -> tuple[list[str], str]:
+  """Names that a checkpoint and a model do not share in this shape, and words on the first."""
+  names = sorted(name for name in there | here if there.get(name) != here.get(name))
+  if not names:
+    return names, ""
+  in_checkpoint, in_model = (shapes.get(names[0], "missing") for shapes in (there, here))
+  return names, f"{names[0]} is {in_checkpoint} in the checkpoint and {in_model} in the model"
+
+
+def stored_shapes(path: str) -> dict[str, tuple[int, ...]]:
+  """Names and shapes of the parameters in a checkpoint: .../checkpoints/<step>, or its items.
+
+  Raises:
+    ValueError: if there is no checkpoint of MaxText's parameters.
+  """
+  import orbax.checkpoint as ocp
+
+  items = epath.Path(path) / "items"
+  try:
+    metadata: Any = ocp.PyTreeCheckpointer().metadata(items if items.exists() else path)
+    stored = metadata.item_metadata.tree["params"]
+  except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    raise ValueError(
+      f"{path} is not a checkpoint of MaxText's parameters; give <run>/checkpoints/<step>/items."
+    ) from error
+  stored = stored.get("params", stored)
+  leaves = nnx.traversals.flatten_mapping(stored)
+  return {name_of(path): tuple(leaf.shape) for path, leaf in leaves.items()}
+
+
+def read_arrays(path: str, names: Sequence[str]) -> dict[str, np.ndarray]:
+  """Some parameters of a checkpoint, without the rest of it; `names` are of `stored_shapes`."""
+  import orbax.checkpoint as ocp
+
+  metadata: Any = ocp.PyTreeCheckpointer().metadata(path)
+  tree = metadata.item_metadata.tree["params"]
+  nested = "params" in tree
+  wanted = {tuple(name.split("/")): ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
+  args = nnx.traversals.unflatten_mapping(wanted)
+  args = {"params": {"params": args} if nested else args}
+  handler = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+  restore = ocp.args.PyTreeRestore(item=args, restore_args=args, partial_restore=True)
+  found = handler.restore(path, args=restore)["params"]
+  flat = nnx.traversals.flatten_mapping(found["params"] if nested else found)
+  return {name_of(path): np.asarray(leaf) for path, leaf in flat.items()}
+
+
+def is_stock(path: str) -> bool:
+  """Whether a checkpoint holds none of memory's parameters."""
+  return not any(map(is_memory_parameter, stored_shapes(path)))
+
+
+def find_checkpoints(paths: str) -> list[str]:
+  """The checkpoints that `load_parameters_path` names, steps in ascending order.
+
+  Args:
+    paths: folders of parameters (.../items), or globs of them, joined with ','.
+
+  Raises:
+    ValueError: if a part of it names nothing.
+  """
+  found = []
+  for part in paths.split(","):
+    remote = "://" in part
+    files, pattern = fsspec.core.url_to_fs(part.strip())
+    names = sorted(files.glob(pattern), key=_by_number)
+    if not names:
+      raise ValueError(
+        f"load_parameters_path: there is no checkpoint {part.strip()}; give "
+        "<run>/checkpoints/<step>/items."
+      )
+    for name in map(str, names):
+      name = f"{name}/items" if files.isdir(f"{name}/items") else name
+      found.append(files.unstrip_protocol(name) if remote else os.path.abspath(name))
+  return found
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+  """Sorts step 200 before step 1000."""
+  return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -1,0 +1,80 @@
+"""Parameters that memory adds are told from the stock model's by their path, and nothing else."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from melodi_plugin.maxtext import weights
+
+STOCK = ("decoder/layers/mlp/wi_0/kernel", "decoder/decoder_norm/scale", "token_embedder/embedding")
+MEMORY = ("decoder/memory_layers_0_to_1/offset", "decoder/summary_embeddings")
+
+
+def state_of(names):
+  """A model's state with a parameter at every path."""
+  flat = [(tuple(name.split("/")), nnx.Param(jnp.ones((2, 3)))) for name in names]
+  return nnx.from_flat_state(flat)
+
+
+def names_of(state):
+  return {weights.name_of(path) for path, _ in nnx.to_flat_state(state)}
+
+
+def saved(folder, names, *, nested: bool) -> str:
+  """A checkpoint as MaxText's trainer nests it, or as its other commands do."""
+  import orbax.checkpoint as ocp
+
+  tree = state_of(names).to_pure_dict()
+  tree = {"params": {"params": tree} if nested else tree}
+  ocp.PyTreeCheckpointer().save(folder / "items", tree)
+  return str(folder / "items")
+
+
+@pytest.mark.parametrize("names, expected", [(STOCK, False), (STOCK + MEMORY, True)])
+def test_model_has_memory_if_one_of_its_parameters_is_memorys(names, expected):
+  assert weights.has_memory(state_of(names)) == expected
+
+
+def test_what_is_no_model_state_has_no_memory():
+  assert not weights.has_memory({"decoder": {"summary_embeddings": jnp.ones(2)}})
+
+
+def test_without_memory_is_the_stock_model():
+  assert names_of(weights.without_memory(state_of(STOCK + MEMORY))) == set(STOCK)
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_shapes_of_a_checkpoint_by_name(tmp_path, nested):
+  path = saved(tmp_path, STOCK + MEMORY, nested=nested)
+  assert weights.stored_shapes(path) == dict.fromkeys(STOCK + MEMORY, (2, 3))
+  assert weights.stored_shapes(str(tmp_path)) == weights.stored_shapes(path)  # of its folder too
+  assert not weights.is_stock(path)
+
+
+def test_checkpoint_without_memory_is_a_stock_one(tmp_path):
+  assert weights.is_stock(saved(tmp_path, STOCK, nested=True))
+
+
+@pytest.mark.parametrize("what", ["nowhere", "a file", "no parameters"])
+def test_what_is_no_checkpoint_is_refused_in_a_sentence(tmp_path, what):
+  path = tmp_path / "it"
+  if what == "a file":
+    path.write_text("")
+  elif what == "no parameters":
+    import orbax.checkpoint as ocp
+
+    ocp.PyTreeCheckpointer().save(path, {"opt_state": jnp.ones(2)})
+  with pytest.raises(
+    ValueError, match="is not a checkpoint of MaxText's parameters; give"
+  ) as error:
+    weights.stored_shapes(str(path))
+  assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
+
+
+def test_arrays_come_back_by_name(tmp_path):
+  path = saved(tmp_path, STOCK + MEMORY, nested=True)
+  found = weights.read_arrays(path, MEMORY)
+  assert {name: leaf.tolist() for name, leaf in found.items()} == dict.fromkeys(
+    MEMORY, jax.device_get(jnp.ones((2, 3))).tolist()
+  )

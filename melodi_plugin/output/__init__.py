@@ -1,0 +1,8 @@
+"""How things look: pictures, tables, files.
+
+Read in this order; each file imports only what stands above it:
+
+  figures  the looks of all pictures
+  tables   tables for the screen and as Markdown
+  files    files by name into a folder that may be remote
+"""

@@ -1,0 +1,83 @@
+"""Transformer-XL and the Memorizing Transformer against `naive_baselines.py`."""
+
+import pytest
+
+from melodi_plugin.testing.baselines import (
+  SEGMENT,
+  batch_of,
+  memorizing,
+  memory_of,
+  random_layers,
+  read,
+  transformer_xl,
+)
+from melodi_plugin.testing.checks import (
+  assert_equals_naive,
+  assert_gradient_stays_in_document,
+  assert_nan_stays_in_document,
+  assert_packed_equals_alone,
+  assert_verbs_equal_schedule,
+)
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+ALONE = dict(num_layers=1, memory_layers=(0,))
+WHOLE = dict(window_length=SEGMENT)
+XL, DENSE, NEAREST = transformer_xl(), memorizing(**ALONE), memorizing(2, **ALONE)
+CASES = {
+  "xl": (XL, "layers"),
+  "xl, windows outside": (XL, "windows"),
+  "xl, rotary": (transformer_xl(position="rotary", num_layers=1), "layers"),
+  "xl, no position": (transformer_xl(position="none", num_layers=1), "windows"),
+  "xl, reference": (transformer_xl(num_layers=1, reference_defects=True), "layers"),
+  "dense": (DENSE, "layers"),
+  "dense, windows outside": (memorizing(), "windows"),
+  # The official queue holds whole segments.
+  "dense, reference": (memorizing(queue_windows=3, reference_defects=True, **ALONE), "layers"),
+  "dense, one window": (memorizing(**WHOLE, **ALONE), "layers"),
+  "blocked": (NEAREST, "layers"),
+  "exact": (memorizing(3, exact=True, **ALONE), "layers"),
+  # The official segment is one window.
+  "blocked, reference": (memorizing(4, reference_defects=True, **WHOLE, **ALONE), "layers"),
+}
+
+
+SLOW = ("xl, reference", "dense, windows outside", "blocked, reference", "dense, one window")
+
+
+@pytest.mark.parametrize(
+  "name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in CASES]
+)
+def test_schedules_equal_naive(name):
+  config, schedule = CASES[name]
+  assert_equals_naive(config, schedule)
+
+
+@pytest.mark.slow
+def test_layers_that_are_not_scanned_equal_naive():
+  assert_equals_naive(XL, scan_layers=False)
+
+
+def test_parameters_of_a_longer_queue_read_with_a_shorter_one():
+  assert_equals_naive(DENSE, layers=random_layers(memorizing(queue_windows=4, **ALONE)))
+
+
+@pytest.mark.parametrize("config", [XL, DENSE, NEAREST], ids=["xl", "dense", "blocked"])
+class TestDocuments:
+  def test_reading_in_pieces_equals_the_schedule(self, config):
+    assert_verbs_equal_schedule(config)
+
+  def test_documents_packed_in_rows_give_what_each_gives_alone(self, config):
+    assert_packed_equals_alone(config)
+
+  def test_gradient_does_not_cross_documents(self, config):
+    assert_gradient_stays_in_document(config)
+
+  def test_nan_reaches_no_other_document_nor_the_memory(self, config):
+    assert_nan_stays_in_document(config)
+
+
+@pytest.mark.parametrize("config", [DENSE, NEAREST], ids=["dense", "blocked"])
+def test_no_gradient_reaches_the_queue_of_earlier_segments(config):
+  _, _, gradients = read(config, batch_of(config, [[-12], [-7]]), memory_of(config))
+  assert not gradients[3].any()

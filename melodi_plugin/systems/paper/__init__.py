@@ -1,0 +1,8 @@
+"""The layer of the MELODI paper.
+
+Read in this order; each file imports only what stands above it:
+
+  layer   projections, attention and feed-forward network of one layer
+  cell    how it reads a window
+  params  its parameters as an NNX module
+"""

@@ -1,0 +1,278 @@
+"""The cell's interface: three verbs and one more order of the walk."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from melodi_plugin.core.memory import LayerMemory, Memory, write
+from melodi_plugin.core.schedules.segment import read_segment
+from melodi_plugin.core.segments import plan_windows, reset, select_rows
+from melodi_plugin.systems.paper.cell import PaperCell
+from melodi_plugin.testing.tiny import (
+  assert_close,
+  document_rows,
+  random_layers,
+  random_memory,
+  stack_layers,
+  tiny_config,
+)
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+W, SEGMENT = 6, 30
+# Carried on for 3 windows, then 2 more; carried on, a document, a window of padding; one of 5.
+ROWS = [[-14, 12], [-9, 8], [30]]
+SMALL = dict(num_layers=2, short_term_layers=(0, 1), window_length=W, long_term_windows=2)
+SPECS = {
+  "paper": {},
+  "summary differs from short": dict(short_term_tokens=3),
+  "no branching": dict(summary_branching=False),
+  "no short-term memory": dict(short_term_tokens=0),
+  "no summary": dict(summary_tokens=0),
+  "empty slots masked": dict(mask_empty_slots=True),
+}
+
+
+def small_config(**changes):
+  """Two layers, the upper with a queue of two windows, which five windows overflow."""
+  return tiny_config(**(SMALL | changes))
+
+
+def draw(*shape, seed=0):
+  return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float64)
+
+
+def quick_layers(config):
+  """Random layers without initialisers, which would take longer to compile than a test."""
+  shapes = jax.eval_shape(lambda: random_layers(config, dtype=jnp.float64))
+  rng = np.random.default_rng(0)
+  # Vectors are norms and temperatures, mostly: near 1.
+  return jax.tree.map(lambda s: jnp.asarray((s.ndim == 1) + 0.4 * rng.normal(size=s.shape)), shapes)
+
+
+@functools.cache
+def inputs(config):
+  """Layers, tokens, summary, memory, positions, segment ids."""
+  layers = quick_layers(config)
+  memory = random_memory(config, len(ROWS), windows=1, dtype=jnp.float64)
+  x = draw(len(ROWS), SEGMENT, config.emb_dim)
+  summary = draw(config.summary_tokens, config.emb_dim, seed=1)
+  return layers, x, summary, memory, *document_rows(ROWS, SEGMENT, W)
+
+
+def plan(config, memory, positions, ids):
+  return plan_windows(
+    jnp.asarray(positions),
+    jnp.asarray(ids),
+    memory.windows,
+    window_length=config.window_length,
+    queue_windows=config.long_term_windows,
+  )
+
+
+def reader(config, **options):
+  """A compiled `read_segment`; outputs at padding are zeros."""
+
+  def read(layers, x, summary, memory, positions, ids, **more):
+    windows = plan(config, memory, positions, ids)
+    stages = stack_layers(layers, config, dtype=jnp.float64)
+    y, memory = read_segment(stages, config, x, summary, memory, windows, **options, **more)
+    return jnp.where(ids[..., None] > 0, y, 0), memory
+
+  return read
+
+
+# -- The three verbs ------------------------------------------------------------------------------
+
+
+def split(config, memory):
+  """The memory of every layer; the two-layer stacks here have a queue in the upper one."""
+  absent = jnp.zeros((memory.windows.shape[0], 0, config.emb_dim))
+  shorts = list(memory.short) or [absent] * 2
+  return [LayerMemory(shorts[0], absent), LayerMemory(shorts[1], memory.long[0])]
+
+
+class Verbs:
+  """What a decoder would compile: recall, a step and a close, of all layers and rows."""
+
+  def __init__(self, config, layers):
+    self.cells = [PaperCell(config, spec, jnp.float64) for spec in config.layers]
+    self.layers = layers
+    self.recall, self.step, self.close = jit(self.recall), jit(self.step), jit(self.close)
+
+  def open(self, batch):
+    return [cell.open_window(batch) for cell in self.cells]
+
+  def recall(self, memories, held):
+    stack = zip(self.cells, self.layers, memories, strict=True)
+    return [cell.recall(layer, memory, held) for cell, layer, memory in stack]
+
+  def step(self, x, place, valid, recalls, opened, reads):
+    """Reads the next tokens of the rows that have some; the open windows of others stay."""
+    after = []
+    for cell, *arguments in zip(self.cells, self.layers, recalls, opened, strict=True):
+      layer, recall, before = arguments
+      x, new = cell.context(layer, x, place, valid, recall, before)
+      after.append(select_rows(reads, new, before))
+    return x, after
+
+  def close(self, u, recalls, opened, memories, full):
+    """Closes the windows of the rows where they are full."""
+    after = []
+    for cell, *arguments in zip(self.cells, self.layers, recalls, opened, memories, strict=True):
+      layer, recall, window, memory = arguments
+      u, update = cell.close(layer, u, recall, window)
+      after.append(write(memory, update, full))
+    return u, after, select_rows(full, self.open(full.shape[0]), opened)
+
+
+def read_by_verbs(config, layers, x, summary, memory, positions, ids, size, lags):
+  """Reads rows as a server would: `size` tokens a step, row r `lags[r]` steps behind."""
+  verbs, batch = Verbs(config, layers), x.shape[0]
+  memories, held, opened = split(config, memory), np.array(memory.windows), verbs.open(batch)
+  u = jnp.broadcast_to(summary, (batch, *summary.shape))
+  y, text, offsets = np.zeros(x.shape), np.asarray(ids) > 0, np.arange(size)
+  at, recalls = np.zeros(batch, int), None  # index of the next token in the row
+  for tick in range(10 * SEGMENT):
+    for row in range(batch):
+      while at[row] < SEGMENT and not text[row, at[row] : at[row] // W * W + W].any():
+        at[row] += W  # a window of padding is not read at all
+    if (at >= SEGMENT).all():
+      break
+    reads = (at < SEGMENT) & (tick >= lags)
+    first = np.where(reads, at, 0)
+    starts = reads & (first % W == 0) & (positions[np.arange(batch), first] == 0)
+    if recalls is None or starts.any():
+      memories, held = reset(jnp.asarray(starts), memories), np.where(starts, 0, held)
+      recalls = verbs.recall(memories, jnp.asarray(held, jnp.int32))
+    index = np.arange(batch)[:, None], first[:, None] + offsets
+    place, valid = jnp.asarray(first % W, jnp.int32), jnp.asarray(text[index])
+    out, opened = verbs.step(x[index], place, valid, recalls, opened, jnp.asarray(reads))
+    y[index] = np.where((reads[:, None] & text[index])[..., None], out, y[index])
+    at += size * reads
+    # A window closes when it is full, or when the document has ended in it.
+    ended = np.array([not text[r, a : -(-a // W) * W].any() for r, a in enumerate(at)])
+    full = reads & ended
+    if full.any():
+      _, memories, opened = verbs.close(u, recalls, opened, memories, jnp.asarray(full))
+      held, at = held + full, np.where(full, -(-at // W) * W, at)
+      recalls = verbs.recall(memories, jnp.asarray(held, jnp.int32))
+  short = [leaf.short for leaf in memories] if config.short_term_tokens else list(memory.short)
+  short = jnp.stack(short) if short else memory.short
+  return y, Memory(short, memories[1].long[None], jnp.asarray(held, jnp.int32))
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_reading_in_pieces_out_of_phase_equals_the_schedule(name):
+  config = small_config(**SPECS[name])
+  arguments = inputs(config)
+  truth = jit(reader(config))(*arguments)
+  for size in (1, 3) if name == "paper" else (3,):
+    result = read_by_verbs(config, *arguments, size, lags=np.array([0, 1, 3]))
+    assert_close(result, truth, 1e-9, 1e-9)
+  assert truth[1].windows.tolist() == [2, 2, 5]
+
+
+@pytest.mark.parametrize("name", ["paper", "summary differs from short", "no summary"])
+def test_one_window_equals_context_and_close(name):
+  """Also for u and the update of the topmost layer, which nothing in a stack shows."""
+  config = small_config(**SPECS[name])
+  layers, x, _, memory, positions, ids = inputs(config)
+  cell, layer = PaperCell(config, config.layer(1), jnp.float64), layers[1]
+  u = draw(x.shape[0], config.summary_tokens, config.emb_dim, seed=2)
+
+  def window(layer, x, u, memory):
+    windows = plan(config, memory, positions, ids)
+    own = split(config, memory)[1]
+    result = cell.window(
+      layer,
+      *cell.begin(layer, own, windows),
+      x[:, :W],
+      u,
+      jax.tree.map(lambda leaf: leaf[0], windows),
+      jnp.int32(0),
+    )
+    return result.x, result.u, result.update
+
+  def verbs(layer, x, u, memory):
+    starts = jnp.asarray(positions[:, 0] == 0)
+    own, held = reset(starts, (split(config, memory)[1], memory.windows))
+    recall, opened = cell.recall(layer, own, held), cell.open_window(x.shape[0])
+    place, valid = jnp.zeros(x.shape[0], jnp.int32), jnp.asarray(ids[:, :W] > 0)
+    x, opened = cell.context(layer, x[:, :W], place, valid, recall, opened)
+    return x, *cell.close(layer, u, recall, opened)
+
+  arguments = layer, x, u, memory
+  assert_close(jit(verbs)(*arguments), jit(window)(*arguments), 1e-9, 1e-9)
+
+
+def test_tokens_of_padding_leave_no_trace_in_the_open_window():
+  config = small_config()
+  layers, x, summary, memory, *_ = inputs(config)
+  cell, layer = PaperCell(config, config.layer(1), jnp.float64), layers[1]
+  own = split(config, memory)[1]
+  u = jnp.broadcast_to(summary, (x.shape[0], *summary.shape))
+
+  def read(x, garbage):
+    recall, opened = cell.recall(layer, own, memory.windows), cell.open_window(x.shape[0])
+    x = x[:, :W].at[:, 4:].set(garbage)
+    valid = jnp.broadcast_to(jnp.arange(W) < 4, x.shape[:2])
+    place = jnp.zeros(x.shape[0], jnp.int32)
+    x, opened = cell.context(layer, x, place, valid, recall, opened)
+    return x[:, :4], *cell.close(layer, u, recall, opened)
+
+  read = jit(read)
+  assert_close(read(x, jnp.float64(1e3)), read(x, jnp.float64(-7.0)), 0.0, 0.0)
+
+
+# -- A third order of the walk --------------------------------------------------------------------
+
+
+def read_by_diagonals(config, layers, x, summary, memory, positions, ids):
+  """All cells with layer + window = t at once, by `vmap` over layers of one spec."""
+  windows, (run,) = plan(config, memory, positions, ids), config.runs()
+  cell, layer = PaperCell(config, run.spec, jnp.float64), jnp.arange(config.num_layers)
+  params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
+  before = LayerMemory(memory.short, memory.long)
+  fixed, state = jax.vmap(cell.begin, (0, 0, None))(params, before, windows)
+  num_windows = len(windows.starts)
+  x_KBWD = jnp.moveaxis(x.reshape(x.shape[0], num_windows, -1, config.emb_dim), 1, 0)
+  u_BUD = jnp.broadcast_to(summary, (x.shape[0], *summary.shape))
+  x_YBWD = jnp.zeros((config.num_layers, *x_KBWD.shape[1:]))
+  u_YBUD = jnp.zeros((config.num_layers, *u_BUD.shape))
+
+  def step(carry, t):
+    state, x, u = carry
+    index = t - layer
+    inside = (index >= 0) & (index < num_windows)
+    index = jnp.clip(index, 0, num_windows - 1).astype(jnp.int32)
+    x, u = x.at[0].set(x_KBWD[index[0]]), u.at[0].set(u_BUD)
+    own = jax.tree.map(lambda leaf: leaf[index], windows)
+    result = jax.vmap(cell.window)(params, fixed, state, x, u, own, index)
+    state = select_rows(inside, result.state, state)
+    # What a layer gives at step t, the layer above reads at step t + 1.
+    carry = state, jnp.roll(result.x, 1, 0), jnp.roll(result.u, 1, 0)
+    return carry, (result.x[-1], result.update)
+
+  steps = jnp.arange(config.num_layers + num_windows - 1)
+  (state, *_), (tops, updates) = jax.lax.scan(step, (state, x_YBWD, u_YBUD), steps)
+  when = layer + jnp.arange(num_windows)[:, None]  # window k of layer l was read at step l + k
+  updates = jax.tree.map(lambda leaf: leaf[when, layer], updates)
+  after = jax.vmap(cell.end, (0, 0, 1, None))(before, state, updates, windows)
+  y = jnp.moveaxis(tops[config.num_layers - 1 :], 0, 1).reshape(x.shape)
+  return jnp.where(ids[..., None] > 0, y, 0), after
+
+
+def test_diagonal_walk_needs_no_other_interface():
+  """Every layer here has both memories, so all are of one spec."""
+  every = (0, 1, 2)
+  config = small_config(num_layers=3, short_term_layers=every, long_term_layers=every)
+  arguments = inputs(config)
+  y, memory = jit(reader(config))(*arguments)
+  by_diagonals, after = jit(functools.partial(read_by_diagonals, config))(*arguments)
+  assert_close(by_diagonals, y, 1e-9, 1e-9)
+  assert_close(after, LayerMemory(memory.short, memory.long), 1e-9, 1e-9)

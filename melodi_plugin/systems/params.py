@@ -1,0 +1,53 @@
+"""Parameters of a token mixer, and what every module of parameters here is made with."""
+
+from typing import Any
+
+from flax import nnx
+from jax.nn import initializers
+
+from melodi_plugin.config.model import MelodiConfig
+from melodi_plugin.core.token_mixer import TokenMixer
+
+Axes = tuple[str | None, ...]
+
+kernel_init = initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+
+
+def new_param(
+  rngs: nnx.Rngs, init: initializers.Initializer, shape: tuple[int, ...], axes: Axes, dtype: Any
+) -> nnx.Param:
+  """A parameter with one logical axis per dimension."""
+  return nnx.Param(init(rngs.params(), shape, dtype), out_sharding=axes)
+
+
+def value_of(param: nnx.Param | None) -> Any:
+  """The array of a parameter that may be absent."""
+  return None if param is None else param[...]
+
+
+class TokenMixerParams(nnx.Module):
+  """One mixer from W + U tokens to `outputs` tokens, with norms where `normed`."""
+
+  def __init__(
+    self,
+    config: MelodiConfig,
+    outputs: int,
+    init: initializers.Initializer,
+    *,
+    normed: bool,
+    dtype: Any,
+    rngs: nnx.Rngs,
+  ):
+    kernel = (config.mixer_inputs, outputs)
+    norm = (config.emb_dim,)
+    self.kernel = new_param(rngs, init, kernel, (None, None), dtype)
+    self.bias = new_param(rngs, initializers.zeros, (outputs,), (None,), dtype)
+    ones = initializers.ones
+    self.context_norm = new_param(rngs, ones, norm, ("norm",), dtype) if normed else None
+    self.summary_norm = new_param(rngs, ones, norm, ("norm",), dtype) if normed else None
+
+  def parameters(self) -> TokenMixer:
+    """The arrays, for the pure functions."""
+    return TokenMixer(
+      self.kernel[...], self.bias[...], value_of(self.context_norm), value_of(self.summary_norm)
+    )

@@ -1,0 +1,64 @@
+"""The Block-Recurrent Transformer: schedules and verbs against `naive_baselines.py`."""
+
+import numpy as np
+import pytest
+
+from melodi_plugin.testing.baselines import SEGMENT, batch_of, block_recurrent, memory_of, read
+from melodi_plugin.testing.checks import (
+  assert_equals_naive,
+  assert_gradient_stays_in_document,
+  assert_nan_stays_in_document,
+  assert_packed_equals_alone,
+  assert_verbs_equal_schedule,
+)
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+BOTH = block_recurrent("lstm", "dual", num_layers=1)
+FEEDBACK = block_recurrent("bias", "skip", feedback=True, memory_layers=(1,))
+CASES = {
+  "lstm dual": (BOTH, "layers"),
+  "lstm dual, two layers": (block_recurrent("lstm", "dual"), "windows"),
+  "lstm skip": (block_recurrent("lstm", "skip", num_layers=1), "windows"),
+  "lstm single": (block_recurrent("lstm", "single", num_layers=1), "layers"),
+  "bias dual": (block_recurrent("bias", "dual", num_layers=1), "windows"),
+  "bias skip": (block_recurrent("bias", "skip", num_layers=1), "layers"),
+  "bias single": (block_recurrent("bias", "single", num_layers=1), "layers"),
+  "feedback": (FEEDBACK, "windows"),
+  "reference": (block_recurrent(num_layers=1, reference_defects=True), "layers"),
+  "one window": (block_recurrent(num_layers=1, window_length=SEGMENT), "layers"),
+}
+
+
+SLOW = ("feedback", "lstm dual, two layers", "one window", "bias single", "lstm skip", "reference")
+
+
+@pytest.mark.parametrize(
+  "name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in CASES]
+)
+def test_schedules_equal_naive(name):
+  config, schedule = CASES[name]
+  assert_equals_naive(config, schedule)
+
+
+def test_reading_in_pieces_equals_the_schedule():
+  assert_verbs_equal_schedule(BOTH)
+
+
+def test_documents_packed_in_rows_give_what_each_gives_alone():
+  assert_packed_equals_alone(BOTH)
+
+
+def test_gradient_does_not_cross_documents():
+  assert_gradient_stays_in_document(BOTH)
+
+
+def test_nan_reaches_no_other_document_nor_the_memory():
+  assert_nan_stays_in_document(BOTH)
+
+
+def test_learned_states_learn_only_where_a_document_starts():
+  *_, (layers, *_) = read(BOTH, batch_of(BOTH, [[-12], [-7]]), memory_of(BOTH))
+  assert not np.asarray(layers[0].states.initial).any()
+  *_, (layers, *_) = read(BOTH, batch_of(BOTH, [[-12], [-4, 7]]), memory_of(BOTH))
+  assert (np.abs(layers[0].states.initial).max(-1) > 1e-9).all()

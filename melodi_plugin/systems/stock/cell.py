@@ -1,0 +1,222 @@
+"""The cell around a stock block: any decoder layer that lets its attention core be replaced.
+
+The block runs its own `__call__` on [context | summary]; each of its attentions calls our core,
+which sees finished queries, keys and values (norms, RoPE and head groups are the block's business)
+and adds those of memory.  Memory never passes through the block's feed-forward network.
+
+Two things differ from the paper, because the block is trained already.  Memory is mixed from the
+layer's inputs, which its norm and projections know, not from its outputs.  And the first token of a
+window sees no memory: pretrained layers rest their attention on the first token they see, which is
+such a sink only as long as it sees nothing but itself (Xiao et al., ICLR 2024).
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from melodi_plugin.core.array_typing import Array, Bool, Float, Heads, Int, Key
+from melodi_plugin.core.attention import wide_dtype
+from melodi_plugin.core.cell import Slots, of_heads
+from melodi_plugin.core.token_mixer import TokenMixer
+from melodi_plugin.core.window_cell import Arrange, MelodiCell
+
+MASKED_LOGIT = -1e30
+
+KeyHeads = Float[Array, "B t G H"]  # fewer heads of keys and values than of queries
+Core = Callable[[Heads, KeyHeads, KeyHeads], Heads]
+
+
+class Attention(NamedTuple):
+  """What one attention of a block does besides softmax(q.k) v, between context tokens."""
+
+  sliding_window: int | None = None  # tokens that a query sees, itself included
+  soft_cap: float | None = None  # logits l become cap * tanh(l / cap)
+
+
+class Block(Protocol):
+  """A decoder layer of somebody else, as a pure function of its parameters."""
+
+  @property
+  def attentions(self) -> tuple[Attention, ...]:
+    """Its attentions, in the order in which it calls them."""
+    ...
+
+  @property
+  def looks_up_positions(self) -> bool:
+    """Whether it indexes a table with positions, so that they must not be negative."""
+    ...
+
+  def __call__(
+    self, params: Any, tokens: Array, positions: Array, cores: Sequence[Core]
+  ) -> Float[Array, "B t D"]:
+    """The layer's outputs, with `cores[i]` in the place of its attention i."""
+    ...
+
+  def project(
+    self, params: Any, tokens: Array, positions: Array
+  ) -> list[tuple[KeyHeads, KeyHeads]]:
+    """Every attention's keys and values of tokens."""
+    ...
+
+
+class StockLayer(NamedTuple):
+  """Parameters of one layer: the block's own, and what memory adds.  A counts its attentions."""
+
+  block: Any
+  offset: Float[Array, "*Y A N"] | None  # added to the logits of short-term memory
+  gate: Float[Array, "*Y A N H"] | None
+  summary_mixer: TokenMixer | None
+  short_mixer: TokenMixer | None
+  long_mixer: TokenMixer | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StockCell(MelodiCell[StockLayer]):
+  """Reads windows with a stock block.  Keys and values of all its attentions are stored side by
+  side, in the order in which the block calls them.
+  """
+
+  mixes_inputs: ClassVar[bool] = True
+  block: Any  # a Block
+
+  def project_short(
+    self, params: StockLayer, tokens: Float[Array, "B S D"], key: Key | None
+  ) -> tuple[Heads, Heads]:
+    """See `MelodiCell.project_short`: the S places before the window."""
+    positions = self._positions(jnp.arange(tokens.shape[1], dtype=jnp.int32)[None])
+    return self._project(params, tokens, positions)
+
+  def project_long(
+    self, params: StockLayer, tokens: Float[Array, "B t D"], key: Key | None
+  ) -> tuple[Heads, Heads]:
+    """See `MelodiCell.project_long`: every slot stands where the window begins."""
+    here = jnp.full((1, tokens.shape[1]), self.spec.short_tokens, jnp.int32)
+    return self._project(params, tokens, self._positions(here))
+
+  def read(
+    self,
+    params: StockLayer,
+    tokens: Float[Array, "B t D"],
+    places: Int[Array, "B t"] | None,
+    arrange: Arrange,
+    long: Slots,
+    key: Key | None,
+  ) -> tuple[Float[Array, "B t D"], Slots]:
+    """See `MelodiCell.read`.  Stock blocks have no dropout here, so `key` is not used."""
+    if places is None:
+      end = self.spec.short_tokens + self.config.mixer_inputs
+      places = jnp.arange(end - tokens.shape[1], end, dtype=jnp.int32)[None]
+    rows: list[Slots] = []
+
+    def core(index: int) -> Core:
+      heads = slice(index * self.config.num_kv_heads, (index + 1) * self.config.num_kv_heads)
+
+      def attend(query: Heads, new_key: KeyHeads, new_value: KeyHeads) -> Heads:
+        row = arrange(new_key, new_value, heads)
+        rows.append(row)
+        return self._attend(params, index, query, places, row, of_heads(long, heads))
+
+      return attend
+
+    cores = [core(index) for index in range(len(self.block.attentions))]
+    tokens = self.block(params.block, tokens, self._positions(places), cores)
+    keys, values, visible = zip(*rows, strict=True)
+    return tokens, Slots(jnp.concatenate(keys, 2), jnp.concatenate(values, 2), visible[0])
+
+  def _positions(self, places: Int[Array, "B t"]) -> Int[Array, "B t"]:
+    """Positions as the block's RoPE sees them: 0 where the window begins, if it can count down."""
+    shift = 0 if self.block.looks_up_positions else self.spec.short_tokens
+    return places - shift
+
+  def _project(
+    self, params: StockLayer, tokens: Float[Array, "B t D"], positions: Int[Array, "1 t"]
+  ) -> tuple[Heads, Heads]:
+    if not tokens.shape[1]:
+      empty = jnp.zeros(
+        (tokens.shape[0], 0, self.config.stored_heads, self.config.head_dim), self.dtype
+      )
+      return empty, empty
+    positions = jnp.broadcast_to(positions, tokens.shape[:2])
+    keys, values = zip(*self.block.project(params.block, tokens, positions), strict=True)
+    return jnp.concatenate(keys, axis=2), jnp.concatenate(values, axis=2)
+
+  def _attend(
+    self,
+    params: StockLayer,
+    index: int,
+    query: Heads,
+    places: Int[Array, "#B t"],
+    row: Slots,
+    long: Slots,
+  ) -> Heads:
+    """Attention `index` of the block over the row, and through the gate over the queue."""
+    attention = self.block.attentions[index]
+    offset = None if params.offset is None else params.offset[index]
+    bias = None
+    if offset is not None:
+      in_memory = jnp.arange(row.key.shape[1], dtype=jnp.int32) < self.spec.short_tokens
+      bias = jnp.where(in_memory, offset[:, None].astype(jnp.float32), 0.0)
+    visible = row.visible[:, None] & self._seen(attention, places, row.key.shape[1])
+    own = grouped_attention(query, row, visible, attention.soft_cap, bias)
+    if params.gate is None:
+      return own
+    cross = grouped_attention(query, long, long.visible[:, None], attention.soft_cap, None)
+    reads = long.visible.any(-1)[:, None] & (places != self.spec.short_tokens)
+    return mix_in(params.gate[index], own, cross, reads)
+
+  def _seen(
+    self, attention: Attention, places: Int[Array, "B t"], slots: int
+  ) -> Bool[Array, "B t s"]:
+    """Which places of the row a query sees: earlier ones and its own.
+
+    The window's first token sees itself only.  A sliding window holds between context tokens only;
+    memory and summary tokens see and are seen.
+    """
+    key_place, place = jnp.arange(slots, dtype=jnp.int32), places[..., None]
+    first, end = self.spec.short_tokens, self.spec.short_tokens + self.config.window_length
+    seen = (key_place <= place) & ((key_place >= first) | (place != first))
+    if attention.sliding_window is not None:
+      near = place - key_place < attention.sliding_window
+      seen &= near | (key_place < first) | (place >= end)
+    return seen
+
+
+def grouped_attention(
+  query: Heads,
+  slots: Slots,
+  visible: Bool[Array, "#B #t s"],
+  soft_cap: float | None,
+  bias: Float[Array, "N s"] | None,
+) -> Heads:
+  """softmax(q.k + bias) v with N query heads in as many groups as there are heads of keys.
+
+  Queries come scaled.  Logits and softmax are at least float32; a query that sees nothing gets
+  some mean of the values.
+  """
+  batch, queries, num_heads, head_dim = query.shape
+  groups = slots.key.shape[2]
+  wide = wide_dtype(query)
+  grouped = query.reshape(batch, queries, groups, num_heads // groups, head_dim)
+  logits = jnp.einsum("BtGRH,BsGH->BGRts", grouped, slots.key, preferred_element_type=wide)
+  if soft_cap:
+    logits = soft_cap * jnp.tanh(logits / soft_cap)
+  if bias is not None:
+    logits += bias.reshape(groups, num_heads // groups, 1, -1).astype(wide)
+  logits = jnp.where(visible[:, None, None], logits, MASKED_LOGIT)
+  weights = jax.nn.softmax(logits, axis=-1).astype(slots.value.dtype)
+  out = jnp.einsum("BGRts,BsGH->BtGRH", weights, slots.value)
+  return out.reshape(query.shape)
+
+
+def mix_in(
+  gate: Float[Array, "N H"], own: Heads, cross: Heads, reads: Bool[Array, "#B t"]
+) -> Heads:
+  """Computes own + (1 - sigmoid(gate)) * (cross - own); `own` itself for tokens that read no queue.
+
+  The paper's gate, but one that cannot harm: a convex mix with nothing would shrink `own`.
+  """
+  share = jax.nn.sigmoid(-gate.astype(jnp.float32)).astype(own.dtype)
+  return own + jnp.where(reads[..., None, None], share * (cross - own), 0)

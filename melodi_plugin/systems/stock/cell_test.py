@@ -1,0 +1,243 @@
+"""The cell around a stock block, with a block of a few lines: against loops, and its verbs."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from melodi_plugin.core.cell import Slots
+from melodi_plugin.core.memory import write
+from melodi_plugin.core.schedules.segment import read_segment
+from melodi_plugin.core.schedules.segment_test import value_and_grads
+from melodi_plugin.core.segments import reset, select_rows
+from melodi_plugin.systems.paper.cell_test import draw, jit, plan, split
+from melodi_plugin.systems.stock.cell import grouped_attention
+from melodi_plugin.testing.stock import (
+  SEGMENT,
+  W,
+  cell_of,
+  random_stock_layers,
+  slow_read,
+  stages,
+  stock_config,
+)
+from melodi_plugin.testing.tiny import assert_close, document_rows, random_memory
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+ROWS = [[-9, 4], [16]]  # carried on for two windows, then another document; one of three windows
+SPECS = {
+  "both memories": {},
+  "no branching": dict(summary_branching=False, short_term_tokens=4),
+  "no short-term memory": dict(short_term_tokens=0),
+  "no summary": dict(summary_tokens=0),
+  "no queue": dict(long_term_layers=()),
+}
+
+
+def reader(config, schedule="layers", **options):
+  """`read_segment`; outputs at padding are zeros."""
+
+  def read(layers, x, summary, memory, positions, ids):
+    windows = plan(config, memory, positions, ids)
+    y, memory = read_segment(
+      stages(layers, config, **options), config, x, summary, memory, windows, schedule=schedule
+    )
+    return jnp.where(ids[..., None] > 0, y, 0), memory
+
+  return read
+
+
+@functools.cache
+def inputs(config):
+  """Layers, tokens, summary, memory, positions, segment ids."""
+  memory = random_memory(config, len(ROWS), windows=2, dtype=jnp.float64)
+  x = draw(len(ROWS), SEGMENT, config.emb_dim)
+  summary = draw(config.summary_tokens, config.emb_dim, seed=1)
+  return random_stock_layers(config), x, summary, memory, *document_rows(ROWS, SEGMENT, W)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_schedules_equal_loops(name):
+  config = stock_config(**SPECS[name])
+  layers, x, summary, memory, positions, ids = inputs(config)
+  slow = slow_read(config, positions, ids, np.asarray(memory.windows))
+  truth = slow(layers, x, summary, memory)
+  for schedule in ("layers", "windows"):
+    assert_close(jit(reader(config, schedule))(*inputs(config)), truth, 1e-9, 1e-9)
+
+
+@pytest.mark.slow  # uv run pytest -m slow melodi_plugin/stock_cell_test.py
+def test_gradients_equal_those_of_loops():
+  config = stock_config()
+  layers, x, summary, memory, *document = inputs(config)
+  x, positions, ids = (leaf[:, : 2 * W] for leaf in (x, *document))
+  slow = slow_read(config, positions, ids, np.asarray(memory.windows))
+  arguments = layers, x, summary, memory, draw(*x.shape, seed=3)
+  truth = value_and_grads(slow, *arguments)
+  for schedule in ("layers", "windows"):
+    fast = reader(config, schedule)
+    found = jit(lambda *args, fast=fast: value_and_grads(fast, *args))(*arguments, positions, ids)
+    assert_close(found, truth, 1e-6, 1e-6)  # gates and offsets are read in float32
+
+
+# -- The three verbs -------------------------------------------------------------------------------
+
+
+def by_window(config, x, u, memory, positions, ids, **options):
+  """The first window of the rows in the upper layer: outputs, u, update."""
+  spec = config.layer(1)
+  cell, layer = cell_of(config, spec, **options), random_stock_layers(config)[1]
+
+  @jit
+  def read(layer, x, u, memory):  # a constant gate would be rounded by the compiler
+    windows, own = plan(config, memory, positions, ids), split(config, memory)[1]
+    first = jax.tree.map(lambda leaf: leaf[0], windows)
+    fixed, state = cell.begin(layer, own, windows)
+    result = cell.window(layer, fixed, state, x[:, :W], u, first, jnp.int32(0))
+    return jnp.where(ids[:, :W, None] > 0, result.x, 0), result.u, result.update, result.state.short
+
+  return read(layer, x, u, memory)
+
+
+def by_verbs(config, x, u, memory, positions, ids, chunks, lags, **options):
+  """The same by recall, context, close and write; row r begins `lags[r]` chunks later."""
+  spec = config.layer(1)
+  cell, layer = cell_of(config, spec, **options), random_stock_layers(config)[1]
+  starts, batch = jnp.asarray(positions[:, 0] == 0), len(positions)
+  own, held = reset(starts, (split(config, memory)[1], memory.windows))
+  recall, opened = jit(cell.recall)(layer, own, held), cell.open_window(batch)
+  context = jit(cell.context)
+  edges, y = np.concatenate([[0], np.cumsum(chunks)]), np.zeros((batch, W, config.emb_dim))
+  for tick in range(len(chunks) + max(lags)):
+    turn = tick - np.asarray(lags)
+    reads = (turn >= 0) & (turn < len(chunks))
+    # Rows out of phase: in one call they read other chunks of the window, of one size.
+    size = {chunks[t] for t in turn[reads]}
+    for length in size:
+      own_rows = reads & (np.asarray([chunks[t % len(chunks)] for t in turn]) == length)
+      place = np.where(own_rows, edges[turn % len(chunks)], 0)
+      index = np.arange(batch)[:, None], place[:, None] + np.arange(length)
+      valid = (ids[index] > 0) & own_rows[:, None]
+      out, new = context(
+        layer, x[index], jnp.asarray(place, jnp.int32), jnp.asarray(valid), recall, opened
+      )
+      opened = select_rows(jnp.asarray(own_rows), new, opened)
+      y[index] = np.where(valid[..., None], out, y[index])
+  u, update = jit(cell.close)(layer, u, recall, opened)
+  return jnp.asarray(y), u, update, write(own, update, jnp.ones(batch, bool)).short
+
+
+@pytest.mark.parametrize("chunks", [[1] * W, [2, 1, 3], [W]], ids=str)
+@pytest.mark.parametrize("looks_up", [False, True], ids=["counts down", "looks positions up"])
+def test_reading_in_pieces_out_of_phase_equals_one_window(chunks, looks_up):
+  config = stock_config()
+  _, x, _, memory, positions, ids = inputs(config)
+  ids = np.where(np.arange(SEGMENT) < np.array([[SEGMENT], [4]]), ids, 0)  # row 1 ends after 4
+  u = draw(len(ROWS), config.summary_tokens, config.emb_dim, seed=2)
+  arguments = config, x, u, memory, positions, ids
+  expected = by_window(*arguments, looks_up_positions=looks_up)
+  found = by_verbs(*arguments, chunks, [0, 1], looks_up_positions=looks_up)
+  assert_close(found, expected, 1e-9, 1e-9)
+
+
+@pytest.mark.parametrize("schedule", ["layers", "windows"])
+def test_block_that_looks_positions_up_gives_the_same(schedule):
+  """The fake one subtracts what the cell adds, and never sees a negative index."""
+  config = stock_config()
+  plain, shifted = (
+    jit(reader(config, schedule, looks_up_positions=flag))(*inputs(config))
+    for flag in (False, True)
+  )
+  assert_close(shifted, plain, 1e-12, 1e-12)
+
+
+# -- Who sees what ---------------------------------------------------------------------------------
+
+
+@functools.cache
+def sensitivity():
+  """d(outputs of every token) / d(short-term memory, queue, tokens), summed over channels."""
+  config = stock_config()
+  layers, x, summary, memory, positions, ids = inputs(config)
+  read = reader(config)
+
+  def outputs(x, short, long):
+    own = memory._replace(short=short, long=long)
+    y, _ = read(layers, x, summary, own, positions, ids)
+    return (y * draw(config.emb_dim, seed=4)).sum(-1)
+
+  jacobians = jit(jax.jacrev(outputs, argnums=(0, 1, 2)))(x, memory.short, memory.long)
+  return [np.asarray(leaf) for leaf in jacobians]
+
+
+def test_first_token_of_a_window_sees_nothing_but_itself_and_the_others_see_memory():
+  by_x, by_short, by_long = sensitivity()
+  assert not by_short[0, 0].any() and not by_long[0, 0].any()
+  for token in range(1, W):
+    assert by_short[0, token, :, 0].any(axis=-1).all()  # in both layers, every slot
+    assert by_long[0, token, :, 0].any(axis=-1).all()
+  assert by_x[0, 0, 0, 0].any() and not by_x[0, 0, 0, 1:].any()
+  # The first token of the second window is not moved by the first window.
+  assert not by_x[0, W, 0, :W].any() and by_x[0, W + 1, 0, :W].any()
+
+
+def test_gradient_is_exactly_zero_across_documents_rows_and_padding():
+  by_x, by_short, by_long = sensitivity()
+  assert not by_x[0, :, 1].any() and not by_x[1, :, 0].any()
+  second = slice(2 * W, 2 * W + 4)  # of row 0: another document
+  assert not by_x[0, second, 0, : 2 * W].any()
+  assert not by_short[0, second].any() and not by_long[0, second].any()
+  assert not by_short[1].any() and not by_long[1].any()  # row 1 starts a document
+  assert not by_x[0, second, 0, 9 : 2 * W].any()  # padding
+  assert not by_x[0, :9, 0, 9:].any()
+
+
+def test_documents_packed_in_a_row_give_what_each_gives_alone():
+  config = stock_config()
+  layers, x, summary, memory, positions, ids = inputs(config)
+  y, after = jit(reader(config))(layers, x, summary, memory, positions, ids)
+  alone_positions, alone_ids = document_rows([[-9], [4]], SEGMENT, W)
+  apart = jnp.stack([x[0], jnp.roll(x[0], -2 * W, axis=0)])
+  arguments = layers, apart, summary, memory, alone_positions, alone_ids
+  alone, alone_after = jit(reader(config))(*arguments)
+  assert_close(y[0, :9], alone[0, :9], 1e-12, 1e-12)
+  assert_close(y[0, 2 * W : 2 * W + 4], alone[1, :4], 1e-12, 1e-12)
+  last = lambda memory, row: (memory.short[:, row], memory.long[:, row], memory.windows[row])  # noqa: E731
+  assert_close(last(after, 0), last(alone_after, 1), 1e-12, 1e-12)
+
+
+def test_memory_that_is_hidden_has_finite_gradients_and_no_say():
+  config = stock_config()
+  layers, x, summary, memory, positions, ids = inputs(config)
+  hidden = [
+    layer._replace(
+      offset=jnp.full_like(layer.offset, -math.inf),
+      gate=None if layer.gate is None else jnp.full_like(layer.gate, math.inf),
+    )
+    for layer in layers
+  ]
+
+  def loss(layers, x, short, long):
+    own = memory._replace(short=short, long=long)
+    y, _ = reader(config)(layers, x, summary, own, positions, ids)
+    return jnp.sum(jnp.sin(y))
+
+  grads = jit(jax.grad(loss, argnums=(0, 1, 2, 3)))(hidden, x, memory.short, memory.long)
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+  assert not grads[2].any() and not grads[3].any() and grads[1].any()
+
+
+def test_grouped_attention_equals_attention_with_repeated_keys():
+  query, key, value = (draw(2, 5, n, 4, seed=n) for n in (6, 2, 2))
+  key, value = key, draw(2, 5, 2, 4, seed=9)
+  visible = jnp.tril(jnp.ones((1, 5, 5), bool))
+  bias = draw(6, 5, seed=8)
+  found = grouped_attention(query, Slots(key, value, visible[:, 0]), visible, 2.0, bias)
+  key, value = (jnp.repeat(leaf, 3, axis=2) for leaf in (key, value))
+  logits = 2.0 * jnp.tanh(jnp.einsum("btnh,bsnh->bnts", query, key) / 2.0) + bias[None, :, None]
+  weights = jax.nn.softmax(jnp.where(visible[:, None], logits, -jnp.inf))
+  assert_close(found, jnp.einsum("bnts,bsnh->btnh", weights, value), 1e-12, 1e-12)

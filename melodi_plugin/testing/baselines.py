@@ -1,0 +1,180 @@
+"""Small models of the systems that MELODI is compared with, and two segments to read."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from melodi_plugin.config.model import MelodiConfig, Neighbors, Recurrence, Run
+from melodi_plugin.config.systems import BLOCK_RECURRENT, MEMORIZING, TRANSFORMER_XL
+from melodi_plugin.core.memory import Memory
+from melodi_plugin.core.schedules.segment import Stage, read_segment
+from melodi_plugin.core.segments import plan_windows
+from melodi_plugin.reference import baselines as naive_baselines
+from melodi_plugin.systems.table import filling
+from melodi_plugin.testing.tiny import document_rows, random_memory
+
+SIZES: dict[str, Any] = dict(
+  num_layers=2, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=32, window_length=4, position="t5"
+)
+W, SEGMENT, BATCH = 4, 12, 2
+# What two consecutive segments hold.  Row 0: carried on, a document of 7 tokens; one shorter than a
+# window, another one, and a window of padding.  Row 1: carried on with 3 tokens, then a document of
+# five windows, which no queue here holds.
+ROWS = ([[-4, 7], [-3, 8]], [[3, 4], [-12]])
+ONE_WINDOW = ([[-7], [12]], [[5], [-3]])  # the same for one window per segment
+# Compiling well would take longer than running.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def transformer_xl(**changes: Any) -> MelodiConfig:
+  """Two equal layers."""
+  return MelodiConfig.baseline(TRANSFORMER_XL, **(SIZES | changes))
+
+
+def memorizing(count: int = 0, exact: bool = False, **changes: Any) -> MelodiConfig:
+  """A queue of two windows in the upper layer; `count` neighbors."""
+  sizes: dict[str, Any] = SIZES | dict(memory_layers=(1,), queue_windows=2) | changes
+  return MelodiConfig.baseline(MEMORIZING, neighbors=Neighbors(count, exact), **sizes)
+
+
+def block_recurrent(
+  gate: str = "bias", cell: str = "skip", feedback: bool = False, **changes: Any
+) -> MelodiConfig:
+  """Three states in the lower layer."""
+  sizes: dict[str, Any] = SIZES | dict(memory_layers=(0,), states=3) | changes
+  recurrence = Recurrence(gate, cell, feedback)
+  return MelodiConfig.baseline(BLOCK_RECURRENT, recurrence=recurrence, **sizes)
+
+
+def random_layers(config: MelodiConfig, seed: int = 0, dtype: Any = jnp.float64) -> list[Any]:
+  """Layers off their initial values, so that a missing term shows; one head's temperatures < 0."""
+  rng = np.random.default_rng(seed)
+
+  def parameters(spec) -> Any:
+    with nnx.use_eager_sharding(False):  # there is no mesh here
+      module = filling(config, spec).params(config, spec, dtype=dtype, rngs=nnx.Rngs(0))
+    return module.parameters()
+
+  def draw(path, leaf) -> jax.Array:
+    vector = leaf.ndim == 1  # norms and temperatures, mostly: near 1
+    values = vector + 0.4 * rng.normal(size=leaf.shape)
+    if "temperature" in jax.tree_util.keystr(path):
+      values[0] *= -1.5
+    return jnp.asarray(values, dtype)
+
+  # Without initialisers, which would take longer to compile than a test.
+  shapes = [jax.eval_shape(lambda spec=spec: parameters(spec)) for spec in config.layers]
+  return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def stack_layers(
+  layers: list[Any], config: MelodiConfig, scan_layers: bool = True, dtype: Any = jnp.float64
+) -> list[Stage]:
+  """Stages for `schedule.read_segment` from one parameter tuple per layer."""
+
+  def stage(run: Run) -> Stage:
+    own = layers[run.first : run.first + run.length]
+    params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *own)
+    return Stage(run, filling(config, run.spec).cell(config, run.spec, dtype), params)
+
+  return [stage(run) for run in config.runs(scan_layers)]
+
+
+def draw(seed: int, *shape: int) -> np.ndarray:
+  """Normal numbers."""
+  return np.random.default_rng(seed).normal(size=shape)
+
+
+def memory_of(config: MelodiConfig, seed: int = 0) -> Memory:
+  """A memory of two windows in every row."""
+  return random_memory(config, BATCH, seed, dtype=jnp.float64)
+
+
+def fast(config: MelodiConfig, schedule: str = "layers", scan_layers: bool = True):
+  """`schedule.read_segment`; outputs at padding are zeros."""
+
+  def read(layers, x, memory: Memory, positions, ids):
+    windows = plan_windows(
+      positions,
+      ids,
+      memory.windows,
+      window_length=config.window_length,
+      queue_windows=config.long_term_windows,
+    )
+    stages = stack_layers(layers, config, scan_layers, x.dtype)
+    summary = jnp.zeros((0, config.emb_dim), x.dtype)
+    y, memory = read_segment(stages, config, x, summary, memory, windows, schedule=schedule)
+    return jnp.where(ids[..., None] > 0, y, 0), memory
+
+  return read
+
+
+def value_and_grads(read, layers, x, memory: Memory, weights, share, positions, ids):
+  """Outputs, memory after, and gradients of a loss that sees outputs and a share of memory."""
+
+  def loss(layers, x, short, long):
+    y, after = read(layers, x, memory._replace(short=short, long=long), positions, ids)
+    reads = [jnp.sum(jnp.sin(leaf)) for leaf in (after.short, after.long)]
+    return jnp.sum(y * weights) + share * sum(reads), (y, after)
+
+  gradients, (y, after) = jax.grad(loss, argnums=(0, 1, 2, 3), has_aux=True)(
+    layers, x, memory.short, memory.long
+  )
+  return y, after, gradients
+
+
+@functools.cache
+def compiled(config: MelodiConfig, schedule: str = "layers", scan_layers: bool = True):
+  """`value_and_grads` of the fast path."""
+  return jit(functools.partial(value_and_grads, fast(config, schedule, scan_layers)))
+
+
+class Batch(NamedTuple):
+  """One segment of `BATCH` rows; padding holds noise, of weight zero."""
+
+  x: jax.Array
+  weights: jax.Array
+  positions: np.ndarray
+  ids: np.ndarray
+
+
+def batch_of(config: MelodiConfig, documents: list[list[int]], seed: int = 0) -> Batch:
+  """Random tokens; see `testing.document_rows`."""
+  positions, ids = document_rows(documents, SEGMENT, config.window_length)
+  shape = (BATCH, SEGMENT, config.emb_dim)
+  weights = np.where(ids[..., None] > 0, draw(seed + 1, *shape), 0)
+  return Batch(jnp.asarray(draw(seed, *shape)), jnp.asarray(weights), positions, ids)
+
+
+def read(config: MelodiConfig, batch: Batch, memory: Memory | None = None, share: float = 0.0):
+  """What the fast path makes of a batch."""
+  memory = memory_of(config) if memory is None else memory
+  return compiled(config)(random_layers(config), batch.x, memory, batch.weights, share, *batch[2:])
+
+
+@functools.cache
+def truth(config: MelodiConfig) -> list[tuple]:
+  """What `naive_baselines` makes of two segments, the second with the memory of the first."""
+  layers, memory, results = random_layers(config), memory_of(config), []
+  for seed, documents in enumerate(rows_of(config)):
+    batch, windows = batch_of(config, documents, seed), np.asarray(memory.windows)
+
+    def read_naively(layers, x, memory, positions, ids, windows=windows):
+      # Loops of Python need to know documents.
+      memory = memory._replace(windows=windows)
+      return naive_baselines.read_segment(layers, config, x, memory, positions, ids)
+
+    results.append(
+      value_and_grads(read_naively, layers, batch.x, memory, batch.weights, 1.0, *batch[2:])
+    )
+    memory = results[-1][1]
+  return results
+
+
+def rows_of(config: MelodiConfig) -> tuple:
+  """The documents of the two segments."""
+  return ROWS if config.window_length == W else ONE_WINDOW

@@ -1,0 +1,131 @@
+"""Small models, random inputs and comparisons for tests, ours and yours."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from melodi_plugin.config.keys import MelodiKeys
+from melodi_plugin.config.model import MelodiConfig, Run
+from melodi_plugin.core.memory import Memory, empty_memory
+from melodi_plugin.core.schedules.segment import Stage
+from melodi_plugin.systems.paper.layer import PaperLayer
+from melodi_plugin.systems.paper.params import PaperLayerParams
+from melodi_plugin.systems.table import filling
+
+TINY = dict(
+  num_layers=3,
+  emb_dim=16,
+  num_heads=2,
+  head_dim=8,
+  mlp_dim=32,
+  window_length=8,
+  summary_tokens=4,
+  short_term_tokens=4,
+  long_term_increment=2,
+  long_term_windows=3,
+  long_term_layers=(1,),
+  short_term_layers=(0, 1, 2),
+)
+
+
+def tiny_config(**changes: Any) -> MelodiConfig:
+  """Three layers of width 16, windows of 8 tokens, a queue of three windows in layer 1."""
+  return MelodiConfig(**{**TINY, **changes})
+
+
+def from_keys(**keys: Any) -> MelodiConfig:
+  """A config as MaxText would make it: its own sizes, and our keys after their checks."""
+  sizes = dict(
+    num_decoder_layers=4,
+    emb_dim=16,
+    num_query_heads=2,
+    num_kv_heads=2,
+    head_dim=8,
+    mlp_dim=32,
+    dropout_rate=0.25,
+    decoder_block="melodi",
+  )
+  return MelodiConfig.from_maxtext(SimpleNamespace(**sizes, **MelodiKeys(**keys).model_dump()))
+
+
+def random_layers(
+  config: MelodiConfig, seed: int = 0, dtype: Any = jnp.float32
+) -> list[PaperLayer]:
+  """Layers moved off their initial values, so that a missing term shows; one temperature < 0."""
+  layers = []
+  for index, spec in enumerate(config.layers):
+    with nnx.use_eager_sharding(False):  # there is no mesh here
+      module = PaperLayerParams(config, spec, dtype=dtype, rngs=nnx.Rngs(seed + index))
+    noise = np.random.default_rng(seed + index)
+    layer = jax.tree.map(
+      lambda leaf, noise=noise: leaf + 0.2 * jnp.asarray(noise.normal(size=leaf.shape), leaf.dtype),
+      module.parameters(),
+    )
+    layers.append(layer._replace(temperature=layer.temperature.at[0].multiply(-1.5)))
+  return layers
+
+
+def stack_layers(
+  layers: list, config: MelodiConfig, scan_layers: bool = True, dtype: Any = jnp.float32
+) -> list[Stage]:
+  """Stages for `schedule.read_segment` from one parameter tuple per layer."""
+
+  def stage(run: Run) -> Stage:
+    own = layers[run.first : run.first + run.length]
+    params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *own)
+    return Stage(run, filling(config, run.spec).cell(config, run.spec, dtype), params)
+
+  return [stage(run) for run in config.runs(scan_layers)]
+
+
+def random_memory(
+  config: MelodiConfig, batch: int, seed: int = 0, windows: int = 2, dtype: Any = jnp.float32
+) -> Memory:
+  """A memory as `windows` windows would leave it: older slots of the queue are still empty."""
+  empty, rng = empty_memory(config, batch), np.random.default_rng(seed)
+  short, long = (rng.normal(size=leaf.shape).astype(dtype) for leaf in (empty.short, empty.long))
+  long[:, :, : max(0, config.queue_tokens - windows * config.long_term_increment)] = 0
+  return Memory(jnp.asarray(short), jnp.asarray(long), jnp.full_like(empty.windows, windows))
+
+
+def document_rows(
+  rows: list[list[int]], segment: int, window: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Positions and segment ids (B, T) of rows of documents.
+
+  Args:
+    rows: per row the lengths of its documents; a negative first length continues a document that
+      began two windows before this segment.
+    segment: T.
+    window: W; every document starts at a window boundary.
+  """
+  positions, ids = np.zeros((2, len(rows), segment), np.int32)
+  for row, lengths in enumerate(rows):
+    at = 0
+    for number, length in enumerate(lengths, start=1):
+      first = 2 * window if length < 0 else 0
+      stop = min(at + abs(length), segment)
+      positions[row, at:stop] = first + np.arange(stop - at)
+      ids[row, at:stop] = number
+      at = -(-stop // window) * window
+  return positions, ids
+
+
+def assert_close(
+  actual: Any, expected: Any, absolute: float = 2e-5, relative: float = 2e-4
+) -> None:
+  """Compares trees leaf by leaf, naming the leaf that differs: |Δ| <= absolute + relative·|ref|."""
+  flat, treedef = jax.tree_util.tree_flatten_with_path(expected)
+  assert jax.tree.structure(actual) == treedef, f"{jax.tree.structure(actual)} != {treedef}"
+  for (path, want), got in zip(flat, jax.tree.leaves(actual), strict=True):
+    np.testing.assert_allclose(
+      np.asarray(got),
+      np.asarray(want),
+      rtol=relative,
+      atol=absolute,
+      err_msg=jax.tree_util.keystr(path),
+    )

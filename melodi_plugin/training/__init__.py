@@ -1,0 +1,9 @@
+"""How the paper trains: its optimizer and schedule; and what a run shows of its progress.
+
+Read in this order; each file imports only what stands above it:
+
+  adafactor        optax's Adafactor, for every layer of a scanned stack
+  optimizer_state  which parameters are stacks, and the logical axes of their moments
+  learning_rate    warm-up and cosine on one axis of steps
+  progress         step, loss, tokens per second, time left
+"""
