@@ -25,8 +25,31 @@ The rooms, in the order in which to read them; each file imports only what stand
   testing/      small models and stand-ins for tests; not in the wheel
 """
 
-from melodi_plugin.config.keys import MelodiKeys
-from melodi_plugin.config.model import MelodiConfig
-from melodi_plugin.maxtext.registration import UnsupportedHost, register, unregister
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+  from melodi_plugin.config.keys import MelodiKeys
+  from melodi_plugin.config.model import MelodiConfig
+  from melodi_plugin.maxtext.registration import UnsupportedHost, register, unregister
 
 __all__ = ["MelodiConfig", "MelodiKeys", "UnsupportedHost", "register", "unregister"]
+
+# Imported when first asked for: `melodi --help` must wait for neither JAX nor MaxText.
+_HOMES = {
+  "MelodiKeys": "config.keys",
+  "MelodiConfig": "config.model",
+  "UnsupportedHost": "maxtext.registration",
+  "register": "maxtext.registration",
+  "unregister": "maxtext.registration",
+}
+
+
+def __getattr__(name: str) -> Any:
+  if name not in _HOMES:
+    raise AttributeError(f"module {__name__} has no attribute {name}")
+  return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+  return sorted({*globals(), *__all__})
