@@ -26,19 +26,19 @@ from melodi_plugin.output.files import write_files
 
 def find_rows(request: Request) -> list[Row]:
   """Reads and checks all configs, also as evaluate_with changes them, before anything is run."""
+  names = dict(zip(request.configs, request.names, strict=True))
   changes = [f"{request.key}={value}" for value in request.values]
-  asked = [
-    (config, *request.overrides, *FORCED, *place, *filter(None, [change]))
-    for config, name in zip(request.configs, request.names, strict=True)
-    for place in [(f"run_name={name}", f"base_output_directory={request.out}")]
-    for change in ["", *changes]
-  ]
-  described = configs.describe(asked)
+  asked = {}
+  for config, name in names.items():
+    place = (f"run_name={name}", f"base_output_directory={request.out}")
+    asked[config, ""] = (config, *request.overrides, *FORCED, *place)
+    asked |= {(config, change): (*asked[config, ""], change) for change in changes}
+  # All at once: it is one process that loads MaxText.
+  described = dict(zip(asked, configs.describe(list(asked.values())), strict=True))
   rows = []
-  for config, name in zip(request.configs, request.names, strict=True):
-    own, *others = described[: 1 + len(changes)]
-    del described[: 1 + len(changes)]
-    changed = _changed(config, own, dict(zip(changes, others, strict=True)))
+  for config, name in names.items():
+    own = described[config, ""]
+    changed = _changed(config, own, {change: described[config, change] for change in changes})
     rows.append(Row(name, config, request.overrides, own.settings, own.sizes, changed))
   check_same({row.config: row.settings for row in rows})
   return rows

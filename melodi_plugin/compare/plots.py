@@ -1,4 +1,4 @@
-"""The pictures of a comparison, as PNG; those of a report are in `melodi_plugin.plots`."""
+"""The pictures of a comparison, as PNG; those of a report are in `evaluation/pictures`."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -9,11 +9,9 @@ import numpy as np
 
 from melodi_plugin.compare.runs import Result, Row
 from melodi_plugin.evaluation.report import Evaluation
-from melodi_plugin.evaluation.statistics import paired_change
+from melodi_plugin.evaluation.statistics import RATES, paired_change, perplexity
 
 SPREAD = (0.1, 0.9)  # quantiles of the perplexities of single documents
-
-_RATES = ("perplexity", "word_perplexity", "bits_per_byte", "accuracy")
 
 
 class Over(NamedTuple):
@@ -83,14 +81,7 @@ def _mean(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   mean = over([row["nats"] for row in rows])
   if mean is None:
     return kept | {"nats": None, "perplexity": None}
-  return kept | {"nats": mean.mean, "perplexity": _perplexity(mean.mean / kept["tokens"])}
-
-
-def _perplexity(nats: float) -> float | None:
-  try:
-    return math.exp(nats)
-  except OverflowError:
-    return None
+  return kept | {"nats": mean.mean, "perplexity": perplexity(mean.mean / kept["tokens"])}
 
 
 def put_together(rows: Sequence[Row], results: Sequence[Result]) -> list[RowResult]:
@@ -168,13 +159,13 @@ def per_seed(found: RowResult) -> list[dict[str, Any]]:
     same = {key: result[key] for key in _MEASURED}
     same["seconds_of_last_process"] = result["seconds"]  # of training that was resumed or not
     sizes = dict(found.row.sizes)
-    rates = {key: result["evaluation"][key] for key in _RATES}
+    rates = {key: result["evaluation"][key] for key in RATES}
     lines.append(own | {"evaluated_with": ""} | sizes | same | rates)
     for changed in found.changed:
       evaluation = result["evaluated_with"].get(changed.argument)
       if evaluation is None:  # failed
         continue
-      rates = {key: evaluation[key] for key in _RATES}
+      rates = {key: evaluation[key] for key in RATES}
       sizes = dict(changed.sizes)
       lines.append(own | {"evaluated_with": changed.argument} | sizes | same | rates)
   return lines

@@ -177,12 +177,12 @@ def _last_checkpoint(run: Run) -> str:
 def _evaluate(run: Run, changed: str, on_progress: Callable[[str], None]) -> report.Evaluation:
   """Evaluates the last checkpoint, as configured or with 'key=value'."""
   place = run.folder / changed.replace("=", "_")
-  arguments = (
-    *_arguments(run),
-    *filter(None, [changed]),
+  arguments = (*_arguments(run), *([changed] if changed else []))
+  own = (
     f"load_parameters_path={_last_checkpoint(run)}",
+    f"run_name={place.name}",
+    f"base_output_directory={place.parent}",
   )
-  own = (f"run_name={place.name}", f"base_output_directory={place.parent}")
   stage = f"evaluation with {changed}" if changed else "evaluation"
   _command(run, stage, ("melodi_plugin", "evaluate", *arguments, *own), on_progress)
   found = run.evaluation(changed)

@@ -1,6 +1,6 @@
 """`python -m melodi_plugin.compare.training OUT.json config.yml key=value …`: one training run.
 
-Trains as `melodi_plugin.train` does and, when it has ended well, writes to OUT.json how much memory
+Trains as `melodi train` does and, when it has ended well, writes to OUT.json how much memory
 this process took at most.  That file is therefore also the sign that training is complete.
 """
 

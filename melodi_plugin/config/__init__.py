@@ -3,6 +3,7 @@
 Read in this order; each file imports only what stands above it:
 
   keys             the `melodi_*` keys, as MaxText writes its own
+  settings         what a user has written for a setting
   systems          the systems, by their names: values of `decoder_block`
   parameter_names  where parameters of memory lie, by their paths
   model            `MelodiConfig`, what every layer keeps and mixes, runs of equal layers

@@ -131,7 +131,7 @@ class MelodiKeys(BaseModel):
   )
   melodi_prepare_data: Literal["", "shakespeare", "mqar"] = Field(
     "",
-    description="Corpus that `melodi_plugin.train` writes first, into the folder of "
+    description="Corpus that `melodi train` writes first, into the folder of "
     "grain_train_files, if it is not there yet.",
   )
   melodi_id_field: str = Field(
@@ -157,12 +157,12 @@ class MelodiKeys(BaseModel):
   )
   melodi_probe: Literal["", "passkey", "mqar", "rare_words"] = Field(
     "",
-    description="What `melodi_plugin.evaluate` measures instead of perplexity: recall of a "
+    description="What `melodi evaluate` measures instead of perplexity: recall of a "
     "'passkey' or of associations ('mqar') against distance, or the loss on repeated "
     "'rare_words'.",
   )
   melodi_evaluate_after_training: bool = Field(
-    False, description="Read the documents of grain_eval_files when `melodi_plugin.train` ends."
+    False, description="Read the documents of grain_eval_files when `melodi train` ends."
   )
   melodi_learning_rate_schedule: Literal["maxtext", "paper"] = Field(
     "maxtext",

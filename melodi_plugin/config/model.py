@@ -4,11 +4,11 @@
 """
 
 import dataclasses
-from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from melodi_plugin.config.keys import PAPER, Layers
+from melodi_plugin.config.keys import PAPER
+from melodi_plugin.config.settings import parse_layers
 from melodi_plugin.config.systems import BLOCK_RECURRENT, MELODI, MEMORIZING, system_of
 
 
@@ -191,16 +191,9 @@ class MelodiConfig:
       **sizes: further fields.
     """
     memorizes, recurrent = system == MEMORIZING, system == BLOCK_RECURRENT
-    if memorizes and queue_windows < 1:
-      raise ValueError("melodi_long_term_windows must be at least 1 for memorizing_transformer.")
-    if memorizes and neighbors.count and window_length % neighbors.count and not neighbors.exact:
-      raise ValueError(
-        f"melodi_neighbors={neighbors.count} does not divide melodi_window_length={window_length}: "
-        "which pairs compete would depend on where a segment begins; change one of them, or set "
-        "melodi_exact_neighbors=true."
-      )
-    recurrence = sizes.get("recurrence", BIAS_SKIP)
-    if recurrent and recurrence.feedback and len(memory_layers) != 1:
+    if memorizes:
+      _check_queue(window_length, queue_windows, neighbors)
+    if recurrent and sizes.get("recurrence", BIAS_SKIP).feedback and len(memory_layers) != 1:
       raise ValueError(
         "melodi_recurrent_feedback=true lets every layer read one layer's states, but "
         f"melodi_recurrent_layers names {len(memory_layers)} layers; name one."
@@ -295,23 +288,13 @@ class MelodiConfig:
     return tuple(runs)
 
 
-def parse_layers(name: str, value: Layers | Sequence[int], num_layers: int) -> tuple[int, ...]:
-  """Turns 'all', 'middle', 'none', '2,6', 6 or [2, 6] into sorted layer indices.
-
-  MaxText reads the word none as null, and environment variables only as text: hence the forms.
-  """
-  if value is None or value in ("", "none"):
-    return ()
-  if value == "all":
-    return tuple(range(num_layers))
-  if value == "middle":
-    return (num_layers // 2,)
-  try:
-    if isinstance(value, str):
-      value = [int(part) for part in value.strip("[]() ").split(",")]
-    return tuple(sorted({int(i) for i in ([value] if isinstance(value, int) else value)}))
-  except ValueError:
+def _check_queue(window_length: int, queue_windows: int, neighbors: Neighbors) -> None:
+  """Raises ValueError for a queue that a Memorizing Transformer cannot have."""
+  if queue_windows < 1:
+    raise ValueError("melodi_long_term_windows must be at least 1 for memorizing_transformer.")
+  if neighbors.count and window_length % neighbors.count and not neighbors.exact:
     raise ValueError(
-      f"{name}={value!r} is not a list of layers; write 'all', 'middle', 'none', or numbers from "
-      "0 such as '2,6'."
-    ) from None
+      f"melodi_neighbors={neighbors.count} does not divide melodi_window_length={window_length}: "
+      "which pairs compete would depend on where a segment begins; change one of them, or set "
+      "melodi_exact_neighbors=true."
+    )

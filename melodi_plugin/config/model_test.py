@@ -10,9 +10,9 @@ from melodi_plugin.config.model import (
   Neighbors,
   Recurrence,
   Run,
-  parse_layers,
 )
 from melodi_plugin.config.parameter_names import is_memory_parameter
+from melodi_plugin.config.settings import parse_layers
 from melodi_plugin.config.systems import BLOCK_RECURRENT, MEMORIZING
 from melodi_plugin.testing.tiny import from_keys, tiny_config
 

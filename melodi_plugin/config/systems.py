@@ -3,6 +3,7 @@
 from typing import Any
 
 from melodi_plugin.config.keys import PAPER
+from melodi_plugin.config.settings import as_written
 
 MELODI = "melodi"
 TRANSFORMER_XL = "transformer_xl"
@@ -13,14 +14,13 @@ SYSTEMS = (MELODI, TRANSFORMER_XL, MEMORIZING, BLOCK_RECURRENT)
 
 def system_of(config: Any) -> str:
   """The system that a MaxText config asks for; around a stock block it is MELODI."""
-  block = getattr(config.decoder_block, "value", config.decoder_block)
+  block = as_written(config.decoder_block)
   return MELODI if config.melodi_base_block != PAPER else block
 
 
 def is_melodi(config: Any) -> bool:
   """Whether a MaxText config asks for a decoder with memory: a system, or around a stock block."""
-  block = getattr(config, "decoder_block", None)
-  return getattr(block, "value", block) in SYSTEMS or has_base_block(config)
+  return as_written(getattr(config, "decoder_block", None)) in SYSTEMS or has_base_block(config)
 
 
 def has_base_block(config: Any) -> bool:

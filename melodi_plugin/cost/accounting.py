@@ -10,7 +10,6 @@ paper prints.  Matrix products are counted in `flops`.
 
 from typing import NamedTuple
 
-from melodi_plugin.config.keys import PAPER
 from melodi_plugin.config.model import LayerSpec, MelodiConfig
 from melodi_plugin.config.systems import BLOCK_RECURRENT, MELODI
 
@@ -84,17 +83,6 @@ def reads_states(config: MelodiConfig, spec: LayerSpec) -> bool:
   return config.system == BLOCK_RECURRENT and bool(spec.increment or config.recurrence.feedback)
 
 
-def memory_parameters(config: MelodiConfig) -> int:
-  """Numbers that memory adds to a stock model: summary table, mixers, offsets, gates."""
-  heads = config.num_attentions * config.num_heads
-  total = config.summary_tokens * config.emb_dim
-  for spec in config.layers:
-    total += mixer_parameters(config, spec)
-    total += heads if spec.short_tokens else 0
-    total += heads * config.head_dim if spec.increment else 0
-  return total
-
-
 class MemoryNumbers(NamedTuple):
   """Stored numbers of one batch row, whatever the length of its document (SEMANTICS 1.4, 1.10)."""
 
@@ -103,7 +91,7 @@ class MemoryNumbers(NamedTuple):
 
   @property
   def all(self) -> int:
-    """Both kinds: what a row carries from segment to segment."""
+    """Short and long: what a row carries from segment to segment."""
     return self.short + self.long
 
 
@@ -136,12 +124,12 @@ class DecodeState(NamedTuple):
   """Stored numbers of one batch row that decodes."""
 
   past: MemoryNumbers  # what is left of the text before the open window
-  window: int  # keys and values of the open window (of the whole text, for a stock model)
+  window: int  # keys and values of the open window
   mixers: int  # what the open window has given to memory so far: mixers' sums, or entries
 
   @property
   def all(self) -> int:
-    """Everything."""
+    """All numbers together."""
     return self.past.all + self.window + self.mixers
 
   def size(self, memory_bytes: int = 4, cache_bytes: int = 2) -> tuple[int, int]:
@@ -160,19 +148,14 @@ def decode_state(config: MelodiConfig) -> DecodeState:
     mixed += config.summary_tokens * config.emb_dim if spec.mixes_summary else 0
     mixed += spec.short_tokens * config.short_width if spec.mixes_short or not spec.mixed else 0
     mixed += spec.increment * config.long_width
+  heads, tokens = config.stored_heads, config.window_length
   return DecodeState(
     past=memory_numbers(config),
-    window=_cache(config, config.window_length),
+    window=keys_and_values(config.num_layers, heads, config.head_dim, tokens),
     mixers=mixed,
   )
 
 
-def stock_decode_state(config: MelodiConfig, tokens: int) -> DecodeState:
-  """What the stock model of the same sizes keeps after `tokens` tokens: their keys and values."""
-  if config.base_block == PAPER:
-    raise ValueError("melodi_base_block=paper has no stock model to compare with.")
-  return DecodeState(MemoryNumbers(0, 0), _cache(config, tokens), 0)
-
-
-def _cache(config: MelodiConfig, tokens: int) -> int:
-  return 2 * config.num_layers * config.stored_heads * config.head_dim * tokens
+def keys_and_values(layers: int, heads: int, head_dim: int, tokens: int) -> int:
+  """Numbers in the keys and values of `tokens` tokens; a stock model keeps all of its text."""
+  return 2 * layers * heads * head_dim * tokens

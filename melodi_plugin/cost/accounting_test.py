@@ -17,16 +17,13 @@ from melodi_plugin.cost.accounting import (
   T5_TABLE,
   MemoryNumbers,
   decode_state,
+  keys_and_values,
   layer_parameters,
   memory_numbers,
-  memory_parameters,
   paper_memory,
   parameters,
-  stock_decode_state,
 )
 from melodi_plugin.systems.paper.params import summary_embeddings
-from melodi_plugin.systems.stock.params import StockMemoryParams
-from melodi_plugin.systems.stock.params import summary_embeddings as stock_summary_embeddings
 from melodi_plugin.systems.table import filling
 from melodi_plugin.testing.tiny import TINY, tiny_config
 
@@ -175,28 +172,6 @@ SMALL = MelodiConfig(
 )
 
 
-@pytest.mark.parametrize(
-  "changes",
-  [
-    {},
-    dict(num_attentions=2),
-    dict(short_term_tokens=0),
-    dict(short_term_tokens=3),
-    dict(long_term_windows=0),
-    dict(summary_tokens=0),
-    dict(summary_branching=False),
-  ],
-)
-def test_closed_form_equals_sizes_of_what_memory_adds(changes):
-  config = tiny_config(**AROUND | changes)
-
-  def layer(spec):
-    return numbers(lambda rngs: StockMemoryParams(config, spec, offset=0.0, gate=2.0, rngs=rngs))
-
-  table = numbers(lambda rngs: nnx.Dict(table=stock_summary_embeddings(config, rngs=rngs)))
-  assert memory_parameters(config) == sum(map(layer, config.layers)) + table
-
-
 @pytest.mark.parametrize("name", CONFIGS)
 def test_decode_state_equals_sizes_of_an_open_window(name):
   config = CONFIGS[name]
@@ -217,16 +192,11 @@ def test_decode_state_of_a_grafted_model_beside_the_stock_one():
   assert state.past == (30 * 128 * 576, 1024 * 576)
   assert state.window == 2 * 30 * 3 * 64 * 256
   assert state.mixers == (30 * (16 + 128) + 16) * 576
-  assert stock_decode_state(SMALL, 8192).all == 2 * 30 * 3 * 64 * 8192
+  assert keys_and_values(layers=30, heads=3, head_dim=64, tokens=8192) == 2 * 30 * 3 * 64 * 8192
   assert state.size(memory_bytes=4, cache_bytes=2) == (
     4 * state.past.all,
     4 * state.past.all + 2 * (state.window + state.mixers),
   )
-
-
-def test_the_papers_layers_have_no_stock_model():
-  with pytest.raises(ValueError, match="melodi_base_block=paper has no stock model"):
-    stock_decode_state(PAPER, 8192)
 
 
 def test_the_paper_counts_keys_and_values_of_queues_and_caches():

@@ -1,8 +1,8 @@
 """Floating-point operations of the matrix products of a training step, in closed form.
 
-Counted is what the program computes: a product of (a, b) and (b, c) is 2 * a * b * c operations,
-attention logits that a mask hides are included, what rematerialisation computes again is not (as
-in MaxText's own numbers), and neither are norms, softmax and other elementwise work.
+The count is of what the program computes: a product of (a, b) and (b, c) is 2 * a * b * c
+operations, and attention logits that a mask hides are included.  Left out are, as in MaxText's own
+numbers, what rematerialisation computes again, and norms, softmax and other elementwise work.
 
 Training computes a product once, and once more for every operand that a gradient passes: three
 times, but for a Memorizing Transformer, whose queue learns nothing.
@@ -24,21 +24,16 @@ class Products(NamedTuple):
   none: int = 0
 
   def plus(self, other: "Products") -> "Products":
-    """Both together."""
+    """The sum of both."""
     return Products(*(a + b for a, b in zip(self, other, strict=True)))
 
   def times(self, count: int) -> "Products":
-    """So many of them."""
+    """The products done `count` times."""
     return Products(*(count * one for one in self))
 
   @property
-  def forward(self) -> int:
-    """Of the forward pass."""
-    return sum(self)
-
-  @property
   def training(self) -> int:
-    """Of a training step."""
+    """Operations of a training step."""
     return 3 * self.both + 2 * self.one + self.none
 
 
@@ -49,23 +44,23 @@ class Work(NamedTuple):
   attention: Products = Products()
 
   def plus(self, other: "Work") -> "Work":
-    """Both together."""
+    """The sum of both."""
     return Work(self.weights.plus(other.weights), self.attention.plus(other.attention))
 
   @property
   def all(self) -> Products:
-    """All products."""
+    """Products of both kinds."""
     return self.weights.plus(self.attention)
 
 
 def model_work(config: MelodiConfig, length: int, vocab_size: int) -> Work:
-  """One row of a segment of `length` tokens through the stack and the output head."""
+  """What one row of a segment of `length` tokens costs in the stack and the output head."""
   head = Products(both=2 * length * config.emb_dim * vocab_size)
   return Work(weights=head).plus(stack_work(config, length // config.window_length))
 
 
 def stack_work(config: MelodiConfig, windows: int) -> Work:
-  """One row of a segment of so many windows through the stack of the paper's layers."""
+  """What one row of a segment of `windows` windows costs in the stack of the paper's layers."""
   total = Work()
   for spec in config.layers:
     total = total.plus(layer_work(config, spec, windows))
@@ -73,7 +68,7 @@ def stack_work(config: MelodiConfig, windows: int) -> Work:
 
 
 def layer_work(config: MelodiConfig, spec: LayerSpec, windows: int) -> Work:
-  """One row of a segment of so many windows through one layer."""
+  """What one row of a segment of `windows` windows costs in one layer."""
   width, ffn = config.emb_dim, config.mlp_dim
   all_heads = config.num_heads * config.head_dim
   tokens = config.mixer_inputs
@@ -90,7 +85,7 @@ def layer_work(config: MelodiConfig, spec: LayerSpec, windows: int) -> Work:
 
 
 def memory_weights(config: MelodiConfig, spec: LayerSpec) -> Products:
-  """A window's token mixers, and keys and values of what they mix."""
+  """The token mixers of one window, and the keys and values of what they mix."""
   outputs = spec.increment
   outputs += config.summary_tokens if spec.mixes_summary else 0
   outputs += spec.short_tokens if spec.mixes_short else 0
@@ -99,7 +94,7 @@ def memory_weights(config: MelodiConfig, spec: LayerSpec) -> Products:
 
 
 def stored_weights(config: MelodiConfig, spec: LayerSpec) -> Products:
-  """Keys and values of what earlier segments stored; z of MELODI counts in its window."""
+  """Keys and values of what earlier segments stored; MELODI's z counts in its window."""
   if spec.mixed:
     return Products(both=_pairs(config, spec.queue_tokens))
   if config.stores_pairs:
@@ -109,12 +104,12 @@ def stored_weights(config: MelodiConfig, spec: LayerSpec) -> Products:
 
 
 def _pairs(config: MelodiConfig, tokens: int) -> int:
-  """Keys and values of so many tokens."""
+  """Operations that make the keys and values of `tokens` tokens."""
   return 4 * tokens * config.emb_dim * config.stored_heads * config.head_dim
 
 
 def _attention(config: MelodiConfig, spec: LayerSpec, windows: int) -> Products:
-  """Attention of a window's tokens to their row, to the queue or to states."""
+  """Attention of the tokens of one window to their row, to the queue or to states."""
   tokens, all_heads = config.mixer_inputs, config.num_heads * config.head_dim
   row = spec.short_tokens + tokens
   if config.system == BLOCK_RECURRENT:
@@ -136,7 +131,7 @@ def _attention(config: MelodiConfig, spec: LayerSpec, windows: int) -> Products:
 
 
 def _states(config: MelodiConfig, spec: LayerSpec) -> Work:
-  """How the states of a Block-Recurrent layer read a window and are rewritten."""
+  """What it costs that states of a Block-Recurrent layer read a window and are rewritten."""
   width, ffn, states = config.emb_dim, config.mlp_dim, spec.increment
   all_heads = config.num_heads * config.head_dim
   read, cell = 2 * all_heads, config.recurrence.cell
@@ -157,7 +152,7 @@ def _states(config: MelodiConfig, spec: LayerSpec) -> Work:
 
 
 class TrainingFlops(NamedTuple):
-  """Of a training step of one row."""
+  """Operations of a training step of one row."""
 
   weights: float
   attention: float

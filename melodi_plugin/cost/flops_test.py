@@ -116,8 +116,8 @@ def test_forward_products_are_those_of_xla(name, unrolled):
   text = compiled.as_text()
   assert " while(" not in text
   found = xla_products(text)
-  assert batch * (stack_work(config, WINDOWS).all.forward - unread(config)) == found
-  assert unread(config) < 0.01 * stack_work(config, WINDOWS).all.forward
+  assert batch * (sum(stack_work(config, WINDOWS).all) - unread(config)) == found
+  assert unread(config) < 0.01 * sum(stack_work(config, WINDOWS).all)
   # XLA's own count has elementwise operations too, which are few.
   assert found < compiled.cost_analysis()["flops"] < 1.08 * found
 
@@ -156,7 +156,7 @@ def test_forward_products_are_those_of_the_traced_program(name):
   config = CONFIGS[name]
   read, arguments, batch = program(config)
   work = stack_work(config, WINDOWS).all
-  assert batch * work.forward == counted(read, arguments)
+  assert batch * sum(work) == counted(read, arguments)
 
 
 @pytest.mark.parametrize(
@@ -179,6 +179,6 @@ def test_model_adds_the_output_head_and_training_is_three_times_forward():
   config, length = CONFIGS["melodi"], WINDOWS * SIZES["window_length"]
   work = model_work(config, length, vocab_size=100)
   head = 2 * length * config.emb_dim * 100
-  assert work.all.forward == stack_work(config, WINDOWS).all.forward + head
-  assert work.all.training == 3 * work.all.forward
-  assert work.all.forward == work.weights.forward + work.attention.forward
+  assert sum(work.all) == sum(stack_work(config, WINDOWS).all) + head
+  assert work.all.training == 3 * sum(work.all)
+  assert sum(work.all) == sum(work.weights) + sum(work.attention)

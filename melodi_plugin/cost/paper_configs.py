@@ -118,7 +118,7 @@ def _melodi(short: int, increment: int) -> dict[str, Any]:
 
 
 def _memorizing(layers: int, width: int = 1024) -> dict[str, Any]:
-  """So many layers with a cache, and one more with the queue, where the official code has it."""
+  """Layers with a cache, and one more with the queue where the official code has it."""
   keys = {"decoder_block": "memorizing_transformer", "melodi_long_term_layers": layers // 2 + 1}
   return keys | _size(layers + 1, width)
 

@@ -56,10 +56,9 @@ def compare(
   # A batch of documents at a time, until the longest of them is read.
   alone = [padding(lengths, [[int(d)] for d in group], window, segment) for group in groups]
   slots = [len(g) * -(-int(lengths[g].max()) // segment) * segment for g in groups]
+  tails, ends = np.average(alone, axis=0, weights=slots)
   return {
-    "a batch of documents at a time": Padding(
-      *(float(np.average([getattr(p, f) for p in alone], weights=slots)) for f in Padding._fields)
-    ),
+    "a batch of documents at a time": Padding(float(tails), float(ends)),
     "every B-th document to a row": padding(
       lengths, [order[row::rows] for row in range(rows)], window, segment
     ),

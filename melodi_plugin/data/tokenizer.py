@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from melodi_plugin.config.settings import as_written
+
 
 def build_tokenizer(path: str, kind: str, add_bos: bool, add_eos: bool, access_token: str) -> Any:
   """MaxText's tokenizer object; `kind` is a tokenizer_type."""
@@ -21,7 +23,7 @@ class Tokenizer:
 
   def __init__(self, config: Any):
     self.path = config.tokenizer_path
-    self.kind = getattr(config.tokenizer_type, "value", config.tokenizer_type)
+    self.kind = as_written(config.tokenizer_type)
     self.add_bos = config.add_bos
     self.add_eos = config.add_eos
     self.vocab_size = config.vocab_size

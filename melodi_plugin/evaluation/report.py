@@ -13,14 +13,13 @@ from typing import Any
 import fsspec
 
 from melodi_plugin.evaluation import pictures as plots
-from melodi_plugin.evaluation.statistics import paired_change
+from melodi_plugin.evaluation.statistics import RATES, paired_change
 from melodi_plugin.output.files import write_files
 from melodi_plugin.output.tables import Table
 
 Evaluation = dict[str, Any]
 
 _LONG = 100  # documents that a Markdown table lists; the CSV has all
-_RATES = ("perplexity", "word_perplexity", "bits_per_byte", "accuracy")
 
 
 # -- Names -----------------------------------------------------------------------------------------
@@ -196,12 +195,12 @@ def table_csv(evaluations: Sequence[Evaluation]) -> str:
   text = io.StringIO()
   writer = csv.writer(text, lineterminator="\n")
   head = ["run", "step", "memory", "of", "name", "tokens", "words", "bytes", "nats"]
-  writer.writerow([*head, *_RATES, "low", "high"])
+  writer.writerow([*head, *RATES, "low", "high"])
   for evaluation in evaluations:
     own = [evaluation["run"], evaluation["step"], evaluation["memory"]]
 
     def write(of: str, name: str, row: dict[str, Any], own: list[str] = own) -> None:
-      values = [row.get(key) for key in ("tokens", "words", "bytes", "nats", *_RATES)]
+      values = [row.get(key) for key in ("tokens", "words", "bytes", "nats", *RATES)]
       writer.writerow([*own, of, name, *values, *(row.get("interval") or (None, None))])
 
     write("all", "", evaluation)

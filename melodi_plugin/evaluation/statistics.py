@@ -16,6 +16,9 @@ RESAMPLES = 1000
 LEVEL = 0.95
 SEED = 0
 
+# The numbers by which evaluations of the same text are compared; lower is better but for the last.
+RATES = ("perplexity", "word_perplexity", "bits_per_byte", "accuracy")
+
 
 class Bucket(NamedTuple):
   """The targets of a document at positions first, ..., end - 1."""
@@ -82,7 +85,8 @@ def score_document(
 def summarise(documents: Sequence[DocumentScore]) -> dict[str, Any]:
   """The statistics of an evaluation, ready for JSON; a number that is not finite becomes None."""
   documents = sorted(documents, key=lambda document: document.index)
-  spread = [math.exp(d.nats / d.tokens) for d in documents if _fits(d.nats / d.tokens)]
+  found = [perplexity(document.nats / document.tokens) for document in documents]
+  spread = [one for one in found if one is not None]
   broken = [document.id for document in documents if not math.isfinite(document.nats)]
   return {
     **_rates(documents),
@@ -112,8 +116,8 @@ def _rates(documents: Sequence[DocumentScore]) -> dict[str, Any]:
     "bytes": size,
     "nats": nats if math.isfinite(nats) else None,
     "nats_per_token": nats / tokens if math.isfinite(nats) else None,
-    "perplexity": _exp(nats / tokens),
-    "word_perplexity": _exp(nats / words) if words else None,
+    "perplexity": perplexity(nats / tokens),
+    "word_perplexity": perplexity(nats / words) if words else None,
     "bits_per_byte": nats / math.log(2) / size if math.isfinite(nats) else None,
     "accuracy": sum(document.hits for document in documents) / tokens,
   }
@@ -136,17 +140,18 @@ def _positions(documents: Sequence[DocumentScore]) -> list[dict[str, Any]]:
         "documents": len(buckets),
         "tokens": tokens,
         "nats": nats if math.isfinite(nats) else None,
-        "perplexity": _exp(nats / tokens),
+        "perplexity": perplexity(nats / tokens),
       }
     )
   return rows
 
 
 def _fits(nats: float) -> bool:
-  return math.isfinite(nats) and bool(nats < 700)  # exp(710) overflows
+  return math.isfinite(nats) and bool(nats < 700)  # perplexity(710) overflows
 
 
-def _exp(nats: float) -> float | None:
+def perplexity(nats: float) -> float | None:
+  """E to the power of a mean loss; None where that is not a finite number."""
   return math.exp(nats) if _fits(nats) else None
 
 

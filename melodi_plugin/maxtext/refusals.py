@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from melodi_plugin.config.keys import PAPER
+from melodi_plugin.config.settings import as_written
 from melodi_plugin.config.systems import BLOCK_RECURRENT, MELODI, MEMORIZING, system_of
 
 
@@ -21,11 +22,6 @@ def _set(key: str) -> Callable[[Any], bool]:
   return lambda config: bool(getattr(config, key, False))
 
 
-def _value(setting: Any) -> Any:
-  """The text of an enum's member, anything else as it is."""
-  return getattr(setting, "value", setting)
-
-
 def _context_parallel(config: Any) -> bool:
   """MaxText permutes by the axis that context_sharding names; -1 means what is left over."""
   keys = (f"{link}_{config.context_sharding}_parallelism" for link in ("ici", "dcn"))
@@ -34,7 +30,7 @@ def _context_parallel(config: Any) -> bool:
 
 def _other_attention(config: Any) -> bool:
   switches = ("use_post_attn_norm", "use_post_ffw_norm")
-  own = _value(config.attention_type) == "global" and not config.attn_logits_soft_cap
+  own = as_written(config.attention_type) == "global" and not config.attn_logits_soft_cap
   return not own or any(getattr(config, switch) for switch in switches)
 
 
@@ -66,7 +62,7 @@ EVERY_BLOCK = (
     "loader already fills rows with whole documents.",
   ),
   Refusal(
-    lambda c: _value(c.dataset_type) not in ("grain", "synthetic"),
+    lambda c: as_written(c.dataset_type) not in ("grain", "synthetic"),
     "dataset_type={c.dataset_type.value} starts every row anew at every step, so memory would "
     "never be used; set dataset_type=grain and grain_train_files to a folder of documents.",
   ),
@@ -144,11 +140,11 @@ EVERY_BLOCK = (
       c.use_sft or c.use_dpo or hasattr(c, "rl") or bool(c.student_overrides or c.teacher_overrides)
     ),
     "MaxText's post-training (SFT, DPO, RL, distillation) feeds rows that are not documents in "
-    "order and has not been shown to work with memory; pre-train with `python -m "
-    "melodi_plugin.train`.",
+    "order and has not been shown to work with memory; pre-train with "
+    "`melodi train`.",
   ),
   Refusal(
-    lambda c: str(_value(c.attention)).startswith("vllm"),
+    lambda c: str(as_written(c.attention)).startswith("vllm"),
     "vLLM's attention keeps a cache of its own and knows nothing of memory; set "
     "attention=dot_product.",
   ),
@@ -159,7 +155,7 @@ EVERY_BLOCK = (
     "memory; set it to 0.",
   ),
   Refusal(
-    lambda c: bool(_value(c.quantization)),
+    lambda c: bool(as_written(c.quantization)),
     "quantization={c.quantization.value} has not been shown to work with memory, and Qwix's trial "
     "run writes into it; leave it empty.",
   ),
@@ -239,7 +235,7 @@ STOCK_BLOCK = (
     "it to 0.",
   ),
   Refusal(
-    lambda c: _value(c.attention_type) not in ("global", "local_sliding") or c.attention_sink,
+    lambda c: as_written(c.attention_type) not in ("global", "local_sliding") or c.attention_sink,
     "attention_type={c.attention_type} and attention_sink={c.attention_sink} ask for an attention "
     "that memory cannot join; leave them at their defaults.",
   ),

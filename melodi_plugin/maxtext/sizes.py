@@ -7,10 +7,12 @@ import jax.numpy as jnp
 from maxtext.utils import maxtext_utils
 
 from melodi_plugin.config.model import MelodiConfig
+from melodi_plugin.config.settings import as_written
 from melodi_plugin.config.systems import has_base_block, is_melodi
 from melodi_plugin.cost.accounting import (
   MemoryNumbers,
   decode_state,
+  keys_and_values,
   memory_numbers,
   paper_memory,
   parameters,
@@ -70,7 +72,8 @@ def _decode_state(config: Any) -> tuple[int | None, int | None]:
   if is_melodi(config):
     state = decode_state(MelodiConfig.from_maxtext(config))
     return state.all, state.size(_itemsize(config.melodi_memory_dtype), cache_bytes)[1]
-  if getattr(config.attention_type, "value", config.attention_type) != "global":
+  if as_written(config.attention_type) != "global":
     return None, None
-  token = 2 * config.num_decoder_layers * config.num_kv_heads * config.head_dim
-  return token * config.max_target_length, token * config.max_target_length * cache_bytes
+  heads, tokens = config.num_kv_heads, config.max_target_length
+  numbers = keys_and_values(config.num_decoder_layers, heads, config.head_dim, tokens)
+  return numbers, numbers * cache_bytes

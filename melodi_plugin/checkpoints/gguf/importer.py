@@ -65,7 +65,7 @@ def import_file(
     }
     output.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(output / "tokenizer")
-    write_yaml(output / "model.yml", keys, f"{path.name}, imported by melodi_plugin.import_gguf")
+    write_yaml(output / "model.yml", keys, f"{path.name}, imported by `melodi import-gguf`")
     shapes, scan_axis = maxtext_shapes(output / "model.yml")
     layers, head_dim = keys["base_num_decoder_layers"], keys["head_dim"]
     parameters = read_parameters(

@@ -17,11 +17,10 @@ import numpy as np
 
 from melodi_plugin.evaluation import report
 from melodi_plugin.evaluation.probes import plots
+from melodi_plugin.evaluation.statistics import LEVEL
 from melodi_plugin.output.tables import Table
 
 Result = dict[str, Any]
-
-_Z = 1.96  # of a 95 % interval
 
 
 class Answer(NamedTuple):
@@ -45,16 +44,16 @@ def points(answers: Iterable[Answer], ranges: Iterable[tuple[int, int]]) -> list
 
 def rates(hits: np.ndarray, nats: np.ndarray) -> dict[str, Any]:
   """Count, accuracy with its Wilson interval, and mean nats."""
+  from scipy.stats import binomtest  # takes seconds to import, and tables are drawn without it
+
   count, accuracy = len(hits), float(np.mean(hits))
-  centre = accuracy + _Z**2 / (2 * count)
-  spread = _Z * math.sqrt(accuracy * (1 - accuracy) / count + (_Z / (2 * count)) ** 2)
-  scale = 1 + _Z**2 / count
+  interval = binomtest(int(np.sum(hits)), count).proportion_ci(LEVEL, method="wilson")
   mean = float(np.mean(nats))
   return {
     "count": count,
     "accuracy": accuracy,
-    "low": (centre - spread) / scale,
-    "high": (centre + spread) / scale,
+    "low": float(interval.low),
+    "high": float(interval.high),
     "nats": mean if math.isfinite(mean) else None,
   }
 

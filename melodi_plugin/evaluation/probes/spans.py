@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from melodi_plugin.config.settings import as_written
 from melodi_plugin.data.tokenizer import build_tokenizer
 
 
@@ -16,7 +17,7 @@ class Spans:
   """
 
   def __init__(self, config: Any):
-    kind = getattr(config.tokenizer_type, "value", config.tokenizer_type)
+    kind = as_written(config.tokenizer_type)
     self._add_bos, self._add_eos = config.add_bos, config.add_eos
     self._of = {
       "sentencepiece": _sentencepiece,

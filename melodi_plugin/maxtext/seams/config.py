@@ -10,6 +10,7 @@ import pydantic
 from melodi_plugin.config.keys import PAPER, MelodiKeys
 from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.config.parameter_names import MEMORY_PATTERNS
+from melodi_plugin.config.settings import as_written
 from melodi_plugin.config.systems import MELODI, SYSTEMS, is_melodi
 from melodi_plugin.maxtext.refusals import check, check_base_block
 from melodi_plugin.maxtext.seams.seam import (
@@ -49,7 +50,7 @@ def _complete(values: dict[str, Any]) -> dict[str, Any]:
   block, base = values.get("decoder_block"), values.get("melodi_base_block", PAPER)
   if base != PAPER:
     values = {**values, **_around(block, base, values)}
-  elif getattr(block, "value", block) not in SYSTEMS:
+  elif as_written(block) not in SYSTEMS:
     return values
   folder = values.get("base_output_directory")
   if folder and "://" not in folder:
@@ -60,7 +61,7 @@ def _complete(values: dict[str, Any]) -> dict[str, Any]:
 
 def _around(block: Any, base: str, values: dict[str, Any]) -> dict[str, Any]:
   """MaxText's branches on decoder_block must see the block that memory goes around."""
-  block = getattr(block, "value", block)
+  block = as_written(block)
   check_base_block(base)
   if block in SYSTEMS and block != MELODI:
     raise ValueError(
