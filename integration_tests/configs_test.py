@@ -49,4 +49,4 @@ def test_every_ablation_is_a_small_melodi_of_its_own():
 def test_header_says_what_it_is_and_how_to_run_it(path):
   header = path.read_text().split("base_config:")[0]
   assert "# What:" in header
-  assert f"melodi_plugin.train configs/yaml/{path.relative_to(FOLDER)}" in header
+  assert f"melodi train configs/yaml/{path.relative_to(FOLDER)}" in header

@@ -1,4 +1,4 @@
-"""Stock weights in a model with memory: `melodi_plugin.graft`, and back with `--strip`."""
+"""Stock weights in a model with memory: `melodi graft`, and back with `--strip`."""
 
 import functools
 import pathlib

@@ -1,4 +1,4 @@
-"""`melodi_plugin.sizes` and MaxText's TFLOP/s, against models that MaxText makes."""
+"""`melodi sizes` and MaxText's TFLOP/s, against models that MaxText makes."""
 
 import json
 import math

@@ -70,7 +70,7 @@ def test_schedules_equal_loops(name):
     assert_close(jit(reader(config, schedule))(*inputs(config)), truth, 1e-9, 1e-9)
 
 
-@pytest.mark.slow  # uv run pytest -m slow melodi_plugin/stock_cell_test.py
+@pytest.mark.slow
 def test_gradients_equal_those_of_loops():
   config = stock_config()
   layers, x, summary, memory, *document = inputs(config)
