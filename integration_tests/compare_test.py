@@ -12,7 +12,9 @@ import pytest
 
 from integration_tests import running
 from melodi_plugin.cli import compare as command
-from melodi_plugin.compare import configs
+from melodi_plugin.cli.commands import COMMANDS
+from melodi_plugin.cli.main import main
+from melodi_plugin.compare import configs, request
 from melodi_plugin.testing.comparison import SIZES
 
 LIMIT = 1800.0  # seconds; two cores that nobody shares need a fifth of it
@@ -43,10 +45,19 @@ def here(monkeypatch):
       return vars(self)
 
   sizes = types.SimpleNamespace(sizes=lambda config: Counted(**SIZES))
-  monkeypatch.setitem(sys.modules, "melodi_plugin", "sizes", sizes)
+  monkeypatch.setitem(sys.modules, "melodi_plugin.maxtext.sizes", sizes)
   with running.maxtext_process():
     monkeypatch.setattr(configs, "describe", lambda asked: list(map(configs.describe_here, asked)))
     yield
+
+
+def ask(*words: str) -> request.Request:
+  """What the command line asks for."""
+  parser = next(command for command in COMMANDS if command.name == "compare").parser()
+  options = parser.read(words)
+  return request.ask(
+    options.configs, options.keys, options.seeds, options.out, options.evaluate_with
+  )
 
 
 REFUSED = [
@@ -58,9 +69,8 @@ REFUSED = [
 
 @pytest.mark.parametrize(("arguments", "words"), REFUSED, ids=[words for _, words in REFUSED])
 def test_what_cannot_be_run_is_refused_before_anything_is(here, tmp_path, capsys, arguments, words):
-  with pytest.raises(SystemExit) as end:
-    command.main([*write_configs(tmp_path), f"out={tmp_path}/out", *arguments])
-  assert end.value.code == 2
+  words = ["compare", *write_configs(tmp_path), f"out={tmp_path}/out", *arguments]
+  assert main(words) == 2
   said = capsys.readouterr().err.splitlines()[-1]
   assert said.startswith("error: ") and words in said
   assert not (tmp_path / "out").exists()
@@ -68,16 +78,14 @@ def test_what_cannot_be_run_is_refused_before_anything_is(here, tmp_path, capsys
 
 def test_rows_with_another_budget_are_refused(here, tmp_path, capsys):
   memory, window = write_configs(tmp_path, steps=7, max_target_length=32)
-  with pytest.raises(SystemExit) as end:
-    command.main([memory, window, f"out={tmp_path}/out"])
-  assert end.value.code == 2
+  assert main(["compare", memory, window, f"out={tmp_path}/out"]) == 2
   said = capsys.readouterr().err.splitlines()[-1]
   # On the eight fake devices of the tests, each with two rows.
   assert f"max_target_length) is 1024 in {memory}, 512 in {window}" in said
   assert f"steps is 150001 in {memory}, 7 in {window}" in said
   # Said for all rows, they are the same.
-  request = command.parse([memory, window, "steps=3", "max_target_length=64"])
-  first, second = command.find_rows(request)
+  asked = ask(memory, window, "steps=3", "max_target_length=64")
+  first, second = command.find_rows(asked)
   assert first.settings["steps"] == second.settings["steps"] == 3
   assert first.settings["learning_rate_schedule_steps"] == 3
   assert first.settings["enable_checkpointing"] is True
@@ -94,7 +102,7 @@ def test_rows_with_another_budget_are_refused(here, tmp_path, capsys):
 def test_only_rows_to_which_a_key_matters_are_read_again(here, tmp_path, argument, read_again):
   # The second row has a memory, but no queue.
   configs = write_configs(tmp_path, decoder_block="transformer_xl")
-  found = command.find_rows(command.parse([*configs, "steps=3", f"evaluate_with={argument}"]))
+  found = command.find_rows(ask(*configs, "steps=3", f"evaluate_with={argument}"))
   assert [row.name for row in found if row.changed] == read_again
 
 
@@ -104,7 +112,7 @@ def test_only_rows_to_which_a_key_matters_are_read_again(here, tmp_path, argumen
 def commands(folder: pathlib.Path, run: str) -> list[str]:
   """The modules that were started for a run."""
   log = (folder / "out" / "logs" / f"{run}.log").read_text()
-  return re.findall(r"^\$ \S+ -m melodi_plugin\.(\S+)", log, re.MULTILINE)
+  return re.findall(r"^\$ \S+ -m melodi_plugin[. ](\S+)", log, re.MULTILINE)
 
 
 def stop_at(path: pathlib.Path, process) -> int:

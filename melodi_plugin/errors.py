@@ -1,17 +1,48 @@
 """What goes wrong by a user's hand, and how a program ends then."""
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 
 class UserError(Exception):
   """One sentence: what is wrong, where, and what to do."""
 
+  status = 2
+
+
+class Interrupted(UserError):  # noqa: N818, nothing is wrong
+  """The user has stopped the program; says what became of the work."""
+
+  status = 130  # 128 + SIGINT, as shells count
+
+
+@contextlib.contextmanager
+def user_errors(*kinds: type[Exception]) -> Iterator[None]:
+  """Errors of these kinds become a `UserError`: libraries raise them with a sentence."""
+  try:
+    yield
+  except kinds as error:
+    raise UserError(_sentence(error)) from error
+
+
+def _sentence(error: Exception) -> str:
+  """Its message; what the system says of a file begins with the file, not with a number."""
+  if isinstance(error, OSError) and error.strerror and error.filename:
+    return f"{error.filename}: {error.strerror}."
+  return str(error)
+
 
 def exit_status(program: Callable[[], int | None]) -> int:
-  """Runs a program; a `UserError` becomes its sentence on standard error, and status 2."""
+  """Runs a program; a `UserError` becomes its sentence on standard error, and its status."""
   try:
     return program() or 0
+  except Interrupted as end:
+    print(f"interrupted: {end}", file=sys.stderr)
+    return end.status
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
-    return 2
+    return error.status
+  except KeyboardInterrupt:
+    print("interrupted.", file=sys.stderr)
+    return Interrupted.status

@@ -1,9 +1,10 @@
-"""`melodi VERB …`: one file per verb.
+"""`melodi VERB …`: one command.
 
 Read in this order; each file imports only what stands above it:
 
-  train          MaxText's trainer, with memory
-  compile        ahead of time, for an accelerator that is not here
+  parser         how a command line is read
+  commands       every verb: what it takes, and one example
+  train          MaxText's trainer, with memory; compiled ahead of time
   evaluate       whole documents, memory carried; recall probes
   report         evaluations side by side
   probes         probes side by side
@@ -15,5 +16,5 @@ Read in this order; each file imports only what stands above it:
   compare        several configs trained and evaluated alike
   paper_configs  configs of the paper's experiments
   bench          how fast it is
-  main           the table of verbs
+  main           finds the verb, and runs it
 """

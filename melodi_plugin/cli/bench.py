@@ -2,7 +2,6 @@
 
 import argparse
 import platform
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +10,8 @@ from melodi_plugin.bench.windows import BATCH, CONFIG, measure
 from melodi_plugin.cost.accounting import parameters
 
 
-def main(argv: Sequence[str]) -> None:
+def main(options: argparse.Namespace) -> None:
   """Prints one row per schedule and number of windows."""
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--windows", type=int, nargs="+", default=[2, 4, 8, 16])
-  parser.add_argument("--schedules", nargs="+", default=["layers", "windows"])
-  parser.add_argument("--repeats", type=int, default=5)
-  options = parser.parse_args(argv[1:])
   device = jax.devices()[0]
   jax.block_until_ready(jax.jit(jnp.sin)(jnp.ones(2)))  # start the backend before measuring
   print(f"{device.platform} {device.device_kind}, {platform.machine()}, jax {jax.__version__}, ")

@@ -1,4 +1,4 @@
-"""`melodi compare a.yml b.yml … [key=value …] [seeds=0,1,2] [out=FOLDER]`
+"""`melodi compare`: several configs trained and evaluated alike.
 
 Trains and evaluates every config with the same data, seeds and budget, one process after the other,
 and writes into FOLDER (default `comparison`) `comparison.md`, `.csv`, `.json`, `loss.png`,
@@ -11,13 +11,14 @@ on from its last checkpoint.  What a run prints is in FOLDER/logs.
 after training, with every row to whose memory it matters: `memory_after_training.png`.
 """
 
+import argparse
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from melodi_plugin.compare import configs, plots, table
 from melodi_plugin.compare.progress import execute_all, locked
-from melodi_plugin.compare.request import FORCED, Request, check_same, parse
+from melodi_plugin.compare.request import FORCED, Request, ask, check_same
 from melodi_plugin.compare.results import put_together
 from melodi_plugin.compare.runs import Result, Row, Run, check_settings
 from melodi_plugin.errors import UserError
@@ -78,9 +79,9 @@ def write(request: Request, rows: Sequence[Row], results: list[Result], failed: 
   print(f"written to {request.out}: {', '.join(contents)}", flush=True)
 
 
-def main(arguments: Sequence[str]) -> int:
-  """Command line; returns the exit status."""
-  request = parse(arguments)
+def main(options: argparse.Namespace) -> int:
+  """Returns the exit status: 1 if a run has failed."""
+  request = ask(options.configs, options.keys, options.seeds, options.out, options.evaluate_with)
   rows = find_rows(request)
   # All rows with one seed before the next seed: something can be compared early.
   runs = [Run(row, seed, request.out) for seed in request.seeds for row in rows]

@@ -1,6 +1,6 @@
-"""`melodi evaluate cfg.yml load_parameters_path=…/items`: whole documents, memory carried."""
+"""`melodi evaluate`: whole documents, memory carried."""
 
-from collections.abc import Sequence
+import argparse
 
 from absl import logging
 
@@ -8,8 +8,8 @@ from melodi_plugin.evaluation.evaluate import evaluate
 from melodi_plugin.training.progress import quiet_checkpoint_log
 
 
-def main(argv: Sequence[str]) -> None:
-  """Command line of `evaluate`."""
+def main(options: argparse.Namespace) -> None:
+  """Evaluates the checkpoints that the keys name."""
   logging.set_verbosity(logging.WARNING)
   quiet_checkpoint_log()
-  evaluate(argv)
+  evaluate(["", options.config, *options.keys])

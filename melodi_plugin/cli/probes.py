@@ -1,16 +1,16 @@
-"""`melodi probes [NAME=]a/probe_mqar.json [NAME=]b/probe_mqar.json [out=mqar.png]`
+"""`melodi probes`: results of one probe in one picture, and their table, as Markdown, beside it.
 
-Puts results of one probe into one picture (`out`, default `probe.png`), and their table, as
-Markdown, beside it.  NAME is the name of a curve, by default what tells the results apart.
+The name before a file's `=` is the name of its curve, by default what tells the results apart.
 """
 
+import argparse
 import json
 import os
 from collections.abc import Sequence
 
 import fsspec
 
-from melodi_plugin.errors import UserError
+from melodi_plugin.errors import user_errors
 from melodi_plugin.evaluation import report
 from melodi_plugin.evaluation.probes import plots, result
 
@@ -41,14 +41,9 @@ def compare(paths: Sequence[str], names: Sequence[str], out: str) -> None:
   result.table(results, labels).show()
 
 
-def main(argv: Sequence[str]) -> None:
-  """Command line."""
-  out = next((a.removeprefix("out=") for a in argv[1:] if a.startswith("out=")), "probe.png")
-  inputs = [argument.rpartition("=") for argument in argv[1:] if not argument.startswith("out=")]
-  if not inputs:
-    raise UserError("name at least one result: melodi probes a/probe_mqar.json out=mqar.png")
-  try:
-    compare([path for _, _, path in inputs], [name for name, _, _ in inputs], out)
-  except (OSError, ValueError) as error:
-    raise UserError(str(error)) from error
-  print(f"written to {out}")
+def main(options: argparse.Namespace) -> None:
+  """Compares the files, each perhaps with the name of its curve before it."""
+  named = [word.rpartition("=") for word in options.files]
+  with user_errors(OSError, ValueError):
+    compare([path for _, _, path in named], [name for name, _, _ in named], options.out)
+  print(f"written to {options.out}")

@@ -1,5 +1,6 @@
-"""`melodi sizes cfg.yml [more.yml …] [key=value …] [--json]`: what models cost."""
+"""`melodi sizes`: what models cost."""
 
+import argparse
 import contextlib
 import json
 import pathlib
@@ -34,20 +35,11 @@ def measure(paths: Sequence[str], keys: Sequence[str]) -> dict[str, Sizes]:
   return rows
 
 
-def main(argv: Sequence[str]) -> None:
+def main(options: argparse.Namespace) -> None:
   """Prints the table, or a JSON list, and nothing else, on standard output."""
-  keys = [argument for argument in argv[1:] if "=" in argument]
-  paths = [argument for argument in argv[1:] if argument not in (*keys, "--json")]
-  for path in paths:
-    if path.endswith(".yaml"):
-      raise UserError(f"{path} cannot be read: MaxText reads .yml only; rename it.")
-  bad = [path for path in paths if not path.endswith(".yml")]
-  if bad or not paths:
-    unknown = f"{bad[0]} is neither a config (.yml) nor a key=value; " if bad else ""
-    raise UserError(f"{unknown}usage: melodi sizes cfg.yml [more.yml ...] [key=value ...]")
   with contextlib.redirect_stdout(sys.stderr):  # MaxText prints what it reads
-    rows = measure(paths, keys)
-  if "--json" in argv:
+    rows = measure(options.configs, options.keys)
+  if options.json:
     print(json.dumps([{"name": name, **row._asdict()} for name, row in rows.items()], indent=2))
   else:
     print(table(rows).markdown(), end="")

@@ -1,16 +1,17 @@
-"""`melodi train cfg.yml [key=value …]`: MaxText's trainer, with memory.
+"""`melodi train`: MaxText's trainer, with memory; `melodi compile`: its step, ahead of time.
 
 Two keys of ours act here: `melodi_prepare_data` writes a demo corpus first, and
 `melodi_evaluate_after_training` reads the documents of `grain_eval_files` at the end.
 """
 
+import argparse
 from collections.abc import Sequence
 from typing import Any
 
 from melodi_plugin.errors import UserError
 from melodi_plugin.evaluation.conditions import memory_of
 from melodi_plugin.evaluation.evaluate import evaluate
-from melodi_plugin.maxtext.launch import train
+from melodi_plugin.maxtext.launch import compile_ahead, train
 from melodi_plugin.maxtext.weights import find_checkpoints
 
 
@@ -48,8 +49,14 @@ def _number(evaluation: dict[str, Any]) -> str:
   return "not finite" if perplexity is None else f"{perplexity:.2f}"
 
 
-def main(argv: Sequence[str]) -> None:
+def train_and_evaluate(options: argparse.Namespace) -> None:
   """Trains, then evaluates if the config asks for it."""
+  argv = ["", options.config, *options.keys]
   config = train(argv)
   if config.melodi_evaluate_after_training:
     evaluate_last_checkpoint(argv, config)
+
+
+def compile_only(options: argparse.Namespace) -> None:
+  """Compiles; MaxText prints what it finds."""
+  compile_ahead(["", options.config, *options.keys])

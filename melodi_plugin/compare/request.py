@@ -71,24 +71,18 @@ class Request(NamedTuple):
     return " ".join(words)
 
 
-def parse(arguments: Sequence[str]) -> Request:
-  """Reads the command line; what it cannot mean ends the program with status 2."""
-  configs = tuple(argument for argument in arguments if "=" not in argument)
-  given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-  out = pathlib.Path(os.path.abspath(given.pop("out", "comparison")))
-  seeds = _seeds(given.pop("seeds", "0"))
-  key, values = _evaluate_with(given.pop("evaluate_with", ""))
-  request = Request(configs, tuple(f"{k}={v}" for k, v in given.items()), seeds, out, key, values)
-  if not configs:
-    raise UserError("name at least one config: melodi compare a.yml b.yml steps=100 out=DIR.")
-  for config in configs:
-    if not config.endswith(".yml"):
-      raise UserError(f"{config} is neither a config (.yml) nor key=value.")
+def ask(
+  configs: Sequence[str], overrides: Sequence[str], seeds: str, out: str, evaluate_with: str
+) -> Request:
+  """A request from the words of a command line; raises UserError for what cannot be meant."""
+  key, values = _evaluate_with(evaluate_with)
+  where = pathlib.Path(os.path.abspath(out))
+  request = Request(tuple(configs), tuple(overrides), _seeds(seeds), where, key, values)
   if twice := sorted({name for name in request.names if request.names.count(name) > 1}):
     raise UserError(
       f"two rows are called {twice[0]}; a row is called as its .yml, so rename one of them."
     )
-  if taken := sorted(_OURS & {*given, key}):
+  if taken := sorted(_OURS & {key, *(override.partition("=")[0] for override in overrides)}):
     raise UserError(f"{taken[0]} is set by the comparison itself for every run; leave it out.")
   return request
 

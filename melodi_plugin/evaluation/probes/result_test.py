@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from melodi_plugin.cli import probes as command
+from melodi_plugin.cli.main import main
 from melodi_plugin.evaluation.probes import result
 from melodi_plugin.evaluation.probes.result import Answer
 
@@ -81,7 +82,7 @@ def test_compare_puts_results_side_by_side(tmp_path):
     path = tmp_path / f"{run}.json"
     path.write_text(json.dumps(make(run, memory=memory)))
     paths.append(str(path))
-  command.main(["", paths[0], f"without=memory={paths[1]}", f"out={tmp_path}/both.png"])
+  main(["probes", paths[0], f"without=memory={paths[1]}", f"out={tmp_path}/both.png"])
   text = (tmp_path / "both.md").read_text()
   assert "a, memory carried: right" in text and "without=memory: right" in text
   assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG")
@@ -95,8 +96,7 @@ def test_what_is_no_result_is_refused(tmp_path, capsys, content, sentence):
   path = tmp_path / "x.json"
   if content is not None:
     path.write_text(content)
-  with pytest.raises(SystemExit):
-    command.main(["", str(path)])
+  assert main(["probes", str(path)]) == 2
   assert sentence in capsys.readouterr().err
 
 
