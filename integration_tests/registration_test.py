@@ -19,7 +19,7 @@ from flax import nnx
 
 import melodi_plugin
 from integration_tests import running
-from melodi_plugin.maxtext.registration import UnsupportedHost, register, unregister
+from melodi_plugin.maxtext.registration import UnsupportedMaxText, register, unregister
 from melodi_plugin.maxtext.seams import table
 
 SEAM_NAMES = [seam.name for seam in table.SEAMS]
@@ -178,7 +178,7 @@ def test_configs_after_registering_again_name_the_block_of_that_registration():
 
 
 def test_public_names_are_there():
-  assert {"register", "unregister", "UnsupportedHost"} <= set(melodi_plugin.__all__)
+  assert {"register", "unregister", "UnsupportedMaxText"} <= set(melodi_plugin.__all__)
   assert all(hasattr(melodi_plugin, name) for name in melodi_plugin.__all__)
 
 
@@ -188,7 +188,7 @@ def test_public_names_are_there():
 def test_another_version_is_refused_and_nothing_applied(monkeypatch):
   before = settled_snapshot()
   monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.2.6")
-  with pytest.raises(UnsupportedHost) as error:
+  with pytest.raises(UnsupportedMaxText) as error:
     register()
   assert str(error.value) == (
     "melodi_plugin works with maxtext==0.2.5, but 0.2.6 is installed; run "
@@ -346,7 +346,7 @@ def test_every_seam_has_a_canary():
 def test_broken_seam_is_named_and_nothing_applied(monkeypatch, name, damage):
   damage(monkeypatch)
   before = snapshot()
-  with pytest.raises(UnsupportedHost, match=re.escape(f"maxtext.{name} ")) as error:
+  with pytest.raises(UnsupportedMaxText, match=re.escape(f"maxtext.{name} ")) as error:
     register()
   assert "\n" not in str(error.value)
   assert not differences(before, snapshot())

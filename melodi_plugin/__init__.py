@@ -31,15 +31,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
   from melodi_plugin.config.keys import MelodiKeys
   from melodi_plugin.config.model import MelodiConfig
-  from melodi_plugin.maxtext.registration import UnsupportedHost, register, unregister
+  from melodi_plugin.maxtext.registration import UnsupportedMaxText, register, unregister
 
-__all__ = ["MelodiConfig", "MelodiKeys", "UnsupportedHost", "register", "unregister"]
+__all__ = ["MelodiConfig", "MelodiKeys", "UnsupportedMaxText", "register", "unregister"]
 
 # Imported when first asked for: `melodi --help` must wait for neither JAX nor MaxText.
 _HOMES = {
   "MelodiKeys": "config.keys",
   "MelodiConfig": "config.model",
-  "UnsupportedHost": "maxtext.registration",
+  "UnsupportedMaxText": "maxtext.registration",
   "register": "maxtext.registration",
   "unregister": "maxtext.registration",
 }

@@ -38,7 +38,7 @@ class Described(NamedTuple):
 
 
 def describe(requests: Sequence[Sequence[str]]) -> list[Described]:
-  """Describes configs, each given as [config.yml, key=value, ...]; a bad one ends the program."""
+  """Describes configs, each given as [config.yml, key=value, ...]; a bad one is a UserError."""
   with tempfile.TemporaryDirectory() as folder:
     answer = pathlib.Path(folder) / "described.json"
     child = subprocess.run(
@@ -83,7 +83,7 @@ def _evaluated(config: Any, settings: dict[str, Any]) -> dict[str, Any]:
 def settings_of(keys: dict[str, Any]) -> dict[str, Any]:
   """The keys that can change a result, ready for JSON: not where it is written, nor the seed.
 
-  What all rows must have in common is kept wherever it lies, as texts in the folder itself.
+  What all rows must share is kept even if it is a path in the folder of the comparison.
   """
   out = keys.get("base_output_directory") or None
 

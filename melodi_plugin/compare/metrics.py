@@ -42,7 +42,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _loss(line: dict[str, Any]) -> float | None:
-  """Without the balance losses that some models add; None if it is not a finite number."""
+  """The loss without the balance losses that some models add; None if it is not finite."""
   loss = line.get("learning/lm_loss", line["learning/loss"])
   return loss if math.isfinite(loss) else None
 

@@ -18,7 +18,7 @@ _HOUR = 3600.0
 
 @contextlib.contextmanager
 def locked(out: pathlib.Path) -> Iterator[None]:
-  """Keeps a second comparison out of the folder; ends the program if there is one in it.
+  """Keeps a second comparison out of the folder; raises UserError if there is one in it.
 
   The lock belongs to an open file that the runs inherit, so a comparison that was killed leaves the
   folder only when its last process has ended.

@@ -1,4 +1,4 @@
-"""The runs of a row put together: means and spread over seeds, change against the first row."""
+"""All runs of a row as one result: means and spread over seeds, change against the first row."""
 
 import math
 import statistics

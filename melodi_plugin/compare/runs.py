@@ -90,7 +90,7 @@ class Run(NamedTuple):
 
 
 def check_settings(run: Run) -> None:
-  """Ends the program with status 2 if the run has begun with other settings."""
+  """Raises UserError if the run has begun with other settings."""
   then, now = _read(run.folder / "settings.json"), run.row.settings
   begun = any(run.folder.glob("checkpoints/*")) or run.result()
   if then is None or not begun or then == now:

@@ -41,7 +41,7 @@ def _cells(found: RowResult) -> list[str]:
 
 
 def changed_table(rows: Sequence[RowResult], key: str) -> Table:
-  """What the trained rows do with a key changed."""
+  """The trained rows, read with a key changed."""
   lines = []
   for found in rows:
     if found.changed:

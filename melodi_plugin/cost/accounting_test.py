@@ -23,7 +23,8 @@ from melodi_plugin.cost.accounting import (
   paper_memory,
   parameters,
 )
-from melodi_plugin.systems.paper.params import summary_embeddings
+from melodi_plugin.systems.paper.params import small_init
+from melodi_plugin.systems.params import summary_embeddings
 from melodi_plugin.systems.table import filling
 from melodi_plugin.testing.tiny import TINY, tiny_config
 
@@ -113,7 +114,7 @@ def test_closed_form_equals_sizes_of_real_parameters(name):
     return numbers(lambda rngs: module(config, spec, dtype=jnp.float32, rngs=rngs))
 
   def table(rngs):
-    return nnx.Dict(table=summary_embeddings(config, dtype=jnp.float32, rngs=rngs))
+    return nnx.Dict(table=summary_embeddings(config, small_init, dtype=jnp.float32, rngs=rngs))
 
   by_spec = {spec: layer(spec) for spec in set(config.layers)}
   assert {spec: layer_parameters(config, spec) for spec in by_spec} == by_spec

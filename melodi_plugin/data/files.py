@@ -1,7 +1,7 @@
 """The files that a pattern names, on a local disk or in a bucket.
 
-Whatever a pattern matches is kept, also what cannot be read: reading it says so, and nothing is
-lost in silence.
+Whatever a pattern matches is kept, even if it cannot be read: the error comes when it is read, and
+no file is lost silently.
 """
 
 import glob

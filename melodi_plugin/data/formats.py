@@ -138,7 +138,7 @@ class JsonLines(Format):
     source = decode(where, raw.rstrip())
     try:
       record = json.loads(source)
-    except (ValueError, RecursionError) as error:  # Also a number of too many digits.
+    except (ValueError, RecursionError) as error:  # A number of too many digits raises ValueError.
       reason = str(error).partition(";")[0]
       if isinstance(error, json.JSONDecodeError):
         reason = f"{error.msg.removesuffix(' at')} at column {error.colno}"

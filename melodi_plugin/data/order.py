@@ -97,6 +97,6 @@ def share_out(stream: Sequence[int] | np.ndarray, sizes: np.ndarray, rows: int) 
   for document in stream:
     load, row = heapq.heappop(loads)
     lists[row].append(int(document))
-    # A document costs at least its place, also if nothing is known of its length.
+    # Even a document whose length is not known adds to the load of its row.
     heapq.heappush(loads, (load + max(int(sizes[document]), 1), row))
   return [np.asarray(read, np.int64) for read in lists]

@@ -41,7 +41,7 @@ def padding(
 def compare(
   lengths: np.ndarray, sizes: np.ndarray, rows: int, window: int, segment: int, seed: int = 0
 ) -> dict[str, Padding]:
-  """Padding of one epoch in random order, read in the ways between which one could choose.
+  """Padding of one epoch in random order, for every way in which the rows could be read.
 
   Args:
     lengths: tokens of every document.

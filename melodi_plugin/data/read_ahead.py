@@ -16,12 +16,12 @@ Tokenize = Callable[[str], Sequence[int] | np.ndarray]
 
 
 class Workers(NamedTuple):
-  """Who reads and tokenizes.
+  """What reads and tokenizes.
 
   Attributes:
-    processes: that many processes of their own; 0 stays in this process.
-    threads: threads in this process if there are no others.  Tokenizers in native code run beside
-      each other and beside the training loop; those that work in Python want a process.
+    processes: processes that do nothing else; 0 reads in this process.
+    threads: threads of this process, if it has no such processes.  Tokenizers in native code run
+      beside each other and beside the training loop; those in Python want processes.
   """
 
   processes: int = 0
@@ -44,7 +44,7 @@ class TokenReader:
     """Tokens int32 [N] of document `index`, N >= 2, or what is wrong with it.
 
     Raises:
-      ValueError: if the tokenizer does not fit; that is no matter of one document.
+      ValueError: if the tokenizer does not fit, which no single document is to blame for.
     """
     try:
       document = self.source[index]
@@ -94,7 +94,7 @@ class ReadAhead:
     )
 
   def request(self, index: int) -> Future:
-    """The result of `TokenReader` for document `index`, some time."""
+    """A future of what `TokenReader` gives for document `index`."""
     if self._workers.processes:
       return self._executor.submit(_read, index)
     return self._executor.submit(self.reader, index)

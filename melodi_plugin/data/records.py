@@ -36,7 +36,7 @@ class BrokenDocument(ValueError):  # noqa: N818 - it is not the program's error
   """
 
   def __init__(self, where: str, problem: str):
-    super().__init__(where, problem)  # The arguments are what crosses process borders.
+    super().__init__(where, problem)  # What another process gets is made from these arguments.
     self.where = where
     self.problem = problem
 

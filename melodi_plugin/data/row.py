@@ -11,7 +11,7 @@ from melodi_plugin.data.documents import BrokenDocument
 from melodi_plugin.data.order import DocumentOrder
 from melodi_plugin.data.read_ahead import ReadAhead
 
-# So many broken documents in a row mean a store that is gone, not documents to leave out.
+# As many broken documents as this, one after another, mean a store that is gone.
 _BROKEN_TOGETHER = 100
 
 OnBroken = Callable[[BrokenDocument], None]
@@ -21,7 +21,7 @@ class StateMismatch(ValueError):  # noqa: N818, it is the state that does not ma
   """A saved place in the documents that does not fit this run."""
 
 
-class Reading(NamedTuple):
+class OpenDocument(NamedTuple):
   """The document that a row is reading, and how far it is."""
 
   document: int
@@ -43,7 +43,7 @@ class Row:
   ):
     self.number = number
     self.k = 0
-    self.reading: Reading | None = None
+    self.reading: OpenDocument | None = None
     self._order = order
     self._ahead = ahead
     self._on_broken = on_broken
@@ -51,14 +51,14 @@ class Row:
     self._broken_together = 0
 
   def look_ahead(self, count: int) -> None:
-    """Requests the next `count` documents, as far as there are so many."""
+    """Requests the next `count` documents, or as many as are left."""
     while len(self._coming) < count:
       document = self._order.document(self.number, self.k + len(self._coming))
       if document is None:
         return
       self._coming.append((document, self._ahead.request(document)))
 
-  def begin(self) -> Reading | None:
+  def begin(self) -> OpenDocument | None:
     """The row's next document, or None at its end; broken ones are left out, or raised."""
     while True:
       self.look_ahead(1)
@@ -72,7 +72,7 @@ class Row:
       self.k += 1
       if not isinstance(tokens, BrokenDocument):
         self._broken_together = 0
-        return Reading(document, tokens, 0)
+        return OpenDocument(document, tokens, 0)
       self._leave_out(tokens)
 
   def _leave_out(self, broken: BrokenDocument) -> None:
@@ -81,8 +81,8 @@ class Row:
     self._broken_together += 1
     if self._broken_together >= min(self._order.documents, _BROKEN_TOGETHER):
       raise ValueError(
-        f"{self._broken_together} documents one after another are broken, which is no matter of "
-        f"single documents any more; the last one: {broken}"
+        f"{self._broken_together} documents one after another are broken, so the fault is not in "
+        f"single documents; the last one: {broken}"
       )
 
   def state(self) -> dict[str, int]:
@@ -91,7 +91,7 @@ class Row:
     return {"k": self.k, "offset": offset, "tokens": tokens}
 
   def go_to(self, k: int, tokens: int) -> None:
-    """Begins to go to a state; `arrive` completes it, so that all rows can read at once."""
+    """Begins to go to a state, which `arrive` completes: so all rows can read at the same time."""
     self.reading = None
     self._coming.clear()
     self.k = k - 1 if tokens else k

@@ -21,7 +21,7 @@ from grain.sources import RandomAccessDataSource
 from melodi_plugin.data.documents import Document
 from melodi_plugin.data.order import DocumentOrder
 from melodi_plugin.data.read_ahead import ReadAhead, Tokenize, TokenReader, Workers
-from melodi_plugin.data.row import OnBroken, Reading, Row, StateMismatch
+from melodi_plugin.data.row import OnBroken, OpenDocument, Row, StateMismatch
 
 Batch = dict[str, np.ndarray]
 
@@ -60,8 +60,8 @@ class StickyRows(grain.IterDataset[Batch]):
     targets_segmentation  inputs_segmentation where there is a target, else 0
     document_index        index into `source`; -1 on padding (only `with_document_index`)
 
-  Every token of a document but its first is a target exactly once.  Which documents a row reads
-  says `DocumentOrder`; it depends on the row and not on who reads it.
+  Every token of a document but its first is a target exactly once.  `DocumentOrder`
+  says which documents a row reads; that depends on the row and not on the process that reads it.
 
   Args:
     source: the documents; `source[i]` has `id` and `text`.
@@ -75,7 +75,7 @@ class StickyRows(grain.IterDataset[Batch]):
       and the iteration ends with the last batch that holds a token.
     sizes: bytes of every document, so that finite reading ends in all rows together.
     local_rows: the rows that are read here, in their order in the batch; None is all of them.
-    workers: who tokenizes ahead; by default one thread.
+    workers: what tokenizes ahead; by default one thread.
     on_broken: told of every broken document, which is then left out; None raises it.
     with_document_index: adds the key `document_index`.
 
@@ -126,7 +126,7 @@ class StickyRows(grain.IterDataset[Batch]):
     return f"StickyRows({self.order}, local_rows={self.local_rows})"
 
   def fingerprint(self) -> dict[str, Any]:
-    """What decides which token comes where, and which tokens a row's memory has seen."""
+    """All that decides which token comes where, and which tokens a row's memory has seen."""
     order = self.order
     fingerprint = getattr(self.source, "fingerprint", None)
     return {
@@ -261,7 +261,7 @@ def mismatch(state: Mapping[str, Any], dataset: StickyRows) -> str | None:
   return None
 
 
-def _write(batch: Batch, row: int, start: int, nth: int, reading: Reading, end: int) -> None:
+def _write(batch: Batch, row: int, start: int, nth: int, reading: OpenDocument, end: int) -> None:
   """Writes tokens reading.offset..end of a document to `batch[row, start:]`."""
   inputs = reading.tokens[reading.offset : end]
   targets = reading.tokens[reading.offset + 1 : end + 1]

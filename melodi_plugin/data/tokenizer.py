@@ -58,7 +58,7 @@ class Tokenizer:
     return ids.astype(np.int32)
 
   def _exact_ends(self, ids: np.ndarray) -> np.ndarray:
-    """Many Hugging Face tokenizers do what they like about add_bos_token and add_eos_token."""
+    """Sets BOS and EOS here: many Hugging Face tokenizers ignore add_bos_token or add_eos_token."""
     bos, eos = self._tokenizer.bos_id, self._tokenizer.eos_id
     for key, special in (("add_bos", bos), ("add_eos", eos)):
       if getattr(self, key) and special is None:

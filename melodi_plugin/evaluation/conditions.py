@@ -1,4 +1,4 @@
-"""Under which conditions a model reads: what its memory does, which checkpoint it is."""
+"""The conditions under which a model reads: what its memory does, which checkpoint it is."""
 
 from typing import Any
 

@@ -39,7 +39,7 @@ def read_batch(
 ) -> tuple[tuple[jax.Array, jax.Array], Any]:
   """Nats (B, T) and hits (B, T) of the targets of one batch, and the memory after it.
 
-  What stands where there is no target has no meaning.
+  Where there is no target, the values mean nothing.
   """
   model = nnx.merge(graphdef, params, memory, rest, copy=True)
   logits = model(
@@ -76,8 +76,8 @@ class Scorer:
     graphdef, self._params, memory, self._rest = load(config, self._mesh, path)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, memory)
     self._empty = jax.device_put(jax.tree.map(jnp.zeros_like, memory), shardings)
-    # Memory leaves a batch as it entered it, so that the second batch does not compile again; what
-    # is known of a row comes back to the process that reads the row.
+    # Memory is placed alike before and after a batch, so that the second batch does not compile
+    # again; the scores of a row come back to the process that reads the row.
     rows = jax.sharding.NamedSharding(self._mesh, PartitionSpec(self._mesh.axis_names))
     # Stock layers hold lists, so their graphdef cannot be hashed as a static argument.
     read = functools.partial(read_batch, graphdef)
@@ -98,7 +98,7 @@ class Scorer:
       on_tokens: told after every batch how many tokens were read.
 
     Yields:
-      Every document that this process reads, once its last token is read; which one is first
+      Every document that this process reads, once its last token is read; their order
       depends on the rows.
 
     Raises:
@@ -132,7 +132,7 @@ def _own_rows(array: jax.Array) -> np.ndarray:
 
 
 def _one_behind(items: Iterable[Any]) -> Iterator[Any]:
-  """Every item after the next was asked for: the host tokenizes while the device works."""
+  """Yields an item once the next was asked for, so that tokenizing and the device overlap."""
   held = []
   for item in items:
     held.append(item)

@@ -15,7 +15,7 @@ from melodi_plugin.data.corpus.presets import prepare_corpus
 from melodi_plugin.data.documents import BrokenDocument
 from melodi_plugin.data.row import StateMismatch
 from melodi_plugin.errors import UserError
-from melodi_plugin.maxtext.registration import UnsupportedHost, register
+from melodi_plugin.maxtext.registration import UnsupportedMaxText, register
 from melodi_plugin.training.progress import quiet_checkpoint_log
 
 
@@ -32,7 +32,7 @@ def load_config(argv: Sequence[str]) -> Any:
     raise UserError("\n".join(lines)) from error
   except FileNotFoundError as error:
     raise UserError(f"cannot read the configuration: {error.filename} does not exist.") from error
-  except (ValueError, TypeError, OSError, UnsupportedHost) as error:
+  except (ValueError, TypeError, OSError, UnsupportedMaxText) as error:
     raise UserError(_short(str(error))) from error
 
 

@@ -59,7 +59,7 @@ def load(config: Any, mesh: jax.sharding.Mesh, path: str) -> Loaded:
 
 
 def _check_shapes(path: str, params: Any) -> None:
-  """MaxText repeats, transposes and leaves out arrays until a checkpoint fits the model."""
+  """Compares shapes ourselves: MaxText repeats, transposes or drops arrays to make them fit."""
   there, here = weights.stored_shapes(path), weights.shapes_of(params)
   different, first = weights.mismatch(there, here)
   if not different:

@@ -8,7 +8,7 @@ from melodi_plugin.maxtext.seams.table import SEAMS, VERSION
 _undos: list[Undo] = []
 
 
-class UnsupportedHost(RuntimeError):  # noqa: N818, it is the host that is unsupported
+class UnsupportedMaxText(RuntimeError):  # noqa: N818, it is MaxText that is unsupported
   """The installed MaxText is not the one that the plugin was written for."""
 
 
@@ -18,13 +18,13 @@ def register() -> None:
   Nothing on disk changes.  All seams are checked before the first is touched.
 
   Raises:
-    UnsupportedHost: if MaxText has another version, or one of its internals looks different.
+    UnsupportedMaxText: if MaxText has another version, or one of its internals looks different.
   """
   if _undos:
     return
   version = importlib.metadata.version("maxtext")
   if version != VERSION:
-    raise UnsupportedHost(
+    raise UnsupportedMaxText(
       f"melodi_plugin works with maxtext=={VERSION}, but {version} is installed; run "
       f"`pip install maxtext=={VERSION}`, or look for a newer melodi-plugin."
     )
@@ -34,7 +34,7 @@ def register() -> None:
     except (ImportError, AttributeError, TypeError, ValueError, OSError) as error:
       problem = f"cannot be read ({error})"
     if problem:
-      raise UnsupportedHost(
+      raise UnsupportedMaxText(
         f"melodi_plugin cannot hook into MaxText {version}: maxtext.{seam.name} {problem}.  Has "
         "MaxText been changed, or another plugin loaded?"
       )

@@ -11,11 +11,7 @@ from etils import epath
 from flax import nnx
 
 from melodi_plugin.config.parameter_names import is_memory_parameter
-
-
-def name_of(path: Any) -> str:
-  """A parameter's path as text: decoder/layers/mlp/wi_0/kernel."""
-  return "/".join(str(part) for part in path)
+from melodi_plugin.training.parameter_paths import name_of
 
 
 def has_memory(state: Any) -> bool:

@@ -6,6 +6,7 @@ import pytest
 from flax import nnx
 
 from melodi_plugin.maxtext import weights
+from melodi_plugin.training.parameter_paths import name_of
 
 STOCK = ("decoder/layers/mlp/wi_0/kernel", "decoder/decoder_norm/scale", "token_embedder/embedding")
 MEMORY = ("decoder/memory_layers_0_to_1/offset", "decoder/summary_embeddings")
@@ -18,7 +19,7 @@ def state_of(names):
 
 
 def names_of(state):
-  return {weights.name_of(path) for path, _ in nnx.to_flat_state(state)}
+  return {name_of(path) for path, _ in nnx.to_flat_state(state)}
 
 
 def saved(folder, names, *, nested: bool) -> str:

@@ -25,6 +25,13 @@ def value_of(param: nnx.Param | None) -> Any:
   return None if param is None else param[...]
 
 
+def summary_embeddings(
+  config: MelodiConfig, init: initializers.Initializer, *, dtype: Any, rngs: nnx.Rngs
+) -> nnx.Param:
+  """The one learned table (U, D) of a stack."""
+  return new_param(rngs, init, (config.summary_tokens, config.emb_dim), (None, "embed"), dtype)
+
+
 class TokenMixerParams(nnx.Module):
   """One mixer from W + U tokens to `outputs` tokens, with norms where `normed`."""
 

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from melodi_plugin.config.model import MelodiConfig, Neighbors, Recurrence, Run
+from melodi_plugin.config.model import MelodiConfig, Neighbors, Recurrence
 from melodi_plugin.config.systems import BLOCK_RECURRENT, MEMORIZING, TRANSFORMER_XL
 from melodi_plugin.core.memory import Memory
-from melodi_plugin.core.schedules.segment import Stage, read_segment
+from melodi_plugin.core.schedules.segment import read_segment
 from melodi_plugin.core.segments import plan_windows
 from melodi_plugin.reference import baselines as naive_baselines
 from melodi_plugin.systems.table import filling
-from melodi_plugin.testing.tiny import document_rows, random_memory
+from melodi_plugin.testing.tiny import document_rows, random_memory, stack_layers
 
 SIZES: dict[str, Any] = dict(
   num_layers=2, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=32, window_length=4, position="t5"
@@ -69,19 +69,6 @@ def random_layers(config: MelodiConfig, seed: int = 0, dtype: Any = jnp.float64)
   # Without initialisers, which would take longer to compile than a test.
   shapes = [jax.eval_shape(lambda spec=spec: parameters(spec)) for spec in config.layers]
   return jax.tree_util.tree_map_with_path(draw, shapes)
-
-
-def stack_layers(
-  layers: list[Any], config: MelodiConfig, scan_layers: bool = True, dtype: Any = jnp.float64
-) -> list[Stage]:
-  """Stages for `schedule.read_segment` from one parameter tuple per layer."""
-
-  def stage(run: Run) -> Stage:
-    own = layers[run.first : run.first + run.length]
-    params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *own)
-    return Stage(run, filling(config, run.spec).cell(config, run.spec, dtype), params)
-
-  return [stage(run) for run in config.runs(scan_layers)]
 
 
 def draw(seed: int, *shape: int) -> np.ndarray:

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from melodi_plugin.training.parameter_paths import name_of
+
 MIN_DIM_SIZE_TO_FACTOR = 128
 DECAY_RATE = 0.8
 MOMENTUM = 0.9
@@ -81,13 +83,13 @@ def _per_tensor(
 
   def axes_of(tree: Any) -> list[int | None]:
     paths = [path for path, _ in jax.tree.leaves_with_path(tree)]
-    return [layer_axis(jax.tree_util.keystr(p, simple=True, separator="/")) for p in paths]
+    return [layer_axis(name_of(path)) for path in paths]
 
   return optax.GradientTransformation(init, update)
 
 
 def _init(transformation: optax.GradientTransformation, axis: int | None, param: jax.Array) -> Any:
-  """The state of one tensor; of a stack, where all layers begin alike."""
+  """The state of one tensor, or of a stack, whose layers all begin alike."""
   if axis is None:
     return transformation.init(param)
   first = transformation.init(jax.lax.index_in_dim(param, 0, axis, keepdims=False))

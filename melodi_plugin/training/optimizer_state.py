@@ -11,6 +11,7 @@ import optax
 from flax import nnx
 
 from melodi_plugin.training.adafactor import adafactor, factored_dims
+from melodi_plugin.training.parameter_paths import name_of
 
 _AXES = ("out_sharding", "sharding_names", "sharding")  # metadata that name logical axes
 _FACTORS = ("v_row", "v_col")
@@ -21,7 +22,7 @@ def adafactor_of(
 ) -> optax.GradientTransformation:
   """Adafactor for the parameters of a model, which may be abstract."""
   axes = {
-    "/".join(map(str, path)): layer_axis(variable)
+    name_of(path): layer_axis(variable)
     for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param))
   }
   optimizer = adafactor(learning_rate, axes.__getitem__)
@@ -64,7 +65,7 @@ def _boxed(params: Any, state: Any) -> Any:
 
 
 def _variable(param: nnx.Variable, leaf: Any, name: str) -> nnx.Variable:
-  """An array of the optimizer's state as a variable with the logical axes that it has left."""
+  """An array of the optimizer's state as a variable, with those of the axes that are left in it."""
   axes = next(filter(None, map(param.get_metadata().get, _AXES)), None)
   frozen = not hasattr(leaf, "shape")  # a placeholder, see trainable_parameters_mask
   if frozen or axes is None or leaf.shape == param.shape:
@@ -75,7 +76,7 @@ def _variable(param: nnx.Variable, leaf: Any, name: str) -> nnx.Variable:
 
 
 def _axes_left(param: nnx.Variable, axes: list[str | None], name: str) -> tuple[str | None, ...]:
-  """The logical axes of a factor; of what fills the place of a moment that is not used, none."""
+  """The logical axes of a factor; none for what stands in the place of an unused moment."""
   shape, layers = list(param.shape), layer_axis(param)
   axes += [None] * (len(shape) - len(axes))
   if layers is not None:

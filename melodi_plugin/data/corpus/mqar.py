@@ -29,8 +29,8 @@ class Task:
 
   Attributes:
     window_length: W of the model that reads the documents.
-    keys: number of keys; as many windows pass until a key is bound again, so distances are smaller.
-    values: number of values; who knows nothing is right once in `values`.
+    keys: number of keys.  A key is bound again after as many windows, so all distances are smaller.
+    values: number of values; a guess is right once in `values` times.
   """
 
   window_length: int = 6

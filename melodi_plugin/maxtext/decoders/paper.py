@@ -11,7 +11,8 @@ from maxtext.layers.normalizations import RMSNorm
 from melodi_plugin.core.attention import NORM_EPSILON
 from melodi_plugin.core.schedules.segment import Stage
 from melodi_plugin.maxtext.decoders.base import MelodiDecoder
-from melodi_plugin.systems.paper.params import summary_embeddings
+from melodi_plugin.systems.paper.params import small_init
+from melodi_plugin.systems.params import summary_embeddings
 from melodi_plugin.systems.table import filling
 
 _LOGITS = ("activation_embed_and_logits_batch", "activation_length", "activation_vocab")
@@ -46,7 +47,7 @@ class PaperDecoder(MelodiDecoder):
       make = functools.partial(module, self.melodi, run.spec, dtype=dtype)
       setattr(self, self.name_of(run), self.make_run(run, make, rngs))
     if self.melodi.summary_tokens:
-      self.summary_embeddings = summary_embeddings(self.melodi, dtype=dtype, rngs=rngs)
+      self.summary_embeddings = summary_embeddings(self.melodi, small_init, dtype=dtype, rngs=rngs)
 
   # -- The stack and the head ----------------------------------------------------------------------
 

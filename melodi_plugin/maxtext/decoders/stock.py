@@ -7,6 +7,7 @@ lies beside them.
 import functools
 from itertools import groupby
 
+import jax.numpy as jnp
 from flax import nnx
 
 from melodi_plugin.config.model import Run
@@ -20,8 +21,9 @@ from melodi_plugin.maxtext.decoders.stock_block import (
   gather,
   layers_of,
 )
+from melodi_plugin.systems.params import summary_embeddings
 from melodi_plugin.systems.stock.cell import StockCell
-from melodi_plugin.systems.stock.params import StockMemoryParams, summary_embeddings
+from melodi_plugin.systems.stock.params import StockMemoryParams, table_init
 
 
 class StockDecoder(MelodiDecoder):
@@ -43,7 +45,9 @@ class StockDecoder(MelodiDecoder):
       make = functools.partial(StockMemoryParams, self.melodi, run.spec, **starts)
       setattr(self, self.memory_name(run), self.make_run(run, make, rngs))
     if self.melodi.summary_tokens:
-      self.summary_embeddings = summary_embeddings(self.melodi, rngs=rngs)
+      self.summary_embeddings = summary_embeddings(
+        self.melodi, table_init, dtype=jnp.float32, rngs=rngs
+      )
 
   def memory_name(self, run: Run) -> str:
     """The attribute that holds what memory adds to a run."""

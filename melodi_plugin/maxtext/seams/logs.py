@@ -1,4 +1,4 @@
-"""What MaxText logs of a training step."""
+"""What MaxText logs about a training step."""
 
 import functools
 

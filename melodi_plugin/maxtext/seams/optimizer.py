@@ -121,6 +121,8 @@ def _with_multipliers(config: Any, optimizer: Any) -> Any:
   import jax
   import optax
 
+  from melodi_plugin.training.parameter_paths import name_of
+
   if not has_base_block(config):
     return optimizer
   memory = config.melodi_memory_learning_rate_multiplier
@@ -129,7 +131,7 @@ def _with_multipliers(config: Any, optimizer: Any) -> Any:
     return optimizer
 
   def scale(path: Any, update: Any) -> Any:
-    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    name = name_of(path)
     if not is_memory_parameter(name):
       return update
     return update * (gates if is_gate(name) else memory)

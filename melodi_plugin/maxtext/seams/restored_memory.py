@@ -1,4 +1,4 @@
-"""Memory of a checkpoint in a model whose memory has another length, or none of it."""
+"""Restores a checkpoint without its memory, or into a model whose memory has another length."""
 
 import contextlib
 from collections.abc import Callable, Iterator

@@ -12,7 +12,7 @@ from melodi_plugin.systems.params import Axes, TokenMixerParams, kernel_init, ne
 
 _bias_table_init = initializers.normal(T5_BUCKETS**-0.5)
 # The reference's "stddev 0.25" is that before truncation; the real one is 0.22.
-_small_init = initializers.truncated_normal(0.25)
+small_init = initializers.truncated_normal(0.25)
 
 
 class PaperLayerParams(nnx.Module):
@@ -59,7 +59,7 @@ class PaperLayerParams(nnx.Module):
 
     gated = spec.mixes_long or (spec.increment and config.neighbors.count)
     gate = (heads, config.head_dim) if spec.mixes_long else (heads, 1)
-    gate_init = _small_init if spec.mixes_long else zeros
+    gate_init = small_init if spec.mixes_long else zeros
     self.gate = param(gate_init, gate, (None, None)) if gated else None
     self.summary_mixer = mixer(spec.mixes_summary, config.summary_tokens, normed=True)
     self.short_mixer = mixer(spec.mixes_short, spec.short_tokens, normed=spec.residual_short)
@@ -73,9 +73,3 @@ class PaperLayerParams(nnx.Module):
       own = getattr(self, name)
       leaves[name] = own.parameters() if own and name in mixers else value_of(own)
     return PaperLayer(**leaves)
-
-
-def summary_embeddings(config: MelodiConfig, *, dtype: Any, rngs: nnx.Rngs) -> nnx.Param:
-  """The one learned table (U, D) of the stack."""
-  shape = (config.summary_tokens, config.emb_dim)
-  return new_param(rngs, _small_init, shape, (None, "embed"), dtype)

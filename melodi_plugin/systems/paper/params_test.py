@@ -10,7 +10,8 @@ from flax import nnx
 
 from melodi_plugin.core.token_mixer import TokenMixer
 from melodi_plugin.systems.paper.layer import PaperLayer
-from melodi_plugin.systems.paper.params import PaperLayerParams, summary_embeddings
+from melodi_plugin.systems.paper.params import PaperLayerParams, small_init
+from melodi_plugin.systems.params import summary_embeddings
 from melodi_plugin.testing.tiny import tiny_config
 
 # The sizes of the recorded initial values (SEMANTICS 1.8).
@@ -117,7 +118,7 @@ def test_gate_starts_near_one_half():
 
 def test_summary_embeddings_start_small():
   with nnx.use_eager_sharding(False):
-    table = summary_embeddings(CONFIG, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    table = summary_embeddings(CONFIG, small_init, dtype=jnp.float32, rngs=nnx.Rngs(0))
   assert table[...].shape == (64, 512)
   assert_small(np.asarray(table[...]))
   assert abs(np.asarray(table[...]).std() - 0.22) < 0.003

@@ -16,7 +16,7 @@ from melodi_plugin.core.array_typing import Array, Float
 from melodi_plugin.systems.params import TokenMixerParams, new_param, value_of
 from melodi_plugin.systems.stock.cell import StockLayer
 
-_table_init = initializers.normal(0.02)  # small next to what the first layer adds to it
+table_init = initializers.normal(0.02)  # small next to what the first layer adds to it
 
 
 class StockMemoryParams(nnx.Module):
@@ -67,9 +67,3 @@ def _copy(tokens: Array) -> initializers.Initializer:
     return jax.nn.one_hot(jnp.maximum(tokens, 0), shape[0], axis=0, dtype=dtype)
 
   return init
-
-
-def summary_embeddings(config: MelodiConfig, *, rngs: nnx.Rngs) -> nnx.Param:
-  """The one learned table (U, D) of the stack."""
-  shape = (config.summary_tokens, config.emb_dim)
-  return new_param(rngs, _table_init, shape, (None, "embed"), jnp.float32)

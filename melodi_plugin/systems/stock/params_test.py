@@ -9,7 +9,8 @@ import pytest
 from flax import nnx
 
 from melodi_plugin.core.branching import context_shares, mix
-from melodi_plugin.systems.stock.params import StockMemoryParams, summary_embeddings
+from melodi_plugin.systems.params import summary_embeddings
+from melodi_plugin.systems.stock.params import StockMemoryParams, table_init
 from melodi_plugin.testing.tiny import tiny_config
 
 AROUND = dict(base_block="llama2", num_kv_heads=1, mask_empty_slots=True)
@@ -104,7 +105,7 @@ def test_all_are_float32_and_replicated_but_for_the_width_of_the_table():
   assert all(axes[name] == ("norm",) for name in norms)
   assert all(set(axes[name]) == {None} for name in axes.keys() - norms)
   with nnx.use_eager_sharding(False):
-    table = summary_embeddings(CONFIG, rngs=nnx.Rngs(0))
+    table = summary_embeddings(CONFIG, table_init, dtype=jnp.float32, rngs=nnx.Rngs(0))
   assert table.shape == (4, 16) and table.get_metadata()["out_sharding"] == (None, "embed")
   assert 0.005 < float(jnp.std(table[...])) < 0.04
 
