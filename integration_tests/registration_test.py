@@ -19,6 +19,7 @@ from flax import nnx
 
 import melodi_plugin
 from integration_tests import running
+from melodi_plugin.maxtext import registration
 from melodi_plugin.maxtext.registration import UnsupportedMaxText, register, unregister
 from melodi_plugin.maxtext.seams import table
 
@@ -352,10 +353,10 @@ def test_broken_seam_is_named_and_nothing_applied(monkeypatch, name, damage):
   assert not differences(before, snapshot())
 
 
-@pytest.mark.parametrize("table", ["_member_names_", "_member_map_", "_value2member_map_"])
-def test_enum_without_the_tables_that_are_written_is_noticed(monkeypatch, table):
+@pytest.mark.parametrize("attribute", ["_member_names_", "_member_map_", "_value2member_map_"])
+def test_enum_without_the_tables_that_are_written_is_noticed(monkeypatch, attribute):
   # Only probed: registering would write into the table of `enum.Enum`, which every enum inherits.
-  monkeypatch.delattr(f"maxtext.common.common_types.DecoderBlockType.{table}")
+  monkeypatch.delattr(f"maxtext.common.common_types.DecoderBlockType.{attribute}")
   assert table.SEAMS[0].probe() is not None
 
 
@@ -368,7 +369,7 @@ def test_failure_in_the_middle_undoes_what_was_applied(monkeypatch, failing):
   seams = list(table.SEAMS)
   seams[failing] = seams[failing]._replace(apply=fail)
   with monkeypatch.context() as patch:
-    patch.setattr(host, "SEAMS", tuple(seams))
+    patch.setattr(registration, "SEAMS", tuple(seams))
     with pytest.raises(OSError, match="no space left"):
       register()
   assert not differences(before, snapshot())

@@ -113,3 +113,25 @@ def test_maxtext_is_visible_in_one_room_only():
     if relative.parts[0] != "maxtext" and str(relative) not in MAXTEXT:
       assert "maxtext" not in roots, relative
     assert not roots & FOREIGN.get(relative.parts[0], set()), relative
+
+
+def _says_why(lines: list[str], at: int) -> bool:
+  """Whether a comment stands beside the import in line `at`, or above it and its neighbours."""
+  first = at
+  while lines[first - 1].lstrip().startswith(("import ", "from ")):
+    first -= 1
+  return "#" in lines[at] or "#" in lines[first] or lines[first - 1].lstrip().startswith("#")
+
+
+def test_imports_inside_functions_say_why():
+  silent = []
+  for path in sources():
+    if path.parent.name == "seams":  # the room itself says why
+      continue
+    text = path.read_text()
+    for function in ast.walk(ast.parse(text)):
+      if isinstance(function, ast.FunctionDef):
+        inner = (n for n in ast.walk(function) if isinstance(n, ast.Import | ast.ImportFrom))
+        lines = [n.lineno for n in inner if not _says_why(text.splitlines(), n.lineno - 1)]
+        silent += [f"{path.relative_to(ROOT)}:{line}" for line in lines]
+  assert not silent, silent

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from melodi_plugin.compare import configs, plots, table
-from melodi_plugin.compare.progress import execute_all, locked
+from melodi_plugin.compare.execution import execute_all, locked
 from melodi_plugin.compare.request import FORCED, Request, ask, check_same
 from melodi_plugin.compare.results import put_together
 from melodi_plugin.compare.runs import Result, Row, Run, check_settings

@@ -1,4 +1,4 @@
-"""The pictures of a comparison, as PNG; those of a report are in `evaluation/pictures`."""
+"""The pictures of a comparison, as PNG; those of a report are in `evaluation/plots`."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
 from melodi_plugin.compare.results import Over, RowResult
-from melodi_plugin.evaluation.pictures import by_position
+from melodi_plugin.evaluation.plots import by_position
 from melodi_plugin.output.figures import colour, new_figure, png, style
 
 _POINTS = 100  # of a loss curve; more steps are averaged

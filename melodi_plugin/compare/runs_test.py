@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from melodi_plugin.compare import progress, runs
+from melodi_plugin.compare import execution, runs
 from melodi_plugin.compare.metrics_test import line
 from melodi_plugin.errors import UserError
 from melodi_plugin.testing.comparison import make_evaluation, make_row
@@ -81,7 +81,7 @@ def test_failed_evaluation_with_a_key_changed_leaves_the_result(tmp_path, proces
   other = "melodi_long_term_windows=9"
   run = runs.Run(make_row(changed=[CHANGED, other]), 0, tmp_path)
   processes.failing = {(run.name, f"evaluation with {CHANGED}")}
-  (result,), (failure,) = progress.execute_all([run], 4)
+  (result,), (failure,) = execution.execute_all([run], 4)
   assert result["evaluation"] == make_evaluation(3.0)
   assert result["evaluated_with"].keys() == {other} and not run.finished
   assert failure.startswith(f"memory_seed0: evaluation with {CHANGED} ended with status 1")
@@ -147,18 +147,18 @@ def test_failed_run_is_told_and_the_others_go_on(tmp_path, processes, capsys):
   rows = [make_row(name) for name in ("one", "two", "three")]
   processes.failing = {("two_seed0", "training")}
   all_runs = [runs.Run(row, 0, tmp_path) for row in rows]
-  results, failures = progress.execute_all(all_runs, 4)
+  results, failures = execution.execute_all(all_runs, 4)
   assert [result["row"] for result in results] == ["one", "three"]
   (failure,) = failures
   assert (
     failure.startswith("two_seed0: training ended with status 1") and "two_seed0.log" in failure
   )
   processes.failing, processes.started = set(), []
-  results, failures = progress.execute_all(all_runs, 4)
+  results, failures = execution.execute_all(all_runs, 4)
   assert len(results) == 3 and not failures
   assert {name for name, _ in processes.started} == {"two_seed0"}
   assert "one_seed0: finished before, not run again" in capsys.readouterr().err
-  progress.execute_all(all_runs, 4)
+  execution.execute_all(all_runs, 4)
   said = capsys.readouterr().err
   assert "two_seed0: finished before, not run again" in said and "training steps" not in said
 
@@ -174,20 +174,20 @@ def test_process_that_fails_leaves_its_output_in_the_log(tmp_path):
 
 
 def test_folder_belongs_to_one_comparison(tmp_path):
-  first, second = (progress.locked(tmp_path / "out") for _ in range(2))
+  first, second = (execution.locked(tmp_path / "out") for _ in range(2))
   with first, pytest.raises(UserError, match="another comparison still writes to"), second:
     pass
-  with progress.locked(tmp_path / "out"):
+  with execution.locked(tmp_path / "out"):
     pass
 
 
 def test_folder_stays_locked_while_a_process_of_a_killed_comparison_writes(tmp_path):
-  with progress.locked(tmp_path):
+  with execution.locked(tmp_path):
     orphan = subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1, close_fds=False)
   try:
-    with pytest.raises(UserError), progress.locked(tmp_path):
+    with pytest.raises(UserError), execution.locked(tmp_path):
       pass
   finally:
     orphan.communicate(b"\n")
-  with progress.locked(tmp_path):
+  with execution.locked(tmp_path):
     pass

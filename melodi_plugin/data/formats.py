@@ -226,6 +226,7 @@ def _records(path: str, opened: int) -> Any:
 
 def _features(where: str, raw: bytes) -> Any:
   """The features of a serialized tf.train.Example, by name."""
+  # Slow to import, and only this format needs them.
   from google.protobuf.message import DecodeError
   from maxtext.input_pipeline.protos import example_pb2
 

@@ -5,7 +5,7 @@ Read in this order; each file imports only what stands above it:
   conditions  what memory does while a model reads, and which checkpoint it is
   reading     the loss of every token, memory carried
   statistics  perplexities and their intervals
-  pictures    the two pictures of a report
+  plots       the two pictures of a report
   report      evaluations side by side: Markdown, CSV, pictures
   probes/     recall against distance
   evaluate    all of it for a config

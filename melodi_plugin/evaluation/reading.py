@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.linen import logical_axis_rules
 from jax.sharding import PartitionSpec
 
 from melodi_plugin.data.rows import StickyRows
@@ -115,8 +116,6 @@ class Scorer:
     collector.end()
 
   def _run(self, batches: StickyRows) -> Iterator[tuple[Any, Any]]:
-    from flax.linen import logical_axis_rules
-
     memory = jax.tree.map(jnp.copy, self._empty)
     for batch in EndTogether(batches, self._mesh):
       with jax.set_mesh(self._mesh), logical_axis_rules(self.config.logical_axis_rules):

@@ -12,7 +12,7 @@ from typing import Any
 
 import fsspec
 
-from melodi_plugin.evaluation import pictures as plots
+from melodi_plugin.evaluation import plots
 from melodi_plugin.evaluation.statistics import RATES, paired_change
 from melodi_plugin.output.files import write_files
 from melodi_plugin.output.tables import Table

@@ -24,7 +24,7 @@ def load_config(argv: Sequence[str]) -> Any:
   atexit.register(_collect)
   try:
     register()
-    from maxtext.configs import pyconfig
+    from maxtext.configs import pyconfig  # after registration
 
     return pyconfig.initialize(list(argv))
   except pydantic.ValidationError as error:

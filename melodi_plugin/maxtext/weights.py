@@ -33,6 +33,7 @@ def shapes_of(params: Any) -> dict[str, tuple[int, ...]]:
 
 def described_shapes(config: Any) -> dict[str, tuple[int, ...]]:
   """Names and shapes of the parameters of a MaxText config's model; nothing is allocated."""
+  # After registration.
   from maxtext.utils import maxtext_utils, model_creation_utils
 
   mesh = maxtext_utils.get_mesh_from_config(config)
@@ -57,7 +58,7 @@ def stored_shapes(path: str) -> dict[str, tuple[int, ...]]:
   Raises:
     ValueError: if there is no checkpoint of MaxText's parameters.
   """
-  import orbax.checkpoint as ocp
+  import orbax.checkpoint as ocp  # slow, and not needed to tell parameters apart
 
   items = epath.Path(path) / "items"
   try:
@@ -74,7 +75,7 @@ def stored_shapes(path: str) -> dict[str, tuple[int, ...]]:
 
 def read_arrays(path: str, names: Sequence[str]) -> dict[str, np.ndarray]:
   """Some parameters of a checkpoint, without the rest of it; `names` are of `stored_shapes`."""
-  import orbax.checkpoint as ocp
+  import orbax.checkpoint as ocp  # slow, and not needed to tell parameters apart
 
   metadata: Any = ocp.PyTreeCheckpointer().metadata(path)
   tree = metadata.item_metadata.tree["params"]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from melodi_plugin.checkpoints.gguf import tokenizer as gguf_tokenizer
@@ -93,7 +94,7 @@ def _naming(path: Path) -> Iterator[None]:
 def open_gguf(path: Path) -> GGUF:
   """Opens a file without reading its tensors; raises ValueError if it is not a llama model."""
   try:
-    import gguf
+    import gguf  # an extra
   except ImportError as error:
     raise ValueError(
       "the package gguf is not installed; install the extra gguf of melodi_plugin "
@@ -167,8 +168,6 @@ def _check_same_model(header: Header, head_dim: int) -> None:
 
 def write_yaml(path: Path, keys: Mapping[str, Any], title: str) -> None:
   """Writes a MaxText config on top of base.yml."""
-  from omegaconf import OmegaConf
-
   text = OmegaConf.to_yaml(OmegaConf.create({"base_config": "base.yml", **keys}))
   path.write_text(f"# {title}\n{text}")
 

@@ -125,7 +125,7 @@ def _places(
 
 
 def _fill(tensor: Any, target: np.ndarray, arrange: Arrange, head_dim: int) -> None:
-  from gguf.quants import dequantize
+  from gguf.quants import dequantize  # an extra
 
   try:
     value = arrange(dequantize(tensor.data, tensor.tensor_type), head_dim)

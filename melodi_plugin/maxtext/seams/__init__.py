@@ -1,5 +1,8 @@
 """Every MaxText internal that we touch, one seam each: probe, apply, undo.
 
+MaxText, and what of ours stands on it, is imported inside functions: so importing the table loads
+neither MaxText nor JAX, and where MaxText lacks what a seam needs, the probe can say so.
+
 Read in this order; each file imports only what stands above it:
 
   seam             what a seam is, and the few tools that every seam needs

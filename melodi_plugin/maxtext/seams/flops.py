@@ -3,6 +3,7 @@
 import functools
 
 from melodi_plugin.config.systems import has_base_block, is_melodi
+from melodi_plugin.cost.flops import training_flops
 from melodi_plugin.maxtext.seams.seam import Undo, parameters, replace
 
 
@@ -25,8 +26,6 @@ def apply_flops() -> Undo:
   def calculate_tflops_training_per_device(config, log=True):
     if not is_melodi(config):
       return original(config, log)
-    from melodi_plugin.cost.flops import training_flops
-
     rows = config.per_device_batch_size
     stock = original(config, log=False)[1] * 1e12 / rows if has_base_block(config) else 0.0
     flops = training_flops(config, stock)

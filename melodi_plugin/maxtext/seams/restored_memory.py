@@ -4,6 +4,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
+
 from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.core.memory import Memory, resize
 from melodi_plugin.maxtext.seams.seam import replace
@@ -40,7 +42,6 @@ def left_out() -> contextlib.AbstractContextManager[None]:
 
 def of_stored_length(items: Any) -> contextlib.AbstractContextManager[None]:
   """Queues are restored at the length that they have in the checkpoint; `fit` comes next."""
-  import jax
   import orbax.checkpoint as ocp
 
   metadata: Any = ocp.PyTreeCheckpointer().metadata(items)
@@ -67,8 +68,6 @@ def of_stored_length(items: Any) -> contextlib.AbstractContextManager[None]:
 
 def fit(state: Any, config: Any) -> None:
   """Cuts or lengthens restored queues if melodi_long_term_windows has changed."""
-  import jax
-
   sizes, decoder = MelodiConfig.from_maxtext(config), state["model"]["decoder"]
   if "memory_long" not in decoder:
     return

@@ -1,4 +1,4 @@
-"""All runs of a comparison, one after the other, with a bar; and the lock on their folder."""
+"""Executes the runs of a comparison, one after the other, with a bar; and locks their folder."""
 
 import contextlib
 import fcntl
