@@ -8,7 +8,7 @@ import pytest
 from integration_tests import running
 from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.config.parameter_names import is_memory_parameter
-from melodi_plugin.cost.accounting import mixer_parameters
+from melodi_plugin.cost.accounting import memory_parameters
 from melodi_plugin.maxtext import weights
 
 _YAML = pathlib.Path(__file__).parents[1] / "configs" / "yaml"
@@ -40,17 +40,6 @@ def load_stock(model_name: str):
 
 def numbers(shapes: Shapes) -> int:
   return sum(map(math.prod, shapes.values()))
-
-
-def memory_parameters(config: MelodiConfig) -> int:
-  """Numbers that memory adds to a stock model: summary table, mixers, offsets, gates."""
-  heads = config.num_attentions * config.num_heads
-  total = config.summary_tokens * config.emb_dim
-  for spec in config.layers:
-    total += mixer_parameters(config, spec)
-    total += heads if spec.short_tokens else 0
-    total += heads * config.head_dim if spec.increment else 0
-  return total
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

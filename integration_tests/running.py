@@ -120,6 +120,13 @@ def initialize(*argv: str, **keys: Any):
   return pyconfig.initialize(["", *argv], **(TINY | keys))
 
 
+def initialize_only(*argv: str):
+  """MaxText's config of a file and keys alone."""
+  from maxtext.configs import pyconfig
+
+  return pyconfig.initialize(["", *argv])
+
+
 def from_yaml(path: pathlib.Path, **keys: Any):
   """MaxText's config of a YAML file, changed by `keys`."""
   from maxtext.configs import pyconfig

@@ -2,6 +2,7 @@
 
 import json
 import math
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,11 @@ from flax import nnx
 from integration_tests import running
 from melodi_plugin.cli.main import main
 from melodi_plugin.config.model import MelodiConfig
+from melodi_plugin.config.systems import is_melodi
 from melodi_plugin.cost.flops import model_work
 from melodi_plugin.cost.flops_test import counted
-from melodi_plugin.cost.sizes import Sizes
-from melodi_plugin.maxtext.sizes import sizes
+from melodi_plugin.cost.sizes import Sizes, closed_form
+from melodi_plugin.maxtext.light import read_light
 
 STOCK = dict(decoder_block="llama2", base_num_kv_heads=1, head_dim=32, vocab_size=96)
 CASES = {
@@ -37,6 +39,12 @@ CASES = {
 def _registered():
   with running.maxtext_process():
     yield
+
+
+def sizes(config) -> Sizes:
+  from melodi_plugin.maxtext.sizes import sizes as by_maxtext  # after registration
+
+  return by_maxtext(config)
 
 
 def model_of(config):
@@ -92,12 +100,65 @@ def test_forward_products_of_the_whole_model_are_those_of_the_traced_program(nam
   assert ours == pytest.approx(found, rel=0.02)
 
 
+# -- Without MaxText -------------------------------------------------------------------------------
+
+ROOT = pathlib.Path(__file__).parents[1] / "configs" / "yaml"
+SHIPPED = sorted(
+  str(path.relative_to(ROOT)) for path in ROOT.rglob("*.yml") if path.parent.name != "shared"
+)
+ONLY_MAXTEXT = {"melodi_gemma3_12b.yml"}
+
+
+def agree(path: str, *keys: str) -> None:
+  """What is read and counted without MaxText is what MaxText reads and counts."""
+  keys = ("skip_jax_distributed_system=true", "dataset_type=synthetic", *keys)
+  light = read_light([path, *keys])
+  config = running.initialize_only(path, *keys)
+  if is_melodi(config):
+    assert MelodiConfig.from_maxtext(light) == MelodiConfig.from_maxtext(config)
+  ours, maxtexts = closed_form(light), sizes(config)
+  for field, one, other in zip(Sizes._fields, ours, maxtexts, strict=True):
+    assert one == pytest.approx(other, rel=1e-12 if "flops" in field else 0), field
+
+
+# One of ours, a stock model, memory around one whose sizes a model_name sets.
+@pytest.mark.parametrize(
+  "name", ["melodi_shakespeare_cpu.yml", "smollm2_135m.yml", "melodi_qwen3_8b.yml"]
+)
+def test_sizes_without_maxtext_are_maxtexts(name):
+  agree(str(ROOT / name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted({*SHIPPED} - ONLY_MAXTEXT))
+def test_sizes_without_maxtext_are_maxtexts_for_every_file(name):
+  agree(str(ROOT / name))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_file_that_can_be_is_read_without_maxtext(name):
+  light = read_light([str(ROOT / name), "dataset_type=synthetic"])
+  assert (light is None) == (name in ONLY_MAXTEXT)
+
+
+def test_sizes_of_a_changed_config_without_maxtext_are_maxtexts():
+  agree(
+    str(ROOT / "small" / "memorizing.yml"),
+    "logits_via_embedding=false",
+    "max_target_length=512",
+    "per_device_batch_size=3",
+    "dtype=bfloat16",
+    "melodi_memory_dtype=bfloat16",
+  )
+
+
 # -- The command -----------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def paths(tmp_path):
-  cases = {"ours": running.MELODI, "stock": STOCK}
+  gemma = STOCK | dict(decoder_block="gemma", base_num_kv_heads=2)
+  cases = {"ours": running.MELODI, "stock": STOCK, "other": gemma}
   return [
     str(running.write_yaml(tmp_path / f"{name}.yml", **running.TINY | keys))
     for name, keys in cases.items()
@@ -105,18 +166,30 @@ def paths(tmp_path):
 
 
 def test_json_is_all_that_is_on_standard_output(paths, capsys):
-  main(["sizes", *paths, "--json", "melodi_long_term_windows=8"])
-  ours, stock = json.loads(capsys.readouterr().out)
-  assert (ours["name"], stock["name"]) == ("ours", "stock")
+  assert main(["sizes", *paths, "--json", "melodi_long_term_windows=8"]) == 0
+  said = capsys.readouterr()
+  ours, stock, other = json.loads(said.out)
+  assert (ours["name"], stock["name"], other["name"]) == ("ours", "stock", "other")
   assert ours.keys() == stock.keys() == {"name", *Sizes._fields}
   assert ours["memory_long"] == 2 * 8 * 2 * 32  # keys and values of Q windows of L tokens
   assert stock["memory_all"] == 0 and stock["parameters"] > 0
+  # A block that has no closed form is MaxText's to count, and that takes a while.
+  assert other["parameters"] > 0
+  assert [line for line in said.err.splitlines() if "needs MaxText" in line] == [
+    f"{paths[2]} needs MaxText to be read, which takes about 15 seconds"
+  ]
 
 
-def test_table_has_a_line_per_config(paths, capsys):
+def test_few_configs_stand_side_by_side_and_more_have_a_line_each(tmp_path, capsys):
+  keys = running.TINY | running.MELODI
+  paths = [str(running.write_yaml(tmp_path / f"{name}.yml", **keys)) for name in "abcde"]
+  main(["sizes", *paths[:4]])
+  lines = capsys.readouterr().out.splitlines()
+  assert [cell.strip() for cell in lines[0].split("|")] == ["", "", "a", "b", "c", "d", ""]
+  assert lines[2].split() == ["|", "parameters", *["|", "30,472"] * 4, "|"]
   main(["sizes", *paths])
   lines = capsys.readouterr().out.splitlines()
-  assert [line.split("|")[1].strip(" -") for line in lines] == ["millions", "", "ours", "stock"]
+  assert len(lines) == 2 + 5 and all("30,472" in line for line in lines[2:])
 
 
 @pytest.mark.parametrize(
@@ -124,9 +197,21 @@ def test_table_has_a_line_per_config(paths, capsys):
   [
     (["melodi_window_length=17"], "17"),
     (["no_such_key=1"], "no_such_key is not a key of MaxText"),
+    (["melodi_window_lenght=8"], "did you mean melodi_window_length?"),
   ],
 )
 def test_error_is_one_sentence_and_status_2(paths, arguments, sentence, capsys):
   assert main(["sizes", *paths, *arguments]) == 2
   said = capsys.readouterr()
   assert said.out == "" and sentence in said.err.splitlines()[-1]
+
+
+def test_the_command_imports_neither_jax_nor_maxtext(paths, tmp_path):
+  script = (
+    "import sys\n"
+    "from melodi_plugin.cli.main import main\n"
+    f"assert main(['sizes', {paths[0]!r}, {paths[1]!r}]) == 0\n"
+    "assert not {'jax', 'maxtext', 'transformers', 'matplotlib'} & sys.modules.keys()\n"
+  )
+  code, log = running.command("-c", script, cwd=tmp_path)
+  assert code == 0, log

@@ -7,9 +7,9 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from melodi_plugin.cost.sizes import Sizes, table
+from melodi_plugin.cost.sizes import Sizes, closed_form, table
 from melodi_plugin.errors import UserError
-from melodi_plugin.maxtext.launch import load_config
+from melodi_plugin.maxtext.light import read_light
 
 # Reading the config must neither wait for other hosts nor look for documents.
 _ALONE = (
@@ -20,19 +20,27 @@ _ALONE = (
 
 
 def measure(paths: Sequence[str], keys: Sequence[str]) -> dict[str, Sizes]:
-  """Sizes of every config, by the stem of its file; a bad one ends the program with status 2."""
+  """Sizes of every config, by the stem of its file; a bad one is a UserError."""
   rows: dict[str, Sizes] = {}
-  from melodi_plugin.maxtext.sizes import sizes  # after registration, which load_config does
-
   for path in paths:
     stem = pathlib.Path(path).stem
     name = path if stem in rows else stem
-    config = load_config(["", path, *_ALONE, *keys])
-    try:
-      rows[name] = sizes(config)
-    except (ValueError, NotImplementedError) as error:
-      raise UserError(f"{path}: {error}") from error
+    config = read_light([path, *_ALONE, *keys])
+    rows[name] = (config and closed_form(config)) or _by_maxtext(path, keys)
   return rows
+
+
+def _by_maxtext(path: str, keys: Sequence[str]) -> Sizes:
+  print(f"{path} needs MaxText to be read, which takes about 15 seconds", file=sys.stderr)
+  from melodi_plugin.maxtext.launch import load_config  # slow, and rarely needed
+
+  config = load_config(["", path, *_ALONE, *keys])
+  from melodi_plugin.maxtext.sizes import sizes  # after registration, which load_config does
+
+  try:
+    return sizes(config)
+  except (ValueError, NotImplementedError) as error:
+    raise UserError(f"{path}: {error}") from error
 
 
 def main(options: argparse.Namespace) -> None:

@@ -83,6 +83,17 @@ def reads_states(config: MelodiConfig, spec: LayerSpec) -> bool:
   return config.system == BLOCK_RECURRENT and bool(spec.increment or config.recurrence.feedback)
 
 
+def memory_parameters(config: MelodiConfig) -> int:
+  """Numbers that memory adds to a stock model: summary table, mixers, offsets, gates."""
+  heads = config.num_attentions * config.num_heads
+  total = config.summary_tokens * config.emb_dim
+  for spec in config.layers:
+    total += mixer_parameters(config, spec)
+    total += heads if spec.short_tokens else 0
+    total += heads * config.head_dim if spec.increment else 0
+  return total
+
+
 class MemoryNumbers(NamedTuple):
   """Stored numbers of one batch row, whatever the length of its document (SEMANTICS 1.4, 1.10)."""
 

@@ -20,11 +20,13 @@ from melodi_plugin.cost.accounting import (
   keys_and_values,
   layer_parameters,
   memory_numbers,
+  memory_parameters,
   paper_memory,
   parameters,
 )
 from melodi_plugin.systems.paper.params import small_init
 from melodi_plugin.systems.params import summary_embeddings
+from melodi_plugin.systems.stock.params import StockMemoryParams
 from melodi_plugin.systems.table import filling
 from melodi_plugin.testing.tiny import TINY, tiny_config
 
@@ -171,6 +173,28 @@ SMALL = MelodiConfig(
   short_term_layers=tuple(range(30)),
   **{**AROUND, "num_kv_heads": 3},
 )
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {},
+    dict(num_attentions=2),
+    dict(short_term_tokens=0),
+    dict(short_term_tokens=3),
+    dict(long_term_windows=0),
+    dict(summary_tokens=0),
+    dict(summary_branching=False),
+  ],
+)
+def test_closed_form_equals_sizes_of_what_memory_adds(changes):
+  config = tiny_config(**AROUND | changes)
+
+  def layer(spec):
+    return numbers(lambda rngs: StockMemoryParams(config, spec, offset=0.0, gate=2.0, rngs=rngs))
+
+  table = config.summary_tokens * config.emb_dim
+  assert memory_parameters(config) == sum(map(layer, config.layers)) + table
 
 
 @pytest.mark.parametrize("name", CONFIGS)

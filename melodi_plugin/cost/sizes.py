@@ -1,9 +1,34 @@
-"""What models cost: the numbers of one, and the table of several."""
+"""What models cost: the numbers of one, and the table of several.
 
-from collections.abc import Mapping
-from typing import NamedTuple
+A config is read by attribute only, whether MaxText has read it or `maxtext.light`.
+"""
 
-from melodi_plugin.output.tables import Table
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from melodi_plugin.config.model import MelodiConfig
+from melodi_plugin.config.settings import as_written
+from melodi_plugin.config.systems import has_base_block, is_melodi
+from melodi_plugin.cost.accounting import (
+  MemoryNumbers,
+  decode_state,
+  keys_and_values,
+  memory_numbers,
+  memory_parameters,
+  paper_memory,
+  parameters,
+)
+from melodi_plugin.cost.flops import training_flops
+from melodi_plugin.cost.stock import (
+  embedding_parameters,
+  is_ordinary,
+  stock_attention,
+  stock_parameters,
+  stock_weights,
+)
+from melodi_plugin.output.tables import Table, with_unit
+
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 class Sizes(NamedTuple):
@@ -20,30 +45,107 @@ class Sizes(NamedTuple):
   decode_state: int | None  # numbers; of a stock model after max_target_length tokens
   decode_state_bytes: int | None
   training_flops_per_token: float  # products of matrices, forward and backward
-  training_flops_per_step: float
-  tokens_per_step: int  # on the devices of this process
+  training_flops_per_step: float  # of one device, like the next
+  tokens_per_step: int
+
+
+def closed_form(config: Any) -> Sizes | None:
+  """Sizes of our systems, of ordinary stock decoders and of memory around them; else None.
+
+  Raises:
+    ValueError: if sizes contradict each other.
+  """
+  around_stock = has_base_block(config)
+  if (around_stock or not is_melodi(config)) and not is_ordinary(config):
+    return None
+  if config.dtype not in _BYTES:
+    return None
+  if not is_melodi(config):
+    total, flops = stock_parameters(config), stock_weights(config) + stock_attention(config)
+  elif around_stock:
+    total = stock_parameters(config) + memory_parameters(MelodiConfig.from_maxtext(config))
+    flops = sum(training_flops(config, stock_weights(config)))
+  else:
+    total = parameters(MelodiConfig.from_maxtext(config))
+    flops = sum(training_flops(config, 0.0))
+  tables = embedding_parameters(config)
+  return sizes(config, tables, tables + total, flops / config.max_target_length)
+
+
+def sizes(config: Any, tables: int, total: int, flops_per_token: float) -> Sizes:
+  """Sizes of a model of which is known: the vocabulary's tables, all parameters, operations."""
+  counted = stored = MemoryNumbers(0, 0)
+  if is_melodi(config):
+    melodi, number = MelodiConfig.from_maxtext(config), _BYTES[config.melodi_memory_dtype]
+    counted = paper_memory(melodi)
+    stored = MemoryNumbers(*(number * count for count in memory_numbers(melodi)))
+  state, state_bytes = _decode_state(config)
+  rows = config.per_device_batch_size * config.gradient_accumulation_steps
+  tokens = rows * config.max_target_length
+  return Sizes(
+    parameters=total,
+    embedding_parameters=tables,
+    memory_short=counted.short,
+    memory_long=counted.long,
+    memory_all=counted.all,
+    memory_short_bytes=stored.short,
+    memory_long_bytes=stored.long,
+    memory_bytes=stored.all,
+    decode_state=state,
+    decode_state_bytes=state_bytes,
+    training_flops_per_token=flops_per_token,
+    training_flops_per_step=flops_per_token * tokens,
+    tokens_per_step=int(tokens),
+  )
+
+
+def _decode_state(config: Any) -> tuple[int | None, int | None]:
+  """Numbers and bytes; of a stock model its keys and values, if it keeps those of all tokens."""
+  cache_bytes = getattr(config.dtype, "itemsize", None) or _BYTES[config.dtype]
+  if is_melodi(config):
+    state = decode_state(MelodiConfig.from_maxtext(config))
+    return state.all, state.size(_BYTES[config.melodi_memory_dtype], cache_bytes)[1]
+  if as_written(config.attention_type) != "global":
+    return None, None
+  heads, tokens = config.num_kv_heads, config.max_target_length
+  numbers = keys_and_values(config.num_decoder_layers, heads, config.head_dim, tokens)
+  return numbers, numbers * cache_bytes
+
+
+# -- The table -------------------------------------------------------------------------------------
+
+_ACROSS = 4  # so many configs stand side by side; more stand below each other
+
+
+class _Quantity(NamedTuple):
+  name: str
+  unit: str
+  number: Callable[[Sizes], float | None]
+
+
+_QUANTITIES = (
+  _Quantity("parameters", "", lambda row: row.parameters),
+  _Quantity("without embedding", "", lambda row: row.parameters - row.embedding_parameters),
+  _Quantity("memory", "", lambda row: row.memory_all),
+  _Quantity("memory, short", "", lambda row: row.memory_short),
+  _Quantity("memory, long", "", lambda row: row.memory_long),
+  _Quantity("stored", "B", lambda row: row.memory_bytes),
+  _Quantity("stored, short", "B", lambda row: row.memory_short_bytes),
+  _Quantity("stored, long", "B", lambda row: row.memory_long_bytes),
+  _Quantity("decode state", "B", lambda row: row.decode_state_bytes),
+  _Quantity("training FLOP/token", "", lambda row: row.training_flops_per_token),
+  _Quantity("FLOP/step", "", lambda row: row.training_flops_per_step),
+  _Quantity("tokens/step", "", lambda row: row.tokens_per_step),
+)
 
 
 def table(rows: Mapping[str, Sizes]) -> Table:
-  """The rows, in millions."""
-  header = ["millions", "parameters", "without embedding", "memory: all", "short", "long"]
-  header += ["stored MB: all", "short", "long"]
-  header += ["decode state MB", "training GFLOP/token", "TFLOP/step", "tokens/step"]
-  lines = []
-  for name, row in rows.items():
-    numbers = (
-      row.parameters,
-      row.parameters - row.embedding_parameters,
-      row.memory_all,
-      row.memory_short,
-      row.memory_long,
-      row.memory_bytes,
-      row.memory_short_bytes,
-      row.memory_long_bytes,
-    )
-    state = "-" if row.decode_state_bytes is None else f"{row.decode_state_bytes / 1e6:,.1f}"
-    cells = [name, *(f"{number / 1e6:,.1f}" for number in numbers), state]
-    cells.append(f"{row.training_flops_per_token / 1e9:,.2f}")
-    cells.append(f"{row.training_flops_per_step / 1e12:,.1f}")
-    lines.append([*cells, f"{row.tokens_per_step:,}"])
-  return Table("sizes", header, lines)
+  """The rows, each number with a unit that fits it; few configs stand side by side."""
+  cells = [
+    [name, *("-" if (x := q.number(row)) is None else with_unit(x, q.unit) for q in _QUANTITIES)]
+    for name, row in rows.items()
+  ]
+  lines = [["", *(quantity.name for quantity in _QUANTITIES)], *cells]
+  if len(rows) <= _ACROSS:
+    lines = [list(line) for line in zip(*lines, strict=True)]
+  return Table("sizes", lines[0], lines[1:])

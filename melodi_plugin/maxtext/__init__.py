@@ -10,6 +10,7 @@ Read in this order; each file imports only what stands above it:
   loading       the model of a config, and the parameters of checkpoints in it
   sizes         what a MaxText config costs, measured without building the model
   seams/        every MaxText internal that we touch: one table
+  light         a config's keys, read without importing MaxText
   registration  register(), unregister()
   launch        configs read, trainings started, errors in one sentence
 """

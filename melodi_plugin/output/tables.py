@@ -12,6 +12,15 @@ from rich.text import Text
 _WIDE = 100_000  # characters of a line of Markdown, which must not be broken
 
 
+def with_unit(number: int | float, unit: str = "") -> str:
+  """Three digits or more before the letter that fits: '922.4 k', '1.57 MB', '12.6 G', '65,536'."""
+  for letter, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+    if abs(number) >= size * (100 if letter == "k" else 1):
+      share = number / size
+      return f"{share:,.{1 if abs(share) >= 10 else 2}f} {letter}{unit}"
+  return f"{number:,.0f} {unit}".rstrip()
+
+
 class Table(NamedTuple):
   """Rows of cells under a header; the first column is left-aligned, the others are numbers."""
 

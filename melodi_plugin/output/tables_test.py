@@ -1,6 +1,8 @@
 """What is printed and pasted, with the characters that rich and Markdown read as their own."""
 
-from melodi_plugin.output.tables import Table
+import pytest
+
+from melodi_plugin.output.tables import Table, with_unit
 
 TABLE = Table("found in [a]", ["", "tokens"], [["play [bold]", "1,234"], ["x|y", "5"]])
 
@@ -23,3 +25,25 @@ def test_screen_has_the_title_and_every_character(capsys):
   TABLE.show()
   shown = capsys.readouterr().out
   assert "found in [a]" in shown and "play [bold]" in shown and "x|y" in shown
+
+
+@pytest.mark.parametrize(
+  "number, shown",
+  [
+    (0, "0"),
+    (4096, "4,096"),
+    (65_536, "65,536"),
+    (926_208, "926.2 k"),
+    (1_572_864, "1.57 M"),
+    (134_217_728, "134.2 M"),
+    (8_215_775_000, "8.22 G"),
+    (4.26e14, "426.0 T"),
+    (3.1e15, "3,100.0 T"),
+  ],
+)
+def test_numbers_have_the_unit_that_fits(number, shown):
+  assert with_unit(number) == shown
+
+
+def test_units_stand_behind_the_letter():
+  assert [with_unit(number, "B") for number in (512, 1.5e9)] == ["512 B", "1.50 GB"]

@@ -45,7 +45,7 @@ def probe_initialize() -> str | None:
   )
 
 
-def _complete(values: dict[str, Any]) -> dict[str, Any]:
+def complete(values: dict[str, Any]) -> dict[str, Any]:
   """What our configs set for their users, before MaxText looks at them."""
   block, base = values.get("decoder_block"), values.get("melodi_base_block", PAPER)
   if base != PAPER:
@@ -81,7 +81,7 @@ def _around(block: Any, base: str, values: dict[str, Any]) -> dict[str, Any]:
 @functools.cache
 def with_melodi_keys(base: type) -> type:
   """MaxText's config class with our keys."""
-  validator = pydantic.model_validator(mode="before")(_complete)
+  validator = pydantic.model_validator(mode="before")(complete)
   body = {"__module__": __name__, "complete": validator}
   return type(f"Melodi{base.__name__}", (MelodiKeys, base), body)
 
