@@ -3,9 +3,6 @@
 `integration_tests/docs_test.py` fails where a page says something else than the code.
 """
 
-import contextlib
-import io
-import os
 import pathlib
 import re
 from typing import Any, Literal, get_args, get_origin
@@ -13,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 from annotated_types import Ge, Gt
 from pydantic.fields import FieldInfo
 
-from melodi_plugin.cli.main import main as melodi
+from melodi_plugin.cli.commands import COMMANDS
 from melodi_plugin.config.keys import MelodiKeys
 
 FOLDER = pathlib.Path(__file__).parent
@@ -92,12 +89,9 @@ def with_help(page: str) -> str:
 
 
 def help_of(command: str) -> str:
-  """What `melodi VERB --help` prints on a screen of 100 columns."""
-  os.environ["COLUMNS"] = "100"
-  printed = io.StringIO()
-  with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-    melodi([*command.split()[1:], "--help"])
-  return printed.getvalue().strip() + "\n"
+  """What `melodi VERB --help` prints."""
+  (verb,) = (verb for verb in COMMANDS if f"melodi {verb.name}" == command)
+  return verb.parser().format_help()
 
 
 def pages() -> dict[str, str]:

