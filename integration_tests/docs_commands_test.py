@@ -43,6 +43,7 @@ RUN_BY = {
   "paper-configs": "melodi_plugin/cli/verbs_test.py",
 }
 _VERB = re.compile(r"(?:`|\buv run |Command: +|error: )melodi ([a-z][a-z-]*)")
+_IN_HEADER = re.compile(r"\bmelodi ([a-z-]+)((?: (?:configs/|--|[\w.]+=)\S+)+)")
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +69,7 @@ def check_keys(keys: dict[str, object]) -> None:
 
 def written(value: str) -> object:
   """The value of key=value as YAML reads it; what the reader has to fill in is no value."""
-  return None if re.search(r"[<…$]", value) else yaml.safe_load(value)
+  return None if re.search(r"[<…$]|\.\.\.", value) else yaml.safe_load(value)
 
 
 def check_melodi(words: list[str]) -> None:
@@ -129,6 +130,15 @@ def test_command_can_be_given_as_it_is_written(block):
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_example_of_a_verb_can_be_given(command):
   check_melodi(shlex.split(command.example)[1:])
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=name)
+def test_commands_in_the_header_of_a_config_can_be_given(path):
+  header = " ".join(
+    line.strip("# ") for line in path.read_text().split("base_config:")[0].split("\n")
+  )
+  for verb, rest in _IN_HEADER.findall(header):
+    check_melodi([verb, *(word.rstrip(",;)") for word in rest.split())])
 
 
 def test_named_verbs_are_verbs():
