@@ -13,6 +13,7 @@ import fsspec
 from melodi_plugin.errors import user_errors
 from melodi_plugin.evaluation import report
 from melodi_plugin.evaluation.probes import plots, result
+from melodi_plugin.output.files import write_files
 
 
 def read_result(path: str) -> result.Result:
@@ -37,7 +38,7 @@ def compare(paths: Sequence[str], names: Sequence[str], out: str) -> None:
   folder, file = os.path.split(out)
   text = result.markdown(results, labels).encode()
   picture = plots.against_distance(results, labels)
-  report.write_files(folder or ".", {file: picture, f"{os.path.splitext(file)[0]}.md": text})
+  write_files(folder or ".", {file: picture, f"{os.path.splitext(file)[0]}.md": text})
   result.table(results, labels).show()
 
 

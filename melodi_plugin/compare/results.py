@@ -1,6 +1,5 @@
 """All runs of a row as one result: means and spread over seeds, change against the first row."""
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,7 +8,7 @@ import numpy as np
 
 from melodi_plugin.compare.runs import Result, Row
 from melodi_plugin.evaluation.report import Evaluation
-from melodi_plugin.evaluation.statistics import RATES, paired_change, perplexity
+from melodi_plugin.evaluation.statistics import RATES, Change, change, perplexity
 
 SPREAD = (0.1, 0.9)  # quantiles of the perplexities of single documents
 
@@ -39,8 +38,7 @@ class RowResult(NamedTuple):
   evaluation: Evaluation  # the mean over seeds of every loss
   perplexity: Over | None  # None if a loss is not a finite number
   documents: tuple[float, float] | None  # SPREAD of the documents of `evaluation`
-  change: float | None  # of the perplexity against the first row, 0.1 is 10 % more
-  within: list[float] | None  # 95 % interval of that, documents resampled
+  change: Change | None  # of the perplexity against the first row
   changed: list[Changed]
 
   @property
@@ -92,7 +90,6 @@ def put_together(rows: Sequence[Row], results: Sequence[Result]) -> list[RowResu
     if not own:
       continue
     evaluation = mean_evaluation([result["evaluation"] for result in own])
-    change, within = (None, None) if row is rows[0] else _change(own, by_row[0])
     found.append(
       RowResult(
         row=row,
@@ -100,8 +97,7 @@ def put_together(rows: Sequence[Row], results: Sequence[Result]) -> list[RowResu
         evaluation=evaluation,
         perplexity=over([result["evaluation"]["perplexity"] for result in own]),
         documents=_spread(evaluation),
-        change=change,
-        within=within,
+        change=None if row is rows[0] else _change(own, by_row[0]),
         changed=_changed(row, own),
       )
     )
@@ -127,28 +123,16 @@ def _spread(evaluation: Evaluation) -> tuple[float, float] | None:
   return float(low), float(high)
 
 
-def _change(
-  own: Sequence[Result], first: Sequence[Result]
-) -> tuple[float | None, list[float] | None]:
-  """Change of the perplexity with its interval, over the seeds that both rows have."""
+def _change(own: Sequence[Result], first: Sequence[Result]) -> Change | None:
+  """Change of the perplexity over the seeds that both rows have."""
   seeds = {result["seed"] for result in own} & {result["seed"] for result in first}
   if not seeds:
-    return None, None
+    return None
   evaluation, base = (
     mean_evaluation([result["evaluation"] for result in results if result["seed"] in seeds])
     for results in (own, first)
   )
-  if evaluation["nats"] is None or base["nats"] is None:
-    return None, None
-  pairs = list(zip(evaluation["documents"], base["documents"], strict=True))
-  if any((one["id"], one["tokens"]) != (two["id"], two["tokens"]) for one, two in pairs):
-    return None, None
-  tokens = [one["tokens"] for one, _ in pairs]
-  bounds = paired_change(
-    tokens, [one["nats"] for one, _ in pairs], [two["nats"] for _, two in pairs]
-  )
-  change = math.expm1((evaluation["nats"] - base["nats"]) / evaluation["tokens"])
-  return change, None if bounds is None else [bound - 1 for bound in bounds]
+  return change(evaluation, base)
 
 
 def per_seed(found: RowResult) -> list[dict[str, Any]]:

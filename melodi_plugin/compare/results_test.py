@@ -35,8 +35,8 @@ def test_rows_are_compared_document_by_document_and_seed_by_seed():
   runs = [make_result(one, 0, 3.0), make_result(two, 0, 2.9), make_result(two, 1, 5.0)]
   _, found = results.put_together([one, two], runs)
   # Seed 1, which the first row has not (yet), does not count.
-  assert found.change == pytest.approx(math.expm1(-0.1))
-  assert found.within == pytest.approx([math.expm1(-0.1)] * 2, rel=1e-5)
+  assert found.change.mean == pytest.approx(math.expm1(-0.1))
+  assert found.change.within == pytest.approx([math.expm1(-0.1)] * 2, rel=1e-5)
   only = [make_result(one, 0, 3.0), make_result(two, 1, 2.9)]
   assert results.put_together([one, two], only)[1].change is None
 

@@ -37,7 +37,12 @@ def _cells(found: RowResult) -> list[str]:
     "-" if found.documents is None else " to ".join(f"{end:,.2f}" for end in found.documents)
   )
   cells = [found.row.name, *(f"{number:,}" for number in numbers), f"{peak / _MIB:,.0f} MiB {kind}"]
-  return [*cells, _over(found.perplexity), documents, _change(found)]
+  return [
+    *cells,
+    _over(found.perplexity),
+    documents,
+    "-" if found.change is None else str(found.change),
+  ]
 
 
 def changed_table(rows: Sequence[RowResult], key: str) -> Table:
@@ -58,15 +63,6 @@ def _over(value: Over | None) -> str:
   if value is None:
     return "not finite"
   return f"{value.mean:,.2f}" + ("" if value.deviation is None else f" ± {value.deviation:,.2f}")
-
-
-def _change(found: RowResult) -> str:
-  if found.change is None:
-    return "-"
-  within = found.within
-  return f"{found.change:+.1%}" + (
-    "" if within is None else f" ({within[0]:+.1%} to {within[1]:+.1%})"
-  )
 
 
 def markdown(
@@ -137,8 +133,8 @@ def _row_json(found: RowResult) -> dict[str, Any]:
     "tokens_per_second": found.tokens_per_second,
     "perplexity": _over_json(found.perplexity),
     "documents_10th_to_90th_percentile": found.documents,
-    "change_against_first": found.change,
-    "change_interval": found.within,
+    "change_against_first": found.change and found.change.mean,
+    "change_interval": found.change and found.change.within,
     "mean_over_seeds": found.evaluation,
     "evaluated_with": [
       {"argument": c.argument, **c.sizes, "perplexity": _over_json(c.perplexity)}

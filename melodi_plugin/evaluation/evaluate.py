@@ -35,6 +35,7 @@ from melodi_plugin.evaluation.reading import Scorer
 from melodi_plugin.maxtext.launch import load_config
 from melodi_plugin.maxtext.pipeline import make_document_batches
 from melodi_plugin.maxtext.weights import find_checkpoints
+from melodi_plugin.output.files import write_files
 
 _LONG = 40  # documents that are listed on the screen
 
@@ -167,7 +168,7 @@ def write(config: Any, evaluations: list[dict[str, Any]]) -> None:
   names = ("evaluation.json", "evaluation_reset_every_window.json")
   own = names[bool(config.melodi_reset_every_window)]
   text = json.dumps(evaluations, indent=2, allow_nan=False) + "\n"
-  report.write_files(folder, {own: text.encode()})
+  write_files(folder, {own: text.encode()})
   shown = []
   for name in names:
     try:

@@ -13,7 +13,7 @@ from typing import Any
 import fsspec
 
 from melodi_plugin.evaluation import plots
-from melodi_plugin.evaluation.statistics import RATES, paired_change
+from melodi_plugin.evaluation.statistics import RATES, change, same_tokens
 from melodi_plugin.output.files import write_files
 from melodi_plugin.output.tables import Table
 
@@ -58,7 +58,8 @@ def _overall(evaluations: Sequence[Evaluation]) -> Table:
   for e in evaluations:
     column = [f"{len(e['documents']):,}", f"{e['tokens']:,}", _number(e["perplexity"])]
     column.append("-" if e["interval"] is None else " to ".join(map(_number, e["interval"])))
-    column.append(_change(e, evaluations[0]))
+    changed = None if e is evaluations[0] else change(e, evaluations[0])
+    column.append("-" if changed is None else str(changed))
     column += [_number(e["word_perplexity"]), _number(e["bits_per_byte"], 3)]
     use = e["utilisation"]
     columns.append(
@@ -71,25 +72,6 @@ def _overall(evaluations: Sequence[Evaluation]) -> Table:
   if len(evaluations) == 1:
     del rows[names.index("against the first")]
   return Table("Whole documents", ["", *labels(evaluations)], rows)
-
-
-def _change(evaluation: Evaluation, base: Evaluation) -> str:
-  """Change of the perplexity with its interval, where both read the same tokens."""
-  if evaluation is base or not _same_tokens(evaluation, base):
-    return "-"
-  if evaluation["nats"] is None or base["nats"] is None:
-    return "-"
-  change = evaluation["perplexity"] / base["perplexity"] - 1
-  tokens = [document["tokens"] for document in evaluation["documents"]]
-  nats = [[document["nats"] for document in e["documents"]] for e in (evaluation, base)]
-  bounds = paired_change(tokens, *nats)
-  within = "" if bounds is None else f" ({bounds[0] - 1:+.1%} to {bounds[1] - 1:+.1%})"
-  return f"{change:+.1%}{within}"
-
-
-def _same_tokens(one: Evaluation, two: Evaluation) -> bool:
-  first, second = ([(d["id"], d["tokens"]) for d in e["documents"]] for e in (one, two))
-  return first == second
 
 
 def _by_position(evaluations: Sequence[Evaluation]) -> Table:
@@ -143,7 +125,7 @@ def warnings(evaluations: Sequence[Evaluation]) -> list[str]:
     if evaluation["skipped"]:
       found.append(f"{name}: {evaluation['skipped']:,} broken documents were left out.")
   first, *others = evaluations
-  if not all(_same_tokens(first, other) for other in others):
+  if not all(same_tokens(first, other) for other in others):
     found.append(
       "The evaluations did not read the same tokens; compare them by perplexity per word and bits "
       "per byte, and only where the documents are the same."

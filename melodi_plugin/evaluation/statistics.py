@@ -7,7 +7,7 @@ that they do not depend on how the documents were batched.
 import itertools
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -166,16 +166,42 @@ def interval(tokens: Sequence[int], nats: Sequence[float]) -> list[float] | None
   return _percentiles(np.asarray(nats, np.float64), np.asarray(tokens, np.float64))
 
 
-def paired_change(
-  tokens: Sequence[int], nats: Sequence[float], base: Sequence[float]
-) -> list[float] | None:
-  """[low, high] of perplexity / perplexity of the base, both reading the same documents.
+class Change(NamedTuple):
+  """Change of a perplexity against that of a base; 0.1 is 10 % more."""
 
-  Documents that are hard are hard for both, so this is much narrower than two intervals.
+  mean: float
+  within: (
+    list[float] | None
+  )  # [low, high]: 95 % bootstrap interval, None for fewer than 2 documents
+
+  def __str__(self) -> str:
+    if self.within is None:
+      return f"{self.mean:+.1%}"
+    low, high = self.within
+    return f"{self.mean:+.1%} ({low:+.1%} to {high:+.1%})"
+
+
+def same_tokens(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
+  """Whether two evaluations have read the same tokens."""
+  first, second = ([(d["id"], d["tokens"]) for d in e["documents"]] for e in (one, two))
+  return first == second
+
+
+def change(evaluation: Mapping[str, Any], base: Mapping[str, Any]) -> Change | None:
+  """Change of the perplexity; None if other tokens were read, or a perplexity is not finite.
+
+  Documents are resampled in pairs: what is hard is hard for both, so the interval is much narrower
+  than those of the two perplexities.
   """
-  return _percentiles(
-    np.asarray(nats, np.float64) - np.asarray(base, np.float64), np.asarray(tokens, np.float64)
+  if not same_tokens(evaluation, base) or None in (evaluation["perplexity"], base["perplexity"]):
+    return None
+  tokens, nats, others = (
+    np.asarray([document[key] for document in e["documents"]], np.float64)
+    for key, e in (("tokens", evaluation), ("nats", evaluation), ("nats", base))
   )
+  bounds = _percentiles(nats - others, tokens)
+  mean = math.expm1((evaluation["nats"] - base["nats"]) / evaluation["tokens"])
+  return Change(mean, None if bounds is None else [bound - 1 for bound in bounds])
 
 
 def _percentiles(nats: np.ndarray, tokens: np.ndarray) -> list[float] | None:

@@ -91,13 +91,25 @@ def test_the_interval_holds_the_perplexity_shrinks_with_documents_and_is_repeata
   assert scores.interval([10], [20.0]) is None
 
 
-def test_a_paired_change_does_not_see_what_is_hard_for_both():
+def test_a_change_does_not_see_what_is_hard_for_both():
   generator = np.random.default_rng(0)
-  base = generator.uniform(100, 400, 20)
-  low, high = scores.paired_change([100] * 20, list(base - 10.0), list(base))
-  assert low == pytest.approx(math.exp(-0.1)) and high == pytest.approx(math.exp(-0.1))
-  low, high = scores.interval([100] * 20, list(base))
-  assert high / low > 1.5
+  losses = generator.uniform(1, 4, 20)
+
+  def evaluation(shift, tokens=100):
+    every = [np.full(tokens, loss + shift) for loss in losses]
+    return scores.summarise(
+      [document(i, tokens + 1, nats=n, hits=n > 0) for i, n in enumerate(every)]
+    )
+
+  base = evaluation(0.0)
+  found = scores.change(evaluation(-0.1), base)
+  assert found.mean == pytest.approx(math.expm1(-0.1))
+  assert found.within == pytest.approx([math.expm1(-0.1)] * 2)
+  assert str(found) == "-9.5% (-9.5% to -9.5%)"
+  assert base["interval"][1] / base["interval"][0] > 1.5
+  assert scores.change(evaluation(0.0, tokens=90), base) is None
+  assert scores.change(evaluation(float("nan")), base) is None
+  assert scores.change(evaluation(800.0), base) is None  # its perplexity is no number
 
 
 def test_padding_to_the_longest_document_is_counted_in_whole_segments():

@@ -18,6 +18,7 @@ import numpy as np
 from melodi_plugin.evaluation import report
 from melodi_plugin.evaluation.probes import plots
 from melodi_plugin.evaluation.statistics import LEVEL
+from melodi_plugin.output.files import write_files
 from melodi_plugin.output.tables import Table
 
 Result = dict[str, Any]
@@ -146,5 +147,5 @@ def write(config: Any, result: Result) -> str:
   picture = plots.against_distance([result], report.labels([result]))
   contents = {"json": text.encode(), "csv": table_csv([result]).encode()}
   contents |= {"md": markdown([result]).encode(), "png": picture}
-  report.write_files(folder, {f"{name}.{ending}": data for ending, data in contents.items()})
+  write_files(folder, {f"{name}.{ending}": data for ending, data in contents.items()})
   return f"{os.path.join(folder, name)}.{{{','.join(contents)}}}"
