@@ -1,8 +1,8 @@
-"""`melodi bench`: trace + compile, step time and memory against windows.
+"""Seconds to trace, compile and run, and memory, against the number of windows.
 
 One training step of the stack alone (forward and backward of sum(y * R), no MaxText), at the sizes
 at which the official implementation was measured: 12 layers of width 256, windows of 128 tokens,
-batch 2, float32, one long-term layer, 9,606,200 parameters.  Prints a Markdown table.
+batch 2, float32, one long-term layer, 9,606,200 parameters.
 """
 
 import functools

@@ -1,8 +1,6 @@
-"""`melodi gates <run>/checkpoints/*/items [folder]`: do the gates move?
+"""The gates and offsets of memory around a stock block, over the checkpoints of a training.
 
-Reads the gates and offsets of memory around a stock block from checkpoints, prints their means per
-step, and draws them per layer to `<folder>/gates.png` (here by default).  Gates that never leave
-their start are how memory silently fails to be learned.
+Gates that never leave their start show that the model has not learned to use its memory.
 """
 
 import re

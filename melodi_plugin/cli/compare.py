@@ -12,8 +12,10 @@ after training, with every row to whose memory it matters: `memory_after_trainin
 """
 
 import argparse
+import contextlib
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from melodi_plugin.compare import configs, plots, table
@@ -85,7 +87,7 @@ def main(options: argparse.Namespace) -> int:
   rows = find_rows(request)
   # All rows with one seed before the next seed: something can be compared early.
   runs = [Run(row, seed, request.out) for seed in request.seeds for row in rows]
-  with locked(request.out):
+  with _terminated_by_exception(), locked(request.out):
     for run in runs:
       check_settings(run)
     results, failed = execute_all(runs, rows[0].settings["steps"])
@@ -95,6 +97,15 @@ def main(options: argparse.Namespace) -> int:
   return 1 if failed else 0
 
 
-def _interrupted(number: int, frame: Any) -> NoReturn:
-  """Ends the running process too, which an end without an exception would leave behind."""
-  sys.exit(128 + number)
+@contextlib.contextmanager
+def _terminated_by_exception() -> Iterator[None]:
+  """Makes SIGTERM an exception, because without one the running process would be left behind."""
+
+  def end(number: int, frame: object) -> NoReturn:
+    sys.exit(128 + number)
+
+  before = signal.signal(signal.SIGTERM, end)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGTERM, before)

@@ -1,6 +1,8 @@
 """The whole command, with configs and processes played by functions."""
 
 import json
+import os
+import signal
 
 import pytest
 
@@ -72,3 +74,12 @@ def test_finished_comparison_is_not_changed(tmp_path, processes, capsys):
   assert main(["compare", "memory.yml", f"out={tmp_path}"]) == 0
   assert main(["compare", "memory.yml", f"out={tmp_path}", "steps=5"]) == 2
   assert "steps was 4 and is 5" in capsys.readouterr().err
+
+
+def test_sigterm_is_an_exception_that_ends_the_running_process(processes, monkeypatch):
+  before = signal.getsignal(signal.SIGTERM)
+  monkeypatch.setattr(runs, "_command", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+  with pytest.raises(SystemExit) as end:
+    main(["compare", "memory.yml", "out=out"])
+  assert end.value.code == 128 + signal.SIGTERM
+  assert signal.getsignal(signal.SIGTERM) == before

@@ -15,7 +15,7 @@ _POINTS = 100  # of a loss curve; more steps are averaged
 
 
 def pictures(rows: Sequence[RowResult]) -> dict[str, bytes]:
-  """Contents of files by name; what has no finite perplexity is in the loss alone."""
+  """Contents of files by name; rows without a finite perplexity are only in that of the loss."""
   drawn = {"loss.png": loss(rows)}
   finite = [found for found in rows if found.perplexity]
   if not finite:
@@ -80,7 +80,7 @@ def memory(rows: Sequence[RowResult], *, after_training: bool = False) -> bytes:
 
 
 def memory_curve(found: RowResult) -> dict[int, Over]:
-  """Perplexities of a row by memory size; at the size it was trained with, that as trained."""
+  """Perplexities of a row by memory size, also at the size that it was trained with."""
   read = [(changed.sizes, changed.perplexity) for changed in found.changed]
   read.append((found.row.sizes, found.perplexity))
   return dict(sorted({sizes["memory_all"]: over for sizes, over in read if over}.items()))
@@ -96,6 +96,6 @@ def _points(axes: Axes, points: Mapping[int, Over], number: int, label: str) -> 
 
 
 def _across(axes: Axes, perplexity: Over, number: int, label: str) -> None:
-  """A logarithmic axis has no place for 0: a line right across."""
+  """Draws a line right across, because a logarithmic axis has no place for 0."""
   axes.axhline(perplexity.mean, color=colour(number), linestyle="--", label=label)
   axes.axhspan(perplexity.low, perplexity.high, color=colour(number), alpha=0.1)

@@ -74,7 +74,7 @@ class Request(NamedTuple):
 def ask(
   configs: Sequence[str], overrides: Sequence[str], seeds: str, out: str, evaluate_with: str
 ) -> Request:
-  """A request from the words of a command line; raises UserError for what cannot be meant."""
+  """A request from the words of a command line; raises UserError if they make no sense."""
   key, values = _evaluate_with(evaluate_with)
   where = pathlib.Path(os.path.abspath(out))
   request = Request(tuple(configs), tuple(overrides), _seeds(seeds), where, key, values)
@@ -116,7 +116,7 @@ def tokens_per_step(settings: Mapping[str, Any]) -> int:
 
 
 def check_same(settings: Mapping[str, Mapping[str, Any]]) -> None:
-  """Ends the program with status 2 if the rows do not read the same text for the same budget.
+  """Raises UserError unless all rows read the same text for the same budget.
 
   Args:
     settings: what MaxText makes of every config, by its path.

@@ -105,7 +105,7 @@ def put_together(rows: Sequence[Row], results: Sequence[Result]) -> list[RowResu
 
 
 def _changed(row: Row, own: Sequence[Result]) -> list[Changed]:
-  """Over the seeds whose evaluation has not failed; left out if none is there."""
+  """The row read with each key changed, over the seeds whose evaluation has not failed."""
   found = []
   for argument, sizes in row.changed.items():
     every = [result["evaluated_with"].get(argument) for result in own]

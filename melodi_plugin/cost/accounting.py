@@ -150,7 +150,7 @@ class DecodeState(NamedTuple):
 
 
 def decode_state(config: MelodiConfig) -> DecodeState:
-  """What a row keeps to go on with, whatever the length of its document.
+  """What a row has to keep in order to go on, whatever the length of its document.
 
   Keys and values of past memory follow from it, so they are not counted; an engine may keep them.
   """
@@ -168,5 +168,5 @@ def decode_state(config: MelodiConfig) -> DecodeState:
 
 
 def keys_and_values(layers: int, heads: int, head_dim: int, tokens: int) -> int:
-  """Numbers in the keys and values of `tokens` tokens; a stock model keeps all of its text."""
+  """Numbers in the keys and values of some tokens; a stock model keeps those of its whole text."""
   return 2 * layers * heads * head_dim * tokens

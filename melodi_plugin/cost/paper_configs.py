@@ -1,7 +1,6 @@
-"""`melodi paper-configs [folder] [--check]`: configs of the paper's experiments.
+"""Configs of the paper's experiments.
 
 One table, one YAML per row.  A row says what it changes, and what the paper prints of it.
-`--check` compares the files with the table and writes nothing.
 """
 
 import pathlib
@@ -112,7 +111,7 @@ def _window(window: int) -> dict[str, Any]:
 
 
 def _melodi(short: int, increment: int) -> dict[str, Any]:
-  """Summary tokens are as many as short-term tokens."""
+  """Keys of MELODI with `short` short-term tokens, and as many summary tokens."""
   keys = ("melodi_summary_tokens", "melodi_short_term_tokens", "melodi_long_term_increment")
   return dict(zip(keys, (short, short, increment), strict=True))
 

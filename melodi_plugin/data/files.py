@@ -21,7 +21,7 @@ _NAME = re.compile(r"(.+)(\.(?:jsonl|txt|parquet|array_record|arrayrecord))(-\d+
 class File(NamedTuple):
   """One file.
 
-  `path` is absolute, or an URL such as `gs://bucket/name`; `name` is relative to the folder that
+  `path` is absolute, or a URL such as `gs://bucket/name`; `name` is relative to the folder that
   the patterns have in common; `size` is in bytes, 0 where the listing does not say it.
   """
 
@@ -81,7 +81,7 @@ def match_files(pattern: str) -> list[File]:
 
 
 def is_remote(path: str) -> bool:
-  """Whether `path` is an URL."""
+  """Whether `path` is a URL."""
   return "://" in path
 
 

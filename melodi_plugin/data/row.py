@@ -1,4 +1,4 @@
-"""One batch row: its place in its documents, and the next of them on their way."""
+"""One batch row: its place in its documents, and the next ones, read ahead."""
 
 from collections import deque
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""`melodi evaluate config.yml load_parameters_path=.../items [key=value ...]`
+"""Evaluates the checkpoints that a config names.
 
 Reads the documents of `grain_eval_files` whole, in order, with memory carried from zeros.  Every
 token of a document but its first is scored exactly once.  Writes `evaluation.json` (a list, one

@@ -1,7 +1,6 @@
-"""`melodi report a/evaluation.json b/evaluation.json ... [out=FOLDER]`
+"""Evaluations side by side, of one model or of several.
 
-Puts evaluations side by side, of one model or of several: `report.md`, `report.csv`,
-`by_position.png` and `per_document.png`, in FOLDER (default: `report`).
+A report is a folder of `report.md`, `report.csv`, `by_position.png` and `per_document.png`.
 """
 
 import csv

@@ -151,7 +151,7 @@ def _fits(nats: float) -> bool:
 
 
 def perplexity(nats: float) -> float | None:
-  """E to the power of a mean loss; None where that is not a finite number."""
+  """The perplexity of a mean loss in nats; None where it is not a finite number."""
   return math.exp(nats) if _fits(nats) else None
 
 

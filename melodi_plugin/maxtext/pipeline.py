@@ -99,7 +99,7 @@ def make_eval_iterator(config: Any, mesh: Mesh, process_indices: list[int]) -> "
 def make_document_batches(
   config: Any, documents: str | RandomAccessDataSource[Document], *, rows: int
 ) -> StickyRows:
-  """All `documents` once, the rows of this process.
+  """Batches that read all `documents` once, with the rows of this process.
 
   Args:
     config: gives tokenizer, T and W.
@@ -242,7 +242,7 @@ def _skipped_path(config: Any) -> epath.Path:
 
 
 def _rows(key: str, loaded: int, used: int) -> int:
-  """B; MaxText loads more rows than it uses when `key` is below 1."""
+  """The number of rows B; MaxText loads more than it uses when `key` is below 1."""
   if loaded != used:
     raise ValueError(
       f"{loaded} rows are loaded but only {used} are used, so the documents of the others would "
@@ -252,5 +252,5 @@ def _rows(key: str, loaded: int, used: int) -> int:
 
 
 def _worker_count(key: int) -> int:
-  """Processes that tokenize; MaxText's -1 leaves the number to us."""
+  """How many processes tokenize; MaxText's -1 leaves the number to us."""
   return key if key >= 0 else max((os.cpu_count() or 1) // 4, 1)

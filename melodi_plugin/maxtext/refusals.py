@@ -246,8 +246,6 @@ STOCK_BLOCK = (
   ),
 )
 
-REFUSALS = EVERY_BLOCK + PAPER_BLOCK + STOCK_BLOCK
-
 STOCK_BLOCKS = ("llama2", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe", "gemma2", "gemma3")
 _NO_MEMORY = {
   **dict.fromkeys(

@@ -32,12 +32,12 @@ def png(figure: Figure) -> bytes:
 
 
 def colour(number: int) -> str:
-  """Of the curve with this number."""
+  """The colour of the curve with this number."""
   return _COLOURS[number % len(_COLOURS)]
 
 
 def style(number: int) -> dict[str, Any]:
-  """Colour and marker of the curve with this number."""
+  """The colour and marker of the curve with this number."""
   return {
     "color": colour(number),
     # After the last colour comes the first again, with another marker.

@@ -43,7 +43,7 @@ class Table(NamedTuple):
     return "\n".join([header, rule, *lines, ""])
 
   def _drawn(self, lines: box.Box, title: str | None) -> RichTable:
-    """Cells are `Text`, because brackets in a plain string would be read as colours."""
+    """The table for rich, with cells of `Text`: it reads brackets in plain strings as colours."""
     drawn = RichTable(title=None if title is None else Text(title), box=lines)
     for number, name in enumerate(self.header):
       drawn.add_column(Text(name), justify="right" if number else "left")

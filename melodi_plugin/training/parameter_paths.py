@@ -7,5 +7,5 @@ import jax
 
 
 def name_of(path: Sequence[Any]) -> str:
-  """decoder/layers/mlp/wi_0/kernel, from JAX's path of a leaf or from flax's of a variable."""
+  """JAX's path of a leaf, or flax's of a variable, as decoder/layers/mlp/wi_0/kernel."""
   return jax.tree_util.keystr(tuple(path), simple=True, separator="/")

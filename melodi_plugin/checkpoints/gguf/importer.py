@@ -1,15 +1,10 @@
-"""`melodi import-gguf <file.gguf> <output folder> [scan_layers=… own_head=…]`
+"""Imports a GGUF file of the llama architecture, quantized or not, for MaxText's llama2.
 
-Imports a GGUF file of the llama architecture, quantized or not, for MaxText's own decoder_block
-llama2.  Writes
+The import is a folder:
 
   <output folder>/0/items     the parameters in float32, for load_parameters_path
   <output folder>/tokenizer   the file's tokenizer, for tokenizer_type=huggingface
   <output folder>/model.yml   the keys of the model, a MaxText config on top of base.yml
-
-`scan_layers=false` writes every layer by itself.  `own_head=true` gives a model with tied
-embeddings an output head of its own, with the same values: MaxText 0.2.5 rounds a tied head to
-bfloat16.
 """
 
 import contextlib
@@ -47,6 +42,13 @@ def import_file(
   path: Path, output: Path, *, scan_layers: bool = True, own_head: bool = False
 ) -> None:
   """Writes parameters, tokenizer and config of a GGUF file into the folder `output`.
+
+  Args:
+    path: the GGUF file.
+    output: a folder that holds no import yet.
+    scan_layers: stacks all layers; else every layer is written by itself.
+    own_head: gives a model with tied embeddings an output head of its own, with the same values:
+      MaxText 0.2.5 rounds a tied head to bfloat16.
 
   Raises:
     ValueError: for a file that cannot be imported, or an `output` that holds an import already.

@@ -1,4 +1,4 @@
-"""Which split a group of documents goes to: by the hash of its name, and by the amount of text."""
+"""Gives every group of documents its split, by the hash of its name and the amount of text."""
 
 import hashlib
 from collections.abc import Mapping

@@ -64,7 +64,7 @@ def probe_eval_step() -> str | None:
 
 
 def apply_eval_step() -> Undo:
-  """MaxText would evaluate with the memory of the training rows."""
+  """Gives evaluation a memory of its own; MaxText would use that of the training rows."""
   from maxtext.utils import train_utils
 
   original = train_utils.jit_eval_step
