@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from melodi_plugin.errors import UserError
 
-# Said to every run, so that there is a last checkpoint, and that it is evaluated by us.
+# For every run: it leaves a last checkpoint, and only the comparison evaluates it.
 FORCED = (
   "enable_checkpointing=true",
   "save_checkpoint_on_completion=true",

@@ -114,7 +114,7 @@ def _decode_state(config: Any) -> tuple[int | None, int | None]:
 
 # -- The table -------------------------------------------------------------------------------------
 
-_ACROSS = 4  # so many configs stand side by side; more stand below each other
+_ACROSS = 4  # configs that stand side by side; more of them stand below each other
 
 
 class _Quantity(NamedTuple):

@@ -197,7 +197,7 @@ class ArrayRecords(Format):
   def _raw(self, index: int) -> bytes:
     with reading(self.where(index)):
       raw = _records(self.file.path, self._opened)[index]
-    if not raw:  # What the reader gives, without an error, behind the end of a file.
+    if not raw:  # Past the end of a file the reader gives this, and no error.
       raise BrokenDocument(
         self.where(index), "is empty, or its file was cut since it was opened; write it again"
       )
@@ -220,7 +220,7 @@ def _records(path: str, opened: int) -> Any:
 
   try:
     return grain.sources.ArrayRecordDataSource([path])
-  except RuntimeError as error:  # Cut at some places, the reader has nothing to say.
+  except RuntimeError as error:  # Empty for a file that is cut in some places.
     raise OSError(str(error) or "it is not a complete ArrayRecord file") from error
 
 

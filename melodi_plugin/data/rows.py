@@ -100,7 +100,7 @@ class StickyRows(grain.IterDataset[Batch]):
     on_broken: OnBroken | None = None,
     with_document_index: bool = False,
   ):
-    # As a parent of this dataset, because MaxText asks for one when it closes a dataset.
+    # The documents are a parent dataset, because MaxText asks for one when it closes a dataset.
     super().__init__(grain.MapDataset.source(source))
     for name, length in (("segment_length", segment_length), ("window_length", window_length)):
       if length < 1:
@@ -157,8 +157,8 @@ class StickyRowsIterator(grain.DatasetIterator[Batch]):
 
   @property
   def _parent(self) -> grain.DatasetIterator:
-    # Grain asserts here that there is a parent, and MaxText, when it closes an iterator, asks with
-    # hasattr(), which an AssertionError breaks through.
+    # Grain asserts here that there is a parent.  MaxText asks with hasattr() when it closes an
+    # iterator, and that lets an AssertionError through.
     raise AttributeError("StickyRowsIterator reads documents and has no parent iterator")
 
   def __next__(self) -> Batch:

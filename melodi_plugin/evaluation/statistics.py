@@ -147,7 +147,7 @@ def _positions(documents: Sequence[DocumentScore]) -> list[dict[str, Any]]:
 
 
 def _fits(nats: float) -> bool:
-  return math.isfinite(nats) and bool(nats < 700)  # perplexity(710) overflows
+  return math.isfinite(nats) and bool(nats < 700)  # exp(710) overflows
 
 
 def perplexity(nats: float) -> float | None:
@@ -170,9 +170,7 @@ class Change(NamedTuple):
   """Change of a perplexity against that of a base; 0.1 is 10 % more."""
 
   mean: float
-  within: (
-    list[float] | None
-  )  # [low, high]: 95 % bootstrap interval, None for fewer than 2 documents
+  within: list[float] | None  # [low, high]: 95 % interval; None for fewer than two documents
 
   def __str__(self) -> str:
     if self.within is None:

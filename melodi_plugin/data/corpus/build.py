@@ -195,7 +195,7 @@ class _ShardWriter:
 def _close(writer: ArrayRecordWriter) -> None:
   try:
     writer.close()
-  except RuntimeError as error:  # Where a full disk shows; writing before it is buffered.
+  except RuntimeError as error:  # A full disk shows only here: writing is buffered.
     raise OSError(
       f"A shard cannot be written ({error}); make room or name another folder."
     ) from None

@@ -44,7 +44,7 @@ class Entry:
   group: str
   bytes: int  # UTF-8
   digest: bytes  # SHA-256 of the text
-  split: str = ""  # Until it is assigned, empty where it is to be drawn.
+  split: str = ""  # Empty until `assign`, where the record does not fix it.
   shard: int = 0
   left_out: bool = False
 

@@ -52,7 +52,7 @@ def make_document(
       return text
     if words == 0 and found > distance:
       return None
-    # The answer belongs into the middle of its window.
+    # Aims at the middle of the answer's window.
     aim = (hidden // window_length + distance) * window_length + window_length // 2
     step = round((aim - answer) * words / (answer - hidden)) or (1 if aim > answer else -1)
     words = max(0, words + step)

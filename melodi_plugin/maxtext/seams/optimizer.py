@@ -140,5 +140,5 @@ def _with_multipliers(config: Any, optimizer: Any) -> Any:
     updates, state = optimizer.update(updates, state, params, **extra)
     return jax.tree_util.tree_map_with_path(scale, updates), state
 
-  # No transformation of its own, so the optimizer's state looks as it does without.
+  # Wrapped and not chained, so that the optimizer's state looks as it does without.
   return optax.GradientTransformationExtraArgs(optimizer.init, update)
