@@ -88,14 +88,16 @@ def test_rows_order_and_devices_are_of_no_consequence(trained, carried, tmp_path
   cases = [
     f"{path} per_device_batch_size=1",
     f"{path} per_device_batch_size=3 grain_eval_files={renamed}",
+    f"{path} per_device_batch_size=16",  # more rows than documents
   ]
   code, log = running.command("-c", ONE_DEVICE, str(trained / "own.yml"), *cases, cwd=tmp_path)
   assert code == 0, log
-  (one,), (three,) = json.loads((tmp_path / "found.json").read_text())
+  (one,), (three,), (many,) = json.loads((tmp_path / "found.json").read_text())
   for document in three["documents"]:
     document["id"] = document["id"].split("_")[1]
-  assert [result["utilisation"]["rows"] for result in (one, three, carried)] == [1, 3, 8]
-  for result in (one, three):
+  assert [result["utilisation"]["rows"] for result in (one, three, many)] == [1, 3, 10]
+  assert carried["utilisation"]["rows"] == 8
+  for result in (one, three, many):
     assert by_id(result) == pytest.approx(by_id(carried), rel=1e-6)
     assert by_id(result, "tokens") == by_id(carried, "tokens")
     assert result["perplexity"] == pytest.approx(carried["perplexity"], rel=1e-6)
@@ -145,9 +147,9 @@ def test_the_model_is_compiled_once(trained):
 
     checkpoints = find_checkpoints(f"{trained}/tiny/checkpoints/*")
     config = load_config(["", str(trained / "own.yml"), f"load_parameters_path={checkpoints[0]}"])
-    scorer = Scorer(config)
+    batches = make_document_batches(config, config.grain_eval_files, rows=8)
+    scorer = Scorer(config, rows=batches.order.rows)
     programs = scorer._step._cache_size()  # of other tests
-    batches = make_document_batches(config, config.grain_eval_files, rows=scorer.rows)
     first = {d.index: d for d in scorer.score(batches)}
     scorer.change_checkpoint(checkpoints[1])
     second = {d.index: d for d in scorer.score(batches)}

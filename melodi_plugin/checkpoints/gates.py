@@ -5,16 +5,23 @@ Gates that never leave their start show that the model has not learned to use it
 
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.ticker import MaxNLocator
 
 from melodi_plugin.config.parameter_names import MEMORY_PREFIX
 from melodi_plugin.maxtext import weights
+from melodi_plugin.output.figures import in_full, new_figure, over_steps, png
 from melodi_plugin.output.tables import Table
 
+# Of the two panels: title, and the least difference that is worth the whole height.
+_TITLES = {
+  "offset": ("logit offset of short-term memory", 1e-2),
+  "share": ("share of the long-term queue", 1e-3),
+}
 _NAME = re.compile(rf"{MEMORY_PREFIX}(\d+)(?:_to_\d+)?/(gate|offset)$")
 
 
@@ -47,27 +54,28 @@ def read_gates(checkpoint: str) -> Gates:
   return Gates(step, found["offset"], found["gate"])
 
 
-def draw(series: Sequence[Gates]) -> Figure:
-  """Offsets and shares over steps, a line per layer."""
-  figure = Figure(figsize=(9, 3.5), layout="constrained")
-  FigureCanvasAgg(figure)
+def run_folder(checkpoint: str) -> str:
+  """<run> of <run>/checkpoints/<step>/items; of parameters that lie elsewhere the folder above."""
+  parts = checkpoint.rstrip("/").removesuffix("/items").split("/")[:-1]
+  return "/".join(parts[:-1] if parts[-1] == "checkpoints" else parts)
+
+
+def draw(series: Sequence[Gates]) -> bytes:
+  """Offsets and shares over steps, a line per layer, as PNG."""
+  figure, panels = new_figure(3.5, columns=2)
   steps = [gates.step for gates in series]
-  panels: list[Any] = list(figure.subplots(1, 2))
-  for panel, kind, title in zip(
-    panels,
-    ("offset", "share"),
-    ("logit offset of short-term memory", "share of the long-term queue"),
-    strict=True,
-  ):
-    layers = sorted(getattr(series[0], kind))
-    for layer in layers:
+  layers = sorted({layer for gates in series for layer in (*gates.offset, *gates.share)})
+  shades = ScalarMappable(Normalize(layers[0], layers[-1]), "viridis")
+  for axes, (kind, (title, least)) in zip(panels, _TITLES.items(), strict=True):
+    for layer in sorted(getattr(series[0], kind)):
       values = [getattr(gates, kind)[layer] for gates in series]
-      shade = layer / max(1, len(layers) - 1) if len(layers) > 1 else 0.5
-      panel.plot(steps, values, color=(0.1, 0.2 + 0.6 * min(shade, 1.0), 0.7), lw=1)
-    panel.set_title(title + (" (dark: bottom layer)" if len(layers) > 1 else ""))
-    panel.set_xlabel("step")
-    panel.grid(alpha=0.3)
-  return figure
+      axes.plot(steps, values, color=shades.to_rgba(layer), linewidth=1.2, marker=".")
+    axes.set_title(title)
+    in_full(axes, least)
+    over_steps(axes)
+  if len(layers) > 1:
+    figure.colorbar(shades, ax=panels, label="layer", ticks=MaxNLocator(integer=True))
+  return png(figure)
 
 
 def show(series: Sequence[Gates]) -> None:

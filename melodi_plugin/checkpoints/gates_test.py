@@ -49,11 +49,28 @@ def test_layers_of_an_unscanned_checkpoint(tmp_path):
 
 def test_command_prints_every_step_and_draws(tmp_path, capsys):
   for step, gate in ((10, 2.0), (2, 4.0)):
-    write(tmp_path, step, scanned(gate, 0.0))
-  assert main(["gates", f"{tmp_path}/*/items", str(tmp_path)]) == 0
+    write(tmp_path / "run" / "checkpoints", step, scanned(gate, 0.0))
+  assert main(["gates", f"{tmp_path}/run/checkpoints/*/items"]) == 0
   printed = capsys.readouterr().out
   assert printed.index("0.0180") < printed.index("0.1192")  # step 2 before step 10
-  assert (tmp_path / "gates.png").read_bytes().startswith(b"\x89PNG")
+  assert (tmp_path / "run" / "gates.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+  "checkpoint, folder",
+  [
+    ("/runs/one/checkpoints/7/items", "/runs/one"),
+    ("gs://bucket/one/checkpoints/7/items", "gs://bucket/one"),
+    ("/runs/one/grafted/items", "/runs/one"),
+  ],
+)
+def test_picture_belongs_to_the_run(checkpoint, folder):
+  assert gates.run_folder(checkpoint) == folder
+
+
+def test_gates_that_stand_still_are_a_flat_line_with_plain_numbers():
+  series = [gates.Gates(step, {0: 0.0, 1: 1e-8}, {0: 0.1192 + 1e-8 * step}) for step in (0, 3)]
+  assert gates.draw(series).startswith(b"\x89PNG")
 
 
 def test_a_stock_checkpoint_has_no_gates(tmp_path, capsys):

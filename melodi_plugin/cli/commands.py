@@ -110,7 +110,7 @@ def _graft(parser: Parser) -> None:
 
 def _gates(parser: Parser) -> None:
   parser.add_argument("checkpoints", help="folders <run>/checkpoints/<step>/items, as a pattern")
-  parser.add_argument("folder", nargs="?", default=".", help="for the picture (default: here)")
+  parser.add_argument("folder", nargs="?", help="for the picture (default: RUN)")
 
 
 def _import_gguf(parser: Parser) -> None:

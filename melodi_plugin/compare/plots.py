@@ -5,11 +5,18 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
 from melodi_plugin.compare.results import Over, RowResult
-from melodi_plugin.evaluation.plots import by_position
-from melodi_plugin.output.figures import colour, new_figure, png, style
+from melodi_plugin.evaluation.plots import by_position, shortened
+from melodi_plugin.output.figures import (
+  colour,
+  new_figure,
+  over_steps,
+  png,
+  show_differences,
+  style,
+)
 
 _POINTS = 100  # of a loss curve; more steps are averaged
 
@@ -28,18 +35,33 @@ def pictures(rows: Sequence[RowResult]) -> dict[str, bytes]:
 
 
 def loss(rows: Sequence[RowResult]) -> bytes:
-  """Training loss against the step: the mean over seeds, and their range shaded."""
-  figure, axes = new_figure(4.0)
+  """Training loss against the step, and below it the difference to the first row.
+
+  Lines are means over seeds; the range of the seeds is shaded.
+  """
+  figure, panels = new_figure(3.5 if len(rows) == 1 else 6.0, rows=min(len(rows), 2))
+  base_steps, base = loss_curves(rows[0])
+  late: list[float] = []
   for number, found in enumerate(rows):
     steps, curves = loss_curves(found)
-    axes.plot(steps, curves.mean(0), color=colour(number), linewidth=1.5, label=found.row.name)
-    if len(curves) > 1:
-      shade = {"color": colour(number), "alpha": 0.2, "linewidth": 0}
-      axes.fill_between(steps, curves.min(0), curves.max(0), **shade)
-  axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-  axes.set_xlabel("step")
-  axes.set_ylabel("training loss, nats per token")
+    _shaded(panels[0], steps, curves, number, found.row.name)
+    if len(rows) > 1:
+      first = np.interp(steps, base_steps, base.mean(0))
+      _shaded(panels[1], steps, curves - first, number, found.row.name)
+      late += [*(curves - first)[:, len(steps) // 4 :].flat]
+  panels[0].set_ylabel("training loss,\nnats per token")
+  if len(rows) > 1:
+    panels[1].set_ylabel(f"difference to\n{shortened(rows[0].row.name)}")
+    show_differences(panels[1], late)  # what the first steps do does not set the height
+  over_steps(panels[-1])
   return png(figure)
+
+
+def _shaded(axes: Axes, x: np.ndarray, curves: np.ndarray, number: int, name: str) -> None:
+  axes.plot(x, curves.mean(0), color=colour(number), linewidth=1.2, label=name)
+  if len(curves) > 1:
+    shade = {"color": colour(number), "alpha": 0.15, "linewidth": 0}
+    axes.fill_between(x, curves.min(0), curves.max(0), **shade)
 
 
 def loss_curves(found: RowResult) -> tuple[np.ndarray, np.ndarray]:
@@ -58,7 +80,7 @@ def memory(rows: Sequence[RowResult], *, after_training: bool = False) -> bytes:
   Rows without memory are the line to stay below.  After training every row is a curve over the
   sizes it was read with; the one that it was trained with is large.
   """
-  figure, axes = new_figure(4.0)
+  figure, [axes] = new_figure(4.0)
   for number, found in enumerate(rows):
     size, name, perplexity = found.row.sizes["memory_all"], found.row.name, found.perplexity
     if perplexity is None:

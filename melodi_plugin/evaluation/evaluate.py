@@ -56,7 +56,7 @@ def evaluate_config(config: Any) -> list[dict[str, Any]]:
     if isinstance(batches.source, DocumentSource):
       check_ids(batches.source, skip_broken=config.melodi_skip_broken_documents)
     lengths = count_tokens(config, batches.source)
-    scorer = Scorer(config, checkpoints[0])
+    scorer = Scorer(config, checkpoints[0], rows=batches.order.rows)
     found = []
     for number, checkpoint in enumerate(checkpoints, start=1):
       if number > 1:

@@ -17,7 +17,7 @@ from flax.linen import logical_axis_rules
 from jax.sharding import PartitionSpec
 
 from melodi_plugin.data.rows import StickyRows
-from melodi_plugin.maxtext.loading import batch_sharding, load, mesh_of
+from melodi_plugin.maxtext.loading import batch_sharding, load, mesh_of, with_rows
 from melodi_plugin.maxtext.pipeline import EndTogether
 from melodi_plugin.maxtext.weights import find_checkpoints
 
@@ -59,18 +59,18 @@ class Scorer:
   """A checkpoint that reads documents; the model is compiled once, for all of them.
 
   Attributes:
-    rows: B of the batches to give to `score`.
+    rows: B of the batches that `score` reads.
     batches_read: by the last `score`, as far as it has come.
   """
 
-  def __init__(self, config: Any, path: str | None = None):
+  def __init__(self, config: Any, path: str | None = None, *, rows: int):
     """Loads `path`, by default the one checkpoint of `load_parameters_path`; raises ValueError."""
     if path is None:
       path, *more = find_checkpoints(config.load_parameters_path)
       if more:
         raise ValueError(f"load_parameters_path names {1 + len(more)} checkpoints; name one.")
-    self.config = config
-    self.rows = int(config.micro_batch_size_to_train_on)
+    self.config = config = with_rows(config, rows)
+    self.rows = rows
     self.batches_read = 0
     self._mesh = mesh_of(config)
     self._placement = batch_sharding(config, self._mesh)
@@ -79,10 +79,10 @@ class Scorer:
     self._empty = jax.device_put(jax.tree.map(jnp.zeros_like, memory), shardings)
     # Memory is placed alike before and after a batch, so that the second batch does not compile
     # again; the scores of a row come back to the process that reads the row.
-    rows = jax.sharding.NamedSharding(self._mesh, PartitionSpec(self._mesh.axis_names))
+    by_row = jax.sharding.NamedSharding(self._mesh, PartitionSpec(self._mesh.axis_names))
     # Stock layers hold lists, so their graphdef cannot be hashed as a static argument.
     read = functools.partial(read_batch, graphdef)
-    self._step = jax.jit(read, donate_argnums=1, out_shardings=(rows, shardings))
+    self._step = jax.jit(read, donate_argnums=1, out_shardings=(by_row, shardings))
 
   def change_checkpoint(self, path: str) -> None:
     """Goes on with another checkpoint of the same model; raises ValueError as `load` does."""
@@ -95,7 +95,7 @@ class Scorer:
     """Reads all documents, every row with empty memory at first.
 
     Args:
-      batches: as `make_document_batches(config, pattern, rows=scorer.rows)` makes them.
+      batches: as `make_document_batches` makes them, of as many rows.
       on_tokens: told after every batch how many tokens were read.
 
     Yields:

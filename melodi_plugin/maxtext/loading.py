@@ -36,6 +36,13 @@ class Loaded(NamedTuple):
   rest: Any  # keys of random numbers
 
 
+def with_rows(config: Any, rows: int) -> Any:
+  """The config with another number of rows, for a model that does not train."""
+  keys = ("global_batch_size_to_train_on", "micro_batch_size_to_train_on")
+  changed = dict.fromkeys(keys, rows) | {"per_device_batch_size": rows / jax.device_count()}
+  return pyconfig.HyperParameters(config._pydantic_config.model_copy(update=changed))
+
+
 def load(config: Any, mesh: jax.sharding.Mesh, path: str) -> Loaded:
   """Loads the checkpoint `path` into the model of `config`.
 

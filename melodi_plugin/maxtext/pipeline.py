@@ -104,17 +104,18 @@ def make_document_batches(
   Args:
     config: gives tokenizer, T and W.
     documents: files, as for `open_documents`, or the documents themselves.
-    rows: B.
+    rows: B at most: more rows than documents would stay empty.
 
   Returns:
     An iterable of dicts of NumPy int32 arrays [R, T] that hold `document_index` too:
-    `batches.source[i].id` is the name of document i.
+    `batches.source[i].id` is the name of document i, and `batches.order.rows` is B.
 
   Raises:
     ValueError: if the files or the tokenizer do not fit.
   """
   if isinstance(documents, str):
     documents = open_source(config, documents, config.eval_data_columns)
+  rows = _rows_with_documents(rows, len(documents))
   several = jax.process_count() > 1
   return _make_rows(
     config,
@@ -249,6 +250,12 @@ def _rows(key: str, loaded: int, used: int) -> int:
       f"be lost; set {key} to a whole number."
     )
   return loaded
+
+
+def _rows_with_documents(rows: int, documents: int) -> int:
+  """As many rows as there are documents, or a few more: as many on every device."""
+  devices = jax.device_count()
+  return rows if rows % devices else min(rows, -(-documents // devices) * devices)
 
 
 def _worker_count(key: int) -> int:

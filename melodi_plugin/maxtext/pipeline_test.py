@@ -169,6 +169,18 @@ def test_document_batches_name_the_document_of_every_token(config):
   assert [document.id for document in batches.source] == ["d0", "d1", "d2"]
 
 
+@pytest.mark.parametrize(
+  "rows, used",
+  [(2, 2), (8, 8), (16, 8), (12, 12)],  # on eight devices; three documents
+)
+def test_document_batches_have_no_more_rows_than_documents_need(config, rows, used):
+  batches = pipeline.make_document_batches(config, config.grain_eval_files, rows=rows)
+  assert batches.order.rows == used
+  assert sum(int((b["targets_segmentation"] > 0).sum()) for b in batches) == sum(
+    len(Tokenizer(config)(text)) - 1 for text in TEXTS[:3]
+  )
+
+
 def test_place_that_does_not_fit_stops_the_run_or_starts_the_documents_anew(
   config, mesh, tmp_path, caplog
 ):

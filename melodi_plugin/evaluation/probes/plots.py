@@ -1,50 +1,37 @@
-"""The picture of a probe: recall against distance, as PNG, without pyplot's global state."""
+"""The picture of a probe: recall against distance."""
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-# Okabe and Ito's colours, which the colour-blind can tell apart.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = "osD^vPX"
+from melodi_plugin.output.figures import new_figure, png, style
+
 _FIRST_USE = -1
 
 
 def against_distance(results: Sequence[dict[str, Any]], names: Sequence[str]) -> bytes:
   """One curve per result: right answers, or the nats of words if the probe reads real text."""
-  figure = Figure(figsize=(7, 4), layout="constrained")
-  FigureCanvasAgg(figure)
-  axes = figure.subplots()
-  axes.grid(visible=True, color="0.9")
-  axes.set_axisbelow(True)
-  axes.spines[["top", "right"]].set_visible(False)
+  figure, [axes] = new_figure(4.0)
   in_nats = "first_use" in results[0]
   places = _places(results)
   for number, (result, name) in enumerate(zip(results, names, strict=True)):
-    colour = _COLOURS[number % len(_COLOURS)]
-    style = {"color": colour, "marker": _MARKERS[number % len(_MARKERS)], "markersize": 5}
+    looks = style(number)
     curve = [point for point in result["points"] if point["nats"] is not None or not in_nats]
     x = [places[point["from"], point["to"]] for point in curve]
     if in_nats:
-      axes.plot(x, [point["nats"] for point in curve], label=name, **style)
-      axes.plot([_FIRST_USE], [result["first_use"]["nats"]], **style)
+      axes.plot(x, [point["nats"] for point in curve], label=name, **looks)
+      axes.plot([_FIRST_USE], [result["first_use"]["nats"]], **looks)
     else:
-      axes.plot(x, [point["accuracy"] for point in curve], label=name, **style)
+      axes.plot(x, [point["accuracy"] for point in curve], label=name, **looks)
       low, high = ([point[end] for point in curve] for end in ("low", "high"))
-      axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+      axes.fill_between(x, low, high, color=looks["color"], alpha=0.15, linewidth=0)
   _label_distances(axes, places, in_nats)
   if in_nats:
     axes.set_ylabel("nats per word")
   else:
     _label_recall(axes, results, places)
-  figure.legend(loc="outside upper left", ncols=1 if len(names) > 4 else 2, frameon=False)
-  file = io.BytesIO()
-  figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
-  return file.getvalue()
+  return png(figure)
 
 
 def _places(results: Sequence[dict[str, Any]]) -> dict[tuple[int, int], int]:

@@ -42,10 +42,10 @@ def read(
   config: Any, documents: Sequence[Document] | RandomAccessDataSource[Document]
 ) -> Iterator[ScoredDocument]:
   """Every document once it is read to its end, with a progress bar."""
-  scorer = Scorer(config)
   columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
   source: Any = documents
-  batches = make_document_batches(config, source, rows=scorer.rows)
+  batches = make_document_batches(config, source, rows=int(config.micro_batch_size_to_train_on))
+  scorer = Scorer(config, rows=batches.order.rows)
   with (
     contextlib.closing(batches),
     Progress(*columns, console=Console(stderr=True), transient=True) as progress,
