@@ -17,7 +17,8 @@ import pytest
 jax.config.update("jax_default_matmul_precision", "highest")
 # MaxText is not written for it: tests that run its code in this process lift it for themselves.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-# Compiling dominates the test time; a second run finds most programs compiled.
+# Compiling dominates the test time: compile fast, and a second run finds most programs compiled.
+jax.config.update("jax_disable_most_optimizations", True)
 _cache = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"
 jax.config.update("jax_compilation_cache_dir", str(_cache))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -69,6 +69,17 @@ def random_layers(
   return layers
 
 
+def quick_layers(config: MelodiConfig) -> list[PaperLayer]:
+  """Random float64 layers without initialisers, which would take longer to compile than a test."""
+  shapes = jax.eval_shape(lambda: random_layers(config, dtype=jnp.float64))
+  rng = np.random.default_rng(0)
+  # Vectors are norms and temperatures, mostly: near 1; one temperature < 0.
+  layers = jax.tree.map(
+    lambda s: jnp.asarray((s.ndim == 1) + 0.4 * rng.normal(size=s.shape)), shapes
+  )
+  return [layer._replace(temperature=layer.temperature.at[0].multiply(-1.5)) for layer in layers]
+
+
 def stack_layers(
   layers: list, config: MelodiConfig, scan_layers: bool = True, dtype: Any = jnp.float32
 ) -> list[Stage]:

@@ -9,10 +9,10 @@ import pytest
 
 from melodi_plugin.core.schedules.segment import read_segment
 from melodi_plugin.core.segments import plan_windows
-from melodi_plugin.systems.paper.cell_test import quick_layers
 from melodi_plugin.testing.tiny import (
   assert_close,
   document_rows,
+  quick_layers,
   random_memory,
   stack_layers,
   tiny_config,

@@ -14,7 +14,7 @@ from melodi_plugin.systems.paper.cell import PaperCell
 from melodi_plugin.testing.tiny import (
   assert_close,
   document_rows,
-  random_layers,
+  quick_layers,
   random_memory,
   stack_layers,
   tiny_config,
@@ -44,14 +44,6 @@ def small_config(**changes):
 
 def draw(*shape, seed=0):
   return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float64)
-
-
-def quick_layers(config):
-  """Random layers without initialisers, which would take longer to compile than a test."""
-  shapes = jax.eval_shape(lambda: random_layers(config, dtype=jnp.float64))
-  rng = np.random.default_rng(0)
-  # Vectors are norms and temperatures, mostly: near 1.
-  return jax.tree.map(lambda s: jnp.asarray((s.ndim == 1) + 0.4 * rng.normal(size=s.shape)), shapes)
 
 
 @functools.cache
