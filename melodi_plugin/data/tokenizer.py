@@ -8,7 +8,9 @@ import numpy as np
 from melodi_plugin.config.settings import as_written
 
 
-def build_tokenizer(path: str, kind: str, add_bos: bool, add_eos: bool, access_token: str) -> Any:
+def build_tokenizer(
+  path: str, kind: str, add_bos: bool, add_eos: bool, access_token: str | None
+) -> Any:
   """MaxText's tokenizer object; `kind` is a tokenizer_type."""
   from maxtext.input_pipeline import tokenizer  # slow to import, and not needed for records
 
