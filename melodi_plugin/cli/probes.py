@@ -4,11 +4,8 @@ The name before a file's `=` is the name of its curve, by default what tells the
 """
 
 import argparse
-import json
 import os
 from collections.abc import Sequence
-
-import fsspec
 
 from melodi_plugin.errors import user_errors
 from melodi_plugin.evaluation import report
@@ -16,21 +13,9 @@ from melodi_plugin.evaluation.probes import plots, result
 from melodi_plugin.output.files import write_files
 
 
-def read_result(path: str) -> result.Result:
-  """What a `probe_<name>.json` holds; raises ValueError if it is none."""
-  try:
-    files, name = fsspec.core.url_to_fs(path)
-    found = json.loads(files.cat_file(name))
-  except (OSError, ValueError) as error:
-    raise ValueError(f"cannot read {path}: {error}") from None
-  if not (isinstance(found, dict) and "probe" in found and found.get("points")):
-    raise ValueError(f"{path} is not a probe_<name>.json of `melodi evaluate`.")
-  return found
-
-
 def compare(paths: Sequence[str], names: Sequence[str], out: str) -> None:
   """Writes the picture and the table; raises ValueError if the results are of different probes."""
-  results = [read_result(path) for path in paths]
+  results = [result.read(path) for path in paths]
   probes = sorted({found["probe"] for found in results})
   if len(probes) > 1:
     raise ValueError(f"results of {' and '.join(probes)} do not fit into one picture.")

@@ -5,15 +5,12 @@ A report is a folder of `report.md`, `report.csv`, `by_position.png` and `per_do
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from typing import Any
 
-import fsspec
-
 from melodi_plugin.evaluation import plots
 from melodi_plugin.evaluation.statistics import RATES, change, same_tokens
-from melodi_plugin.output.files import write_files
+from melodi_plugin.output.files import read_json, write_files
 from melodi_plugin.output.tables import Table
 
 Evaluation = dict[str, Any]
@@ -208,11 +205,7 @@ def write_report(evaluations: Sequence[Evaluation], folder: str) -> None:
 
 def read_evaluations(path: str) -> list[Evaluation]:
   """What an `evaluation.json` holds; raises ValueError if it is none."""
-  try:
-    files, name = fsspec.core.url_to_fs(path)
-    found = json.loads(files.cat_file(name))
-  except (OSError, ValueError) as error:
-    raise ValueError(f"cannot read {path}: {error}") from None
+  found = read_json(path)
   if not (isinstance(found, list) and found and all("positions" in e for e in found)):
     raise ValueError(f"{path} is not an evaluation.json of `melodi evaluate`.")
   return found

@@ -4,5 +4,5 @@ Read in this order; each file imports only what stands above it:
 
   figures  the looks of all pictures
   tables   tables for the screen and as Markdown
-  files    files by name into a folder that may be remote
+  files    files in folders that may be remote
 """

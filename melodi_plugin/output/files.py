@@ -1,4 +1,7 @@
-"""Files by name, into a folder that may be remote."""
+"""Files into and out of folders that may be remote."""
+
+import json
+from typing import Any
 
 import fsspec
 
@@ -9,3 +12,12 @@ def write_files(folder: str, contents: dict[str, bytes]) -> None:
   files.makedirs(root, exist_ok=True)
   for name, content in contents.items():
     files.pipe_file(f"{root}/{name}", content)
+
+
+def read_json(path: str) -> Any:
+  """What a file of JSON holds; raises ValueError if it cannot be read."""
+  try:
+    files, name = fsspec.core.url_to_fs(path)
+    return json.loads(files.cat_file(name))
+  except (OSError, ValueError) as error:
+    raise ValueError(f"cannot read {path}: {error}") from None

@@ -18,7 +18,7 @@ import numpy as np
 from melodi_plugin.evaluation import report
 from melodi_plugin.evaluation.probes import plots
 from melodi_plugin.evaluation.statistics import LEVEL
-from melodi_plugin.output.files import write_files
+from melodi_plugin.output.files import read_json, write_files
 from melodi_plugin.output.tables import Table
 
 Result = dict[str, Any]
@@ -149,3 +149,11 @@ def write(config: Any, result: Result) -> str:
   contents |= {"md": markdown([result]).encode(), "png": picture}
   write_files(folder, {f"{name}.{ending}": data for ending, data in contents.items()})
   return f"{os.path.join(folder, name)}.{{{','.join(contents)}}}"
+
+
+def read(path: str) -> Result:
+  """What a `probe_<name>.json` holds; raises ValueError if it is none."""
+  found = read_json(path)
+  if not (isinstance(found, dict) and "probe" in found and found.get("points")):
+    raise ValueError(f"{path} is not a probe_<name>.json of `melodi evaluate`.")
+  return found
