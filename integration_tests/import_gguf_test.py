@@ -11,7 +11,8 @@ from flax import nnx
 
 from integration_tests import running, stock_model
 from melodi_plugin.checkpoints.gguf.importer import import_file
-from melodi_plugin.checkpoints.gguf.importer_test import (
+from melodi_plugin.maxtext import weights
+from melodi_plugin.testing.gguf_file import (
   LAYERS,
   TOKENS,
   H,
@@ -20,7 +21,6 @@ from melodi_plugin.checkpoints.gguf.importer_test import (
   random_tensors,
   write_gguf,
 )
-from melodi_plugin.maxtext import weights
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _REFERENCE = _ROOT.parent / "shared" / "reference" / "smollm2" / "logits_float32.npz"

@@ -14,9 +14,9 @@ from melodi_plugin.cli.main import main
 from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.config.systems import is_melodi
 from melodi_plugin.cost.flops import model_work
-from melodi_plugin.cost.flops_test import counted
 from melodi_plugin.cost.sizes import Sizes, closed_form
 from melodi_plugin.maxtext.light import read_light
+from melodi_plugin.testing.products import counted
 
 STOCK = dict(decoder_block="llama2", base_num_kv_heads=1, head_dim=32, vocab_size=96)
 CASES = {

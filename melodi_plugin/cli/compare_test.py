@@ -8,8 +8,7 @@ import pytest
 
 from melodi_plugin.cli.main import main
 from melodi_plugin.compare import configs, runs
-from melodi_plugin.compare.runs_test import Processes
-from melodi_plugin.testing.comparison import SETTINGS, SIZES
+from melodi_plugin.testing.comparison import SETTINGS, SIZES, Processes
 
 
 def describe(requests):

@@ -3,11 +3,7 @@
 import json
 
 from melodi_plugin.compare import metrics
-
-
-def line(step, loss=2.0, seconds=0.5, **more):
-  own = {"step": float(step), "learning/loss": loss, "learning/total_weights": 100.0}
-  return json.dumps(own | {"perf/step_time_seconds": seconds} | more) + "\n"
+from melodi_plugin.testing.comparison import line
 
 
 def test_speed_is_the_median_of_the_steps_after_those_that_compile(tmp_path):

@@ -1,51 +1,15 @@
 """A run goes on where it stopped; processes are played by a function that leaves their files."""
 
-import json
-import pathlib
 import subprocess
 import sys
 
 import pytest
 
 from melodi_plugin.compare import execution, runs
-from melodi_plugin.compare.metrics_test import line
 from melodi_plugin.errors import UserError
-from melodi_plugin.testing.comparison import make_evaluation, make_row
+from melodi_plugin.testing.comparison import Processes, line, make_evaluation, make_row
 
 CHANGED = "melodi_long_term_windows=8"
-
-
-class Processes:
-  """Plays the processes of runs: notes which were started, and fails where it is told to."""
-
-  def __init__(self):
-    self.started: list[tuple[str, str]] = []
-    self.failing: set[tuple[str, str]] = set()
-    self.steps = 4  # that training does before it ends well
-
-  def __call__(self, run, stage, arguments, on_progress):
-    on_progress(stage)
-    self.started.append((run.name, stage))
-    if (run.name, stage) in self.failing:
-      raise runs.RunError(f"{run.name}: {stage} ended with status 1; see {run.log}")
-    if stage == "training":
-      self.train(run, arguments)
-    else:
-      self.evaluate(arguments)
-
-  def train(self, run, arguments):
-    (run.folder / "checkpoints" / str(self.steps - 1) / "items").mkdir(parents=True)
-    (run.folder / "metrics.jsonl").write_text("".join(map(line, range(self.steps))))
-    measured = {"peak_host_bytes": 5, "peak_device_bytes": None, "seconds": 1.0}
-    pathlib.Path(arguments[1]).write_text(json.dumps(measured))
-
-  def evaluate(self, arguments):
-    keys = dict(argument.split("=", 1) for argument in arguments[3:])
-    assert keys["load_parameters_path"].endswith("checkpoints/3/items")
-    folder = pathlib.Path(keys["base_output_directory"], keys["run_name"])
-    folder.mkdir(exist_ok=True)
-    end = "_reset_every_window" if keys.get("melodi_reset_every_window") == "true" else ""
-    (folder / f"evaluation{end}.json").write_text(json.dumps([make_evaluation(3.0)]))
 
 
 @pytest.fixture

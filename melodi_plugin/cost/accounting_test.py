@@ -8,11 +8,9 @@ import pytest
 from flax import nnx
 
 from melodi_plugin.bench.windows import CONFIG as BENCHMARK
-from melodi_plugin.config.model import MelodiConfig, Neighbors, Recurrence
-from melodi_plugin.config.systems import BLOCK_RECURRENT, MEMORIZING, TRANSFORMER_XL
+from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.core.attention import T5_BUCKETS
 from melodi_plugin.core.memory import empty_memory
-from melodi_plugin.core.schedules.segment_test import CASES
 from melodi_plugin.cost.accounting import (
   T5_TABLE,
   MemoryNumbers,
@@ -29,6 +27,7 @@ from melodi_plugin.systems.params import summary_embeddings
 from melodi_plugin.systems.stock.params import StockMemoryParams
 from melodi_plugin.systems.table import filling
 from melodi_plugin.testing.tiny import TINY, tiny_config
+from melodi_plugin.testing.variants import SYSTEMS, VARIANTS, tiny_baseline
 
 PAPER = MelodiConfig(
   num_layers=12,
@@ -53,36 +52,10 @@ MORE = {
   "no short, no branching": dict(short_term_tokens=0, summary_branching=False),
   "head size is not width / heads": dict(num_heads=3, head_dim=5, mlp_dim=7),
 }
-CONFIGS = {name: tiny_config(**case) for name, case in (CASES | MORE).items()}
+CONFIGS = {name: tiny_config(**case) for name, case in (VARIANTS | MORE).items()}
 CONFIGS |= {"the paper's size": PAPER, "the benchmark's size": BENCHMARK}
 
 
-def tiny_baseline(**changes):
-  """Another system, in the sizes of `tiny_config`."""
-  sizes = ("num_layers", "emb_dim", "num_heads", "head_dim", "mlp_dim", "window_length")
-  return MelodiConfig.baseline(**{**{size: TINY[size] for size in sizes}, **changes})
-
-
-MEMORY = dict(system=MEMORIZING, memory_layers=(1,), queue_windows=3)
-RECURRENT = dict(system=BLOCK_RECURRENT, memory_layers=(1,), states=6)
-SYSTEMS = {
-  "transformer_xl": dict(system=TRANSFORMER_XL),
-  "transformer_xl without positions": dict(system=TRANSFORMER_XL, position="none"),
-  "transformer_xl as in the official code": dict(system=TRANSFORMER_XL, reference_defects=True),
-  "whole queue": MEMORY,
-  "whole queue as in the official code": MEMORY | dict(reference_defects=True),
-  "neighbors": MEMORY | dict(neighbors=Neighbors(4)),
-  "exact neighbors": MEMORY | dict(neighbors=Neighbors(4, exact=True)),
-  "neighbors as in the official code": MEMORY
-  | dict(neighbors=Neighbors(4), reference_defects=True),
-  "states as in the official code": RECURRENT | dict(reference_defects=True),
-  "two recurrent layers": RECURRENT | dict(memory_layers=(0, 2)),
-  "feedback": RECURRENT | dict(recurrence=Recurrence(feedback=True)),
-} | {
-  f"{gate} {cell}": RECURRENT | dict(recurrence=Recurrence(gate, cell))
-  for gate in ("bias", "lstm")
-  for cell in ("skip", "dual", "single")
-}
 CONFIGS |= {name: tiny_baseline(**case) for name, case in SYSTEMS.items()}
 
 

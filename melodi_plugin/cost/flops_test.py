@@ -8,16 +8,16 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
-from jax.interpreters import partial_eval
 
 from melodi_plugin.config.systems import BLOCK_RECURRENT
 from melodi_plugin.core.memory import empty_memory
 from melodi_plugin.core.schedules.segment import Stage, read_segment
 from melodi_plugin.core.segments import plan_windows
-from melodi_plugin.cost.accounting_test import SYSTEMS, tiny_baseline
 from melodi_plugin.cost.flops import model_work, stack_work
 from melodi_plugin.systems.table import filling
+from melodi_plugin.testing.products import counted
 from melodi_plugin.testing.tiny import tiny_config
+from melodi_plugin.testing.variants import SYSTEMS, tiny_baseline
 
 WINDOWS = 4
 # Big enough that products are nearly all operations; no length 1, which would not be a product.
@@ -123,32 +123,6 @@ def test_forward_products_are_those_of_xla(name, unrolled):
 
 
 # -- Loops and gradients: products of the traced program -------------------------------------------
-
-
-def inner_jaxprs(eqn):
-  leaves = jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda leaf: hasattr(leaf, "jaxpr"))
-  closed = (getattr(leaf, "jaxpr", leaf) for leaf in leaves)
-  return [jaxpr for jaxpr in closed if hasattr(jaxpr, "eqns")]
-
-
-def traced_products(jaxpr):
-  """Operations of every `dot_general`, times the length of the loops around it."""
-  total = 0
-  for eqn in jaxpr.eqns:
-    if eqn.primitive.name == "dot_general":
-      contracted = eqn.params["dimension_numbers"][0][0]
-      inner = (eqn.invars[0].aval.shape[axis] for axis in contracted)
-      total += 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(inner)
-    times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
-    total += times * sum(map(traced_products, inner_jaxprs(eqn)))
-  return total
-
-
-def counted(function, arguments):
-  """The products of what is needed of a traced program."""
-  jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
-  needed, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)
-  return traced_products(needed)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

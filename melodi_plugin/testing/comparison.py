@@ -1,14 +1,15 @@
 """Rows and results for tests of this package, as MaxText would have left them."""
 
+import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from melodi_plugin.compare.request import Request
 from melodi_plugin.compare.results import Result
-from melodi_plugin.compare.runs import Row
+from melodi_plugin.compare.runs import Row, Run, RunError
 from melodi_plugin.evaluation import statistics as scores
 
 SIZES = {
@@ -68,3 +69,47 @@ def make_result(row: Row, seed: int, nats: float, **measured: Any) -> Result:
     "evaluated_with": {argument: make_evaluation(nats - 0.1) for argument in row.changed},
   }
   return own | measured
+
+
+def line(step: int, loss: float = 2.0, seconds: float = 0.5, **more: float) -> str:
+  """One line of a trainer's `metrics_file`."""
+  own = {"step": float(step), "learning/loss": loss, "learning/total_weights": 100.0}
+  return json.dumps(own | {"perf/step_time_seconds": seconds} | more) + "\n"
+
+
+class Processes:
+  """Plays the processes of runs: notes which were started, and fails where it is told to."""
+
+  def __init__(self) -> None:
+    self.started: list[tuple[str, str]] = []
+    self.failing: set[tuple[str, str]] = set()
+    self.steps = 4  # that training does before it ends well
+
+  def __call__(
+    self, run: Run, stage: str, arguments: Sequence[str], on_progress: Callable[[str], Any]
+  ) -> None:
+    """Leaves the files that the process of a stage would have left."""
+    on_progress(stage)
+    self.started.append((run.name, stage))
+    if (run.name, stage) in self.failing:
+      raise RunError(f"{run.name}: {stage} ended with status 1; see {run.log}")
+    if stage == "training":
+      self.train(run, arguments)
+    else:
+      self.evaluate(arguments)
+
+  def train(self, run: Run, arguments: Sequence[str]) -> None:
+    """Leaves a checkpoint, the log and the measurements."""
+    (run.folder / "checkpoints" / str(self.steps - 1) / "items").mkdir(parents=True)
+    (run.folder / "metrics.jsonl").write_text("".join(map(line, range(self.steps))))
+    measured = {"peak_host_bytes": 5, "peak_device_bytes": None, "seconds": 1.0}
+    pathlib.Path(arguments[1]).write_text(json.dumps(measured))
+
+  def evaluate(self, arguments: Sequence[str]) -> None:
+    """Leaves `evaluation.json`."""
+    keys = dict(argument.split("=", 1) for argument in arguments[3:])
+    assert keys["load_parameters_path"].endswith("checkpoints/3/items")
+    folder = pathlib.Path(keys["base_output_directory"], keys["run_name"])
+    folder.mkdir(exist_ok=True)
+    end = "_reset_every_window" if keys.get("melodi_reset_every_window") == "true" else ""
+    (folder / f"evaluation{end}.json").write_text(json.dumps([make_evaluation(3.0)]))

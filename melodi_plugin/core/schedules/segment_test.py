@@ -18,6 +18,7 @@ from melodi_plugin.testing.tiny import (
   stack_layers,
   tiny_config,
 )
+from melodi_plugin.testing.variants import VARIANTS
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -28,23 +29,6 @@ ROWS = [[-5, 8], [16]]
 LONGER = [[-5, 8, 3], [5, 16]]
 # The truth is one unrolled program per case: compiling it well would take longer than running it.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-CASES = {
-  "paper": {},
-  "summary differs from short": dict(short_term_tokens=3),
-  "no branching": dict(summary_branching=False),
-  "no short-term memory": dict(short_term_tokens=0),
-  "no summary": dict(summary_tokens=0),
-  "no memory": dict(summary_tokens=0, short_term_tokens=0, long_term_layers=()),
-  "no increment": dict(long_term_increment=0),
-  "no queue": dict(long_term_windows=0),
-  "all layers short": dict(num_layers=3, short_term_layers=(0, 1, 2), long_term_layers=()),
-  "two long-term layers": dict(num_layers=3, long_term_layers=(0, 2), short_term_layers=(1, 2)),
-  "queue shorter than segment": dict(long_term_windows=2),
-  "empty slots masked": dict(mask_empty_slots=True),
-  "no position": dict(position="none"),
-  "one window": dict(window_length=16),
-  "windows of one token": dict(window_length=1, summary_tokens=1, short_term_tokens=1),
-}
 
 
 def fast(config, schedule, scan_layers=True):
@@ -73,7 +57,7 @@ def slow(config, positions, ids, windows):
 
 def inputs(name):
   """Config, plan of the documents, and what is differentiated: layers, x, summary, memory."""
-  config = tiny_config(**SIZES | CASES[name])
+  config = tiny_config(**SIZES | VARIANTS[name])
   rows = LONGER if name == "queue shorter than segment" else ROWS
   if config.window_length == 1:
     rows = [[-1, 2], [3]]
@@ -107,7 +91,7 @@ SCHEDULES = ("layers", "windows")
 DIFFERENTIATED = ("paper", "empty slots masked")
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_schedules_equal_naive(name):
   config, plan, _, arguments = inputs(name)
   truth = jit(slow(config, *plan, arguments[-1].windows))(*arguments)
@@ -117,7 +101,7 @@ def test_schedules_equal_naive(name):
 
 @pytest.mark.parametrize(
   "name",
-  [pytest.param(n, marks=() if n in DIFFERENTIATED else pytest.mark.slow) for n in CASES],
+  [pytest.param(n, marks=() if n in DIFFERENTIATED else pytest.mark.slow) for n in VARIANTS],
 )
 def test_gradients_equal_those_of_naive(name):
   config, plan, weights, arguments = inputs(name)
