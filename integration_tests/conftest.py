@@ -22,7 +22,10 @@ jax.config.update("jax_disable_most_optimizations", True)
 _cache = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"
 jax.config.update("jax_compilation_cache_dir", str(_cache))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+# With a limit, JAX locks the cache: other test processes never read half a file.
+jax.config.update("jax_compilation_cache_max_size", 2**32)
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_cache))  # for subprocesses
+os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**32))
 
 
 @pytest.fixture

@@ -104,9 +104,16 @@ def unread(config):
   return mixer * config.layers[-1].mixes_summary + pairs
 
 
-@pytest.mark.parametrize(
-  "name", ["melodi", "transformer_xl", "whole queue", "neighbors", "lstm dual", "feedback"]
-)
+def some_slow(names, slow):
+  """Cases of which those in `slow` add no kind of product to those of the others."""
+  return [pytest.param(name, marks=pytest.mark.slow if name in slow else ()) for name in names]
+
+
+XLA = ("melodi", "neighbors", "transformer_xl", "whole queue", "lstm dual", "feedback")
+GRADIENTS = ("melodi", "neighbors", "lstm dual", "transformer_xl", "whole queue")
+
+
+@pytest.mark.parametrize("name", some_slow(XLA, XLA[2:]))
 def test_forward_products_are_those_of_xla(name, unrolled):
   config = CONFIGS[name]
   read, arguments, batch = program(config)
@@ -133,9 +140,7 @@ def test_forward_products_are_those_of_the_traced_program(name):
   assert batch * sum(work) == counted(read, arguments)
 
 
-@pytest.mark.parametrize(
-  "name", ["melodi", "transformer_xl", "whole queue", "neighbors", "lstm dual"]
-)
+@pytest.mark.parametrize("name", some_slow(GRADIENTS, GRADIENTS[3:]))
 def test_training_products_are_those_of_the_traced_program(name):
   config = CONFIGS[name]
   read, arguments, batch = program(config)
