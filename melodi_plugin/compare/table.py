@@ -8,7 +8,7 @@ from typing import Any
 
 from melodi_plugin.compare.request import Request, tokens_per_step
 from melodi_plugin.compare.results import SPREAD, Over, RowResult, per_seed
-from melodi_plugin.output.tables import Table
+from melodi_plugin.output.tables import Table, with_unit
 
 _MIB = 2**20
 
@@ -31,14 +31,15 @@ def _cells(found: RowResult) -> list[str]:
     sizes["memory_all"],
     sizes["memory_short"],
     sizes["memory_long"],
-    round(found.tokens_per_second),
   )
   documents = (
     "-" if found.documents is None else " to ".join(f"{end:,.2f}" for end in found.documents)
   )
-  cells = [found.row.name, *(f"{number:,}" for number in numbers), f"{peak / _MIB:,.0f} MiB {kind}"]
   return [
-    *cells,
+    found.row.name,
+    *map(with_unit, numbers),
+    f"{found.tokens_per_second:,.0f}",
+    f"{peak / _MIB:,.0f} MiB {kind}",
     _over(found.perplexity),
     documents,
     "-" if found.change is None else str(found.change),
@@ -50,10 +51,10 @@ def changed_table(rows: Sequence[RowResult], key: str) -> Table:
   lines = []
   for found in rows:
     if found.changed:
-      own = f"{found.row.sizes['memory_all']:,}"
+      own = with_unit(found.row.sizes["memory_all"])
       lines.append([found.row.name, "as trained", own, _over(found.perplexity)])
     for changed in found.changed:
-      memory = f"{changed.sizes['memory_all']:,}"
+      memory = with_unit(changed.sizes["memory_all"])
       lines.append([found.row.name, changed.argument, memory, _over(changed.perplexity)])
   title = f"Trained as above, then read with another {key}"
   return Table(title, ["", "evaluated with", "memory, all", "test perplexity"], lines)

@@ -145,7 +145,5 @@ def table(rows: Mapping[str, Sizes]) -> Table:
     [name, *("-" if (x := q.number(row)) is None else with_unit(x, q.unit) for q in _QUANTITIES)]
     for name, row in rows.items()
   ]
-  lines = [["", *(quantity.name for quantity in _QUANTITIES)], *cells]
-  if len(rows) <= _ACROSS:
-    lines = [list(line) for line in zip(*lines, strict=True)]
-  return Table("sizes", lines[0], lines[1:])
+  listed = Table("sizes", ["", *(quantity.name for quantity in _QUANTITIES)], cells)
+  return listed.transposed() if len(rows) <= _ACROSS else listed

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -29,8 +30,21 @@ class Table(NamedTuple):
   rows: Sequence[Sequence[str]]
 
   def show(self) -> None:
-    """Prints the table."""
-    Console().print(self._drawn(box.HEAVY_HEAD, self.title))
+    """Prints the table, with its rows as columns if it fits on the screen only so."""
+    console = Console()
+    shown = next((t for t in (self, self.transposed()) if t._width(console) <= console.width), self)
+    console.print(shown._drawn(box.HEAVY_HEAD, self.title))
+
+  def transposed(self) -> "Table":
+    """Columns as rows."""
+    header, *rows = zip(self.header, *self.rows, strict=True)
+    return Table(self.title, header, rows)
+
+  def _width(self, console: Console) -> int:
+    """Characters of a line, if none is broken."""
+    drawn = self._drawn(box.HEAVY_HEAD, None)
+    unlimited = console.options.update(max_width=_WIDE)
+    return Measurement.get(console, unlimited, drawn).maximum
 
   def markdown(self) -> str:
     """The table as Markdown, without its title."""

@@ -21,6 +21,24 @@ def test_no_line_of_markdown_is_broken():
   assert len(long.splitlines()) == 3 and "a" * 3000 in long
 
 
+WIDE = Table("wide", ["", *(f"column {i}" for i in range(20))], [["row", *map(str, range(20))]])
+
+
+@pytest.mark.parametrize("width, lines", [(500, 1), (60, 20)])
+def test_rows_of_a_table_too_wide_for_the_screen_are_columns(capsys, monkeypatch, width, lines):
+  monkeypatch.setenv("COLUMNS", str(width))
+  WIDE.show()
+  shown = capsys.readouterr().out
+  assert all(f"column {i}" in shown for i in range(20))
+  assert sum("│" in line for line in shown.splitlines()) == lines
+
+
+def test_a_table_that_fits_in_no_way_stays_as_it_is(capsys, monkeypatch):
+  monkeypatch.setenv("COLUMNS", "60")
+  Table("", WIDE.header, list(WIDE.rows) * 20).show()
+  assert "━" in capsys.readouterr().out
+
+
 def test_screen_has_the_title_and_every_character(capsys):
   TABLE.show()
   shown = capsys.readouterr().out
