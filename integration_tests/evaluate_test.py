@@ -18,7 +18,7 @@ REPORT = {"report.md", "report.csv", "by_position.png", "per_document.png"}
 ONE_DEVICE = """
 import json, pathlib, sys
 from melodi_plugin.evaluation.evaluate import evaluate_config
-from melodi_plugin.maxtext.launch import load_config
+from melodi_plugin.maxtext.configs import load_config
 
 file, *cases = sys.argv[1:]
 found = [evaluate_config(load_config(["", file, *case.split()])) for case in cases]
@@ -41,7 +41,7 @@ def trained(tmp_path_factory) -> pathlib.Path:
 def read(trained, *argv, step="1"):
   """What `evaluation.json` holds for one checkpoint, read on eight devices."""
   with running.maxtext_process():
-    from melodi_plugin.maxtext.launch import load_config
+    from melodi_plugin.maxtext.configs import load_config
 
     path = f"load_parameters_path={trained}/tiny/checkpoints/{step}/items"
     return evaluate.evaluate_config(load_config(["", str(trained / "own.yml"), path, *argv]))
@@ -141,7 +141,7 @@ def test_several_checkpoints_are_read_in_turn_and_the_report_shows_all(trained, 
 def test_the_model_is_compiled_once(trained):
   with running.maxtext_process():
     from melodi_plugin.evaluation.reading import Scorer
-    from melodi_plugin.maxtext.launch import load_config
+    from melodi_plugin.maxtext.configs import load_config
     from melodi_plugin.maxtext.pipeline import make_document_batches
     from melodi_plugin.maxtext.weights import find_checkpoints
 

@@ -62,7 +62,7 @@ def folder(tmp_path_factory):
 
 
 def test_two_processes_train_as_one(folder):
-  log = (folder / "process_0.txt").read_text()
+  log = (checkpoints(folder, "moved").parent / "log.txt").read_text()
   found = re.findall(r"completed step: (\d+), .* total_weights: (\d+), loss: (\S+),", log)
   assert [int(step) for step, _, _ in found] == list(range(STOP))
   for (_, weights, loss), line in zip(

@@ -290,8 +290,6 @@ BROKEN = {
     other("common.data_loader", "loader_exception_guard"),
   ],
   "common.metric_logger.MetricLogger": [
-    gone("common.metric_logger.MetricLogger", "_log_training_metrics"),
-    other("common.metric_logger.MetricLogger", "_log_training_metrics"),
     gone("common.metric_logger.MetricLogger", "record_train_metrics"),
     other("common.metric_logger.MetricLogger", "record_train_metrics"),
   ],

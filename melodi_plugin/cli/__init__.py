@@ -3,14 +3,13 @@
 Read in this order; each file imports only what stands above it:
 
   parser         how a command line is read
-  commands       every verb: what it takes, and one example
+  arguments      what every verb takes
+  commands       every verb: what it is for, and one example
   train          MaxText's trainer, with memory; compiled ahead of time
   evaluate       whole documents, memory carried; recall probes
   report         evaluations side by side
   probes         probes side by side
-  graft          memory for a stock checkpoint, and back
-  gates          do the gates move?
-  import_gguf    a llama GGUF file as a stock checkpoint
+  checkpoints    memory for a stock checkpoint, and back; its gates; a GGUF file as one
   data           corpora
   sizes          what models cost
   compare        several configs trained and evaluated alike

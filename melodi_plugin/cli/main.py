@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import importlib.metadata
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -36,6 +37,8 @@ def _run(words: list[str]) -> int | None:
     print(parser.format_help(), end="")
     return 0
   options = parser.read(arguments)
+  # Read when transformers is imported, which then talks of models that nobody here uses.
+  os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
   return _function(command.target)(options)
 
 

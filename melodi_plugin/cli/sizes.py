@@ -32,9 +32,9 @@ def measure(paths: Sequence[str], keys: Sequence[str]) -> dict[str, Sizes]:
 
 def _by_maxtext(path: str, keys: Sequence[str]) -> Sizes:
   print(f"{path} needs MaxText to be read, which takes about 15 seconds", file=sys.stderr)
-  from melodi_plugin.maxtext.launch import load_config  # slow, and rarely needed
+  from melodi_plugin.maxtext.configs import load_config  # slow, and rarely needed
 
-  config = load_config(["", path, *_ALONE, *keys])
+  config = load_config(["", path, *_ALONE, *keys], here=False)
   from melodi_plugin.maxtext.sizes import sizes  # after registration, which load_config does
 
   try:

@@ -12,6 +12,7 @@ from melodi_plugin.errors import UserError
 from melodi_plugin.evaluation.conditions import memory_of
 from melodi_plugin.evaluation.evaluate import evaluate
 from melodi_plugin.maxtext.launch import compile_ahead, train
+from melodi_plugin.maxtext.machine import written
 from melodi_plugin.maxtext.weights import find_checkpoints
 
 
@@ -25,6 +26,8 @@ def evaluate_last_checkpoint(argv: Sequence[str], config: Any) -> None:
       "set enable_checkpointing=true."
     ) from None
   argv = [*argv, f"load_parameters_path={checkpoint}"]
+  if written(argv, "hardware") is None:  # found by training, and said
+    argv.append(f"hardware={config.hardware}")
   if config.melodi_probe:
     evaluate(argv)
     return

@@ -17,7 +17,7 @@ from melodi_plugin.compare.request import PLACES, SAME, SEEDS
 from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.config.systems import is_melodi
 from melodi_plugin.errors import UserError, exit_status
-from melodi_plugin.maxtext.launch import load_config
+from melodi_plugin.maxtext.configs import load_config
 
 # Keys of ours that an evaluation depends on, besides those that MelodiConfig reads.
 _EVALUATED = (
@@ -61,7 +61,7 @@ def describe(requests: Sequence[Sequence[str]]) -> list[Described]:
 def describe_here(request: Sequence[str]) -> Described:
   """Describes one config in this process; a bad one is a UserError."""
   try:
-    config = load_config(["", *request])
+    config = load_config(["", *request], here=False)
     from melodi_plugin.maxtext.sizes import sizes  # after registration
 
     settings = settings_of(config.get_keys())

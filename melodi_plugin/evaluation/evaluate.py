@@ -32,7 +32,7 @@ from melodi_plugin.evaluation import report, statistics
 from melodi_plugin.evaluation.conditions import memory_of, step_of
 from melodi_plugin.evaluation.probes import run
 from melodi_plugin.evaluation.reading import Scorer
-from melodi_plugin.maxtext.launch import load_config
+from melodi_plugin.maxtext.configs import load_config
 from melodi_plugin.maxtext.pipeline import make_document_batches
 from melodi_plugin.maxtext.weights import find_checkpoints
 from melodi_plugin.output.files import write_files

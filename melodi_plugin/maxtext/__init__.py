@@ -12,5 +12,9 @@ Read in this order; each file imports only what stands above it:
   seams/        every MaxText internal that we touch: one table
   light         a config's keys, read without importing MaxText
   registration  register(), unregister()
-  launch        configs read, trainings started, errors in one sentence
+  run_log       what MaxText says, in a file of the run
+  machine       what a config leaves open and this machine answers
+  configs       configs read, errors in one sentence
+  session       one run of the trainer: progress, Ctrl-C
+  launch        trainings and compiles started
 """

@@ -1,83 +1,126 @@
-"""What our launchers share: the config, one readable sentence for its errors, a quiet end."""
+"""Trainings and ahead-of-time compiles: what is checked before, and how they end."""
 
-import atexit
-import difflib
-import gc
+import importlib.util
+import os
 import pathlib
-import re
-import sys
 from collections.abc import Sequence
 from typing import Any
 
-import pydantic
+import jax
 
 from melodi_plugin.data.corpus.presets import prepare_corpus
 from melodi_plugin.data.documents import BrokenDocument
 from melodi_plugin.data.row import StateMismatch
-from melodi_plugin.errors import UserError
-from melodi_plugin.maxtext.registration import UnsupportedMaxText, register
-from melodi_plugin.training.progress import quiet_checkpoint_log
-
-
-def load_config(argv: Sequence[str]) -> Any:
-  """Registers the plugin and reads a MaxText config; a bad one is a UserError."""
-  atexit.register(_collect)
-  try:
-    register()
-    from maxtext.configs import pyconfig  # after registration
-
-    return pyconfig.initialize(list(argv))
-  except pydantic.ValidationError as error:
-    lines = [f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors()]
-    raise UserError("\n".join(lines)) from error
-  except FileNotFoundError as error:
-    raise UserError(f"cannot read the configuration: {error.filename} does not exist.") from error
-  except (ValueError, TypeError, OSError, UnsupportedMaxText) as error:
-    raise UserError(_short(str(error))) from error
-
-
-def _short(message: str) -> str:
-  """MaxText answers an unknown key with the list of all keys it has; one near it says more."""
-  found = re.fullmatch(r"'(\w+)' not in (.+)\.", message)
-  if not found:
-    return message
-  key, known = found[1], re.findall(r"'(\w+)'", found[2])
-  near = difflib.get_close_matches(key, known, n=1)
-  hint = f"; did you mean {near[0]}?" if near else "."
-  return f"{key} is not a key of MaxText or of melodi_plugin{hint}"
-
-
-def _collect() -> None:
-  """Closes MaxText's data loader while the interpreter still can: its `__del__` reads files."""
-  for name in ("last_exc", "last_value", "last_traceback"):
-    if hasattr(sys, name):
-      delattr(sys, name)
-  gc.collect()
-
-
-def prepare(config: Any) -> None:
-  """Writes the corpus of `melodi_prepare_data` into the folder of `grain_train_files`."""
-  prepare_corpus(config.melodi_prepare_data, pathlib.Path(config.grain_train_files).parent)
+from melodi_plugin.errors import Interrupted, UserError, user_errors
+from melodi_plugin.maxtext import weights
+from melodi_plugin.maxtext.configs import load_config, read_config
+from melodi_plugin.maxtext.machine import written
+from melodi_plugin.maxtext.run_log import off_the_screen
+from melodi_plugin.training.progress import Screen
 
 
 def train(argv: Sequence[str]) -> Any:
-  """Trains with MaxText's trainer, after the demo corpus was written; returns the config."""
-  quiet_checkpoint_log()
-  config = load_config(argv)
-  from maxtext.trainers.pre_train import train as trainer  # after registration
+  """Trains with MaxText's trainer, after the demo corpus was written; returns the config.
+
+  Raises:
+    UserError: for what a user can mend, in one sentence.
+    Interrupted: if the user has stopped the run; what is done by then is saved.
+  """
+  with off_the_screen() as log:
+    config = read_config(argv, here=True)
+    _check(config)
+    folder = os.path.join(config.base_output_directory, config.run_name)
+    log.open(folder, jax.process_index())
+    with Screen(config.steps, config.log_period) as screen:
+      if (done := _steps_done(config)) >= config.steps:
+        screen.say(
+          f"{config.run_name} is done: its last checkpoint is of step {done}, and steps="
+          f"{config.steps}.  Set more steps to go on, or another run_name to begin anew."
+        )
+      else:
+        _run(config, screen)
+  return config
+
+
+def _check(config: Any) -> None:
+  """What MaxText says in a traceback, or not at all."""
+  if not config.run_name:
+    raise UserError("run_name is not set; add run_name=<a name for the folder of this run>.")
+  if config.model_call_mode:
+    raise UserError(
+      f"model_call_mode={config.model_call_mode} is for decoding and would change what is trained; "
+      "leave it out."
+    )
+  if config.load_parameters_path:
+    with user_errors(ValueError, OSError):
+      found = weights.find_checkpoints(config.load_parameters_path)
+      if len(found) > 1:
+        raise ValueError(f"load_parameters_path names {len(found)} checkpoints; name one.")
+    # MaxText takes no relative path, no pattern, and no folder above `items`.
+    config.get_keys()["load_parameters_path"] = found[0]
+
+
+def _run(config: Any, screen: Screen) -> None:
+  from melodi_plugin.maxtext.session import Session  # after registration: it imports the trainer
 
   if config.melodi_prepare_data:
-    prepare(config)
+    with user_errors(ValueError, OSError):
+      prepare_corpus(config.melodi_prepare_data, pathlib.Path(config.grain_train_files).parent)
+  session = Session(config, screen)
   try:
-    trainer.main(argv)
+    session.train()
+  except KeyboardInterrupt:
+    raise Interrupted(_left(config)) from None
+  except SystemExit as end:  # of abort_on_nan_loss and abort_on_inf_loss
+    raise UserError(
+      f"the loss is not finite after step {session.steps_done}, so the run has ended; lower "
+      "learning_rate, or set abort_on_nan_loss=false and abort_on_inf_loss=false to go on."
+    ) from end
   except (BrokenDocument, StateMismatch) as error:
     raise UserError(str(error)) from error
-  return config
+  if session.interrupted:
+    raise Interrupted(_left(config))
+  if session.steps_done < config.steps:
+    screen.say(
+      f"training has ended after step {session.steps_done} of {config.steps}, as it does where the "
+      "text ends (num_epoch reads it again); log.txt of this run says why."
+    )
+
+
+def _steps_done(config: Any) -> int:
+  """Steps up to the last checkpoint of this run; 0 if there is none."""
+  if not config.enable_checkpointing:
+    return 0
+  try:
+    found = weights.find_checkpoints(f"{config.checkpoint_dir.rstrip('/')}/*/items")
+  except (ValueError, OSError):
+    return 0
+  # A checkpoint that was never finished has a longer name.
+  names = (pathlib.PurePath(path).parent.name for path in found)
+  return max((1 + int(name) for name in names if name.isdecimal()), default=0)
+
+
+def _left(config: Any) -> str:
+  """What is saved of a run that was stopped."""
+  if done := _steps_done(config):
+    return f"{done} of {config.steps} steps are saved; the same command goes on there."
+  hint = "" if config.enable_checkpointing else "; enable_checkpointing=true saves what is done"
+  return f"no step of this run is saved{hint}."
 
 
 def compile_ahead(argv: Sequence[str]) -> None:
   """Compiles for the topology of the config with MaxText's `train_compile`."""
-  load_config(argv)  # MaxText reads it once more, but says less about what is wrong
+  if written(argv, "compile_topology_num_slices") is None:
+    argv = [*argv, "compile_topology_num_slices=1"]
+  config = load_config(argv, here=False)  # MaxText reads it once more, but says less about errors
+  if not config.compile_topology:
+    raise UserError(
+      "compile_topology is not set; add the accelerators, as compile_topology=v5e-16."
+    )
+  if config.hardware == "tpu" and importlib.util.find_spec("libtpu") is None:
+    raise UserError(
+      "compiling for a TPU needs the package libtpu: uv run --extra tpu-compile melodi compile …"
+    )
   from maxtext.trainers.pre_train import train_compile  # after registration
 
   train_compile.main(argv)

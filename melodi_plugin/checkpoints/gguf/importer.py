@@ -18,7 +18,7 @@ from rich.console import Console
 
 from melodi_plugin.checkpoints.gguf import tokenizer as gguf_tokenizer
 from melodi_plugin.checkpoints.gguf.parameters import read_parameters
-from melodi_plugin.maxtext.launch import load_config
+from melodi_plugin.maxtext.configs import load_config
 from melodi_plugin.maxtext.loading import save_params
 from melodi_plugin.maxtext.weights import described_shapes
 from melodi_plugin.training.progress import quiet_checkpoint_log

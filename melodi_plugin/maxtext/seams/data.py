@@ -6,6 +6,7 @@ import inspect
 import time
 
 from melodi_plugin.config.systems import is_melodi
+from melodi_plugin.errors import user_errors
 from melodi_plugin.maxtext.seams.seam import Undo, all_of, parameters, replace
 from melodi_plugin.training.progress import INPUT_WAIT
 
@@ -30,11 +31,11 @@ def apply_iterators() -> Undo:
   def by_block(original, name):
     @functools.wraps(original)
     def make_iterator(config, global_mesh, process_indices):
-      if not is_melodi(config):
-        return original(config, global_mesh, process_indices)
       from melodi_plugin.maxtext import pipeline
 
-      return getattr(pipeline, name)(config, global_mesh, process_indices)
+      make = getattr(pipeline, name) if is_melodi(config) else original
+      with user_errors(ValueError, OSError):
+        return make(config, global_mesh, process_indices)
 
     return make_iterator
 

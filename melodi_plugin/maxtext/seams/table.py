@@ -35,5 +35,5 @@ SEAMS = (
     flops.probe_flops,
     flops.apply_flops,
   ),
-  Seam("common.metric_logger.MetricLogger", logs.probe_progress, logs.apply_progress),
+  Seam("common.metric_logger.MetricLogger", logs.probe_metrics, logs.apply_metrics),
 )

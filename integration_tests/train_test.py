@@ -1,0 +1,106 @@
+"""`melodi train`: what its screen shows, how it is stopped and goes on, and what it refuses."""
+
+import pathlib
+import re
+import signal
+
+import pytest
+
+from integration_tests import running
+from melodi_plugin.cli.main import main
+from melodi_plugin.training.progress import Progress
+
+LENGTHS = [150, 40, 333, 7, 64, 65, 210, 96, 31, 128]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """`own.yml`, which says nothing of the hardware, reads small documents for 4 steps."""
+  folder = tmp_path_factory.mktemp("train")
+  keys = running.TINY | running.MELODI | running.documents_config(folder, LENGTHS)
+  del keys["skip_jax_distributed_system"]
+  keys |= {"base_output_directory": "runs", "run_name": "own", "steps": 4, "log_period": 2}
+  keys |= {"enable_checkpointing": True, "checkpoint_period": 10}
+  running.write_yaml(folder / "own.yml", **keys)
+  return folder
+
+
+@pytest.fixture(autouse=True)
+def here(folder, monkeypatch):
+  monkeypatch.chdir(folder)
+  with running.maxtext_process():
+    yield
+
+
+def train(capsys, *words: str) -> tuple[int, list[str]]:
+  """Status and lines of the screen."""
+  status = main(["train", "own.yml", *words])
+  said = capsys.readouterr()
+  assert said.out == "" and "Traceback" not in said.err
+  return status, said.err.splitlines()
+
+
+def test_run_is_stopped_goes_on_and_is_done(folder, monkeypatch, capsys):
+  count = Progress.step_done
+
+  def stop(self, step, scalars):
+    if step == 1:  # told while step 2 runs
+      signal.raise_signal(signal.SIGINT)
+    return count(self, step, scalars)
+
+  monkeypatch.setattr(Progress, "step_done", stop)
+  status, screen = train(capsys)
+  assert status == 130
+  assert "stopping after this step; Ctrl-C again stops at once" in screen
+  assert screen[-1] == "interrupted: 3 of 4 steps are saved; the same command goes on there."
+
+  monkeypatch.setattr(Progress, "step_done", count)
+  status, screen = train(capsys)
+  assert status == 0
+  assert screen[0] == "hardware is not set: cpu, as JAX finds here."
+  assert [line.partition(",")[0] for line in screen[1:]] == ["step 4 of 4"]
+  log = (folder / "runs" / "own" / "log.txt").read_text()
+  assert re.findall(r"completed step: (\d+)", log) == ["0", "1", "2", "3"]
+
+  status, screen = train(capsys)
+  assert status == 0
+  assert screen[-1].startswith("own is done: its last checkpoint is of step 4, and steps=4.")
+  # What a run leaves is read by the next, wherever the path begins.
+  found = "load_parameters_path=runs/own/checkpoints/3"
+  status, screen = train(capsys, "run_name=next", "enable_checkpointing=false", found)
+  assert status == 0
+  assert [line.partition(", l")[0] for line in screen[1:]] == [
+    "step 1 of 4",
+    "step 2 of 4",
+    "step 4 of 4",
+  ]
+  assert re.search(r"tokens/s, input wait .* %, padding .* %, ETA 0:00:00$", screen[-1])
+
+
+WRONG = [
+  (["tokenizer_path=nowhere.model"], "nowhere.model"),
+  (["grain_train_files=nowhere"], "nowhere"),
+  (["grain_train_files="], "grain_train_files"),
+  (["vocab_size=8"], "set vocab_size to the size of the tokenizer."),
+  (["load_parameters_path=nowhere/items"], "there is no checkpoint nowhere/items; give <run>/"),
+  (["load_parameters_path=documents"], "documents"),
+  (["base_output_directory=own.yml/runs"], "own.yml/runs/wrong cannot be written ("),
+  (["stepps=3"], "stepps is not a key of MaxText or of melodi_plugin; did you mean steps?"),
+  (["run_name="], "run_name is not set; add run_name="),
+  (["model_call_mode=inference"], "model_call_mode=inference is for decoding"),
+  (["melodi_window_length=17"], "17"),
+]
+
+
+@pytest.mark.parametrize(("words", "sentence"), WRONG, ids=[" ".join(words) for words, _ in WRONG])
+def test_what_cannot_be_trained_is_one_sentence(capsys, words, sentence):
+  name = [] if "run_name=" in words else ["run_name=wrong"]
+  status, screen = train(capsys, "hardware=cpu", *name, *words)
+  assert status == 2
+  assert len(screen) == 1 and screen[0].startswith("error: ") and sentence in screen[0]
+  assert not pathlib.Path("runs/wrong/checkpoints/0").exists()
+
+
+def test_compile_needs_a_topology(capsys):
+  assert main(["compile", "own.yml"]) == 2
+  assert "compile_topology is not set; add the accelerators" in capsys.readouterr().err

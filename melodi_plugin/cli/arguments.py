@@ -1,0 +1,205 @@
+"""What every verb takes: words, options, and the keys that its help explains."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from melodi_plugin.cli.parser import Parser, positive, true_or_false
+
+# MaxText has some 900 keys; these are the first that one needs.
+_MAXTEXT = {
+  "base_output_directory": "Folder of all runs.",
+  "run_name": "Folder of this run in it; the same name goes on from its last checkpoint.",
+  "steps": "Training steps.",
+  "per_device_batch_size": "Rows per device.",
+  "max_target_length": "Tokens of a row per step: a segment, whole windows of it.",
+  "dataset_type": "`grain` for documents.",
+  "grain_train_files": "Documents to train on: text, .jsonl, .parquet or .array_record files.",
+  "grain_eval_files": "Documents to evaluate with.",
+  "tokenizer_path": "Tokenizer: a file of sentencepiece, or a folder of Hugging Face.",
+  "tokenizer_type": "`sentencepiece`, `huggingface` or `tiktoken`.",
+  "learning_rate": "Greatest learning rate.",
+  "load_parameters_path": "Checkpoint whose parameters are read first: <folder>/items.",
+  "enable_checkpointing": "Whether checkpoints are written.",
+  "checkpoint_period": "Steps between two checkpoints.",
+  "eval_interval": "Steps between two evaluations in training; -1 for none.",
+  "log_period": "Steps between two lines on the screen.",
+  "hardware": "`tpu`, `gpu` or `cpu`; if it is not set, what there is.",
+  "compile_topology": "The accelerators to compile for, as in v5e-16.",
+  "compile_topology_num_slices": "How many of them; 1 if it is not set.",
+  "compiled_trainstep_file": "File for the compiled step.",
+}
+_EVALUATE = (
+  "load_parameters_path",
+  "grain_eval_files",
+  "per_device_batch_size",
+  "melodi_reset_every_window",
+  "melodi_probe",
+  "melodi_skip_broken_documents",
+)
+_GRAFT = ("load_parameters_path", "base_output_directory", "run_name", "melodi_base_block")
+_COMPILE = ("compile_topology", "compile_topology_num_slices", "compiled_trainstep_file")
+
+
+def _described(names: Sequence[str] = (), *, ours: bool = False) -> list[tuple[str, str]]:
+  """Keys of a config and what they mean; with `ours`, all of ours at the end."""
+  from melodi_plugin.config.keys import MelodiKeys  # pydantic takes half a second: for help only
+
+  fields = MelodiKeys.model_fields
+  names = [*names, *(fields if ours else ())]
+  return [
+    (f"{name}={_shown(fields[name].default)}", fields[name].description or "")
+    if name in fields
+    else (f"{name}=", _MAXTEXT[name])
+    for name in names
+  ]
+
+
+def _shown(default: Any) -> str:
+  return str(default).lower() if isinstance(default, bool) else str(default)
+
+
+def train(parser: Parser) -> None:
+  """A config and, in its help, all our keys."""
+  training = [name for name in _MAXTEXT if not name.startswith("compile")]
+  parser.add_config(lambda: _described(training, ours=True))
+
+
+def compile(parser: Parser) -> None:
+  """A config, and what it is compiled for."""
+  parser.add_config(lambda: _described(_COMPILE))
+
+
+def evaluate(parser: Parser) -> None:
+  """A config and its checkpoints."""
+  parser.add_config(lambda: _described(_EVALUATE))
+
+
+def graft(parser: Parser) -> None:
+  """A config, and which way."""
+  parser.add_config(lambda: _described(_GRAFT))
+  parser.add_argument("--strip", action="store_true", help="take memory away again")
+
+
+def gates(parser: Parser) -> None:
+  """Checkpoints."""
+  parser.add_argument("checkpoints", help="folders <run>/checkpoints/<step>/items, as a pattern")
+  parser.add_argument("folder", nargs="?", help="for the picture (default: RUN)")
+
+
+def import_gguf(parser: Parser) -> None:
+  """A file, where to, and how."""
+  parser.add_argument("file", metavar="model.gguf", help="of the llama architecture")
+  parser.add_argument("out", metavar="OUT", help="folder to make")
+  parser.add_key("scan_layers", "true", "Layers stacked in one array each.", true_or_false)
+  text = "An output head apart from tied embeddings, which MaxText rounds to bfloat16."
+  parser.add_key("own_head", "false", text, true_or_false)
+
+
+def report(parser: Parser) -> None:
+  """Evaluations."""
+  parser.add_argument("files", nargs="+", metavar="evaluation.json", help="of `melodi evaluate`")
+  parser.add_key("out", "report", "Folder for tables and pictures.")
+
+
+def probes(parser: Parser) -> None:
+  """Results of one probe."""
+  text = "of `melodi evaluate … melodi_probe=…`; NAME= before it names its curve"
+  parser.add_argument("files", nargs="+", metavar="[NAME=]probe.json", help=text)
+  parser.add_key("out", "probe.png", "The picture; the table is written beside it.")
+
+
+def preset(parser: Parser) -> None:
+  """Where to."""
+  parser.add_argument("out", help="folder to make; left as it is if it holds the corpus already")
+
+
+def build(parser: Parser) -> None:
+  """Where to, from what, and how."""
+  preset(parser)
+  text = "a folder of text or code, or files of records with text, id and group: .jsonl, .parquet"
+  parser.add_argument("source", nargs="+", help=text)
+  tokenizer = parser.add_mutually_exclusive_group(required=True)
+  tokenizer.add_argument("--tokenizer", metavar="PATH", help="tokenizer that counts the tokens")
+  tokenizer.add_argument(
+    "--train-tokenizer", type=positive, metavar="VOCAB", help="train one of so many pieces"
+  )
+  _tokenizer_type(parser)
+  parser.add_argument(
+    "--split",
+    default="0.85,0.05,0.10",
+    metavar="SHARES",
+    help="parts of the text for train,validation,test (default 0.85,0.05,0.10)",
+  )
+  text = "text in a shard (default 256 MiB)"
+  parser.add_argument("--shard-bytes", type=positive, default=2**28, metavar="BYTES", help=text)
+  reading = parser.add_argument_group("how documents are read")
+  text = "files to read in folders (default .txt,.md,.py)"
+  reading.add_argument("--suffixes", default=".txt,.md,.py", metavar="LIST", help=text)
+  text = "a document is a file, or the files below a folder joined up to --max-document-bytes"
+  reading.add_argument("--document", choices=("file", "folder"), default="file", help=text)
+  text = "the largest document (default 16 MiB)"
+  reading.add_argument(
+    "--max-document-bytes", type=positive, default=2**24, metavar="BYTES", help=text
+  )
+  reading.add_argument(
+    "--group-by",
+    choices=("auto", "field", "folder", "document"),
+    default="auto",
+    help="what goes to one split as a whole: records with the same group field, else what has the "
+    "same first folder in its id, else every document alone (auto); or one of these",
+  )
+  for field in ("text", "id", "group"):
+    text = f"field of a record (default {field})"
+    reading.add_argument(f"--{field}-field", default=field, metavar="NAME", help=text)
+  text = "leave broken documents out and list them"
+  reading.add_argument("--skip-broken", action="store_true", help=text)
+
+
+def _tokenizer_type(parser: Parser) -> None:
+  kinds = ("sentencepiece", "tiktoken", "huggingface")
+  parser.add_argument("--tokenizer-type", choices=kinds, default=kinds[0])
+
+
+def padding(parser: Parser) -> None:
+  """Documents and the sizes of a batch."""
+  parser.add_argument("files", help="documents, as for grain_train_files")
+  parser.add_argument("--tokenizer", metavar="PATH", required=True)
+  _tokenizer_type(parser)
+  for name, text in (
+    ("--rows", "of the whole batch"),
+    ("--window", "melodi_window_length"),
+    ("--segment", "max_target_length"),
+  ):
+    parser.add_argument(name, type=positive, required=True, metavar="N", help=text)
+
+
+def sizes(parser: Parser) -> None:
+  """Configs."""
+  parser.add_config(several=True)
+  parser.add_argument("--json", action="store_true", help="a list instead of a table")
+
+
+def compare(parser: Parser) -> None:
+  """Configs, and what all of them share."""
+  parser.add_config(several=True)
+  parser.add_key("seeds", "0", "Seeds, as in seeds=0,1,2: every config is trained with each.")
+  parser.add_key("out", "comparison", "Folder for tables, pictures and runs.")
+  text = "A key to change after training, as in evaluate_with=melodi_long_term_windows=1,4,16."
+  parser.add_key("evaluate_with", "", text)
+
+
+def paper_configs(parser: Parser) -> None:
+  """Where they lie."""
+  text = "where they lie (default: configs/yaml/paper)"
+  parser.add_argument("folder", nargs="?", default="configs/yaml/paper", help=text)
+  parser.add_argument("--check", action="store_true", help="write nothing, compare")
+
+
+def bench(parser: Parser) -> None:
+  """What is measured."""
+  numbers = {"type": positive, "metavar": "N"}
+  text = "windows of a segment (default: 2 4 8 16)"
+  parser.add_argument("--windows", nargs="+", default=[2, 4, 8, 16], help=text, **numbers)
+  text = "layers, windows (default: both)"
+  parser.add_argument("--schedules", nargs="+", default=["layers", "windows"], help=text)
+  parser.add_argument("--repeats", default=5, help="steps that are timed (default: 5)", **numbers)

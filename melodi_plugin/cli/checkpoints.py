@@ -1,0 +1,52 @@
+"""`melodi graft`, `melodi gates` and `melodi import-gguf`: checkpoints, made and looked into."""
+
+import argparse
+from pathlib import Path
+
+from absl import logging
+
+from melodi_plugin.checkpoints import gates as gates_of
+from melodi_plugin.checkpoints import graft as grafting
+from melodi_plugin.checkpoints.gguf.importer import import_file
+from melodi_plugin.config.systems import has_base_block
+from melodi_plugin.errors import UserError, user_errors
+from melodi_plugin.maxtext.configs import load_config
+from melodi_plugin.maxtext.weights import find_checkpoints
+from melodi_plugin.output.files import write_files
+
+
+def graft(options: argparse.Namespace) -> None:
+  """Memory for a stock model, or a stock model without it: writes it, says what is in it."""
+  logging.set_verbosity(logging.WARNING)
+  config = load_config(["", options.config, *options.keys])
+  if not config.load_parameters_path:
+    raise UserError("load_parameters_path is not set; add load_parameters_path=<checkpoint>/items.")
+  if not has_base_block(config):
+    raise UserError(
+      "melodi_base_block is not set, so there is nothing to put memory around; set it to the "
+      "decoder_block of the stock model, such as llama2."
+    )
+  with user_errors(ValueError, OSError):
+    grafting.show(grafting.strip(config) if options.strip else grafting.graft(config))
+
+
+def gates(options: argparse.Namespace) -> None:
+  """Do the gates move?  A table and a picture."""
+  with user_errors(ValueError, OSError):
+    checkpoints = find_checkpoints(options.checkpoints)
+    series = [gates_of.read_gates(checkpoint) for checkpoint in checkpoints]
+    folder = options.folder or gates_of.run_folder(checkpoints[0])
+    gates_of.show(series)
+    write_files(folder, {"gates.png": gates_of.draw(series)})
+  print(f"written to {folder}/gates.png", flush=True)
+
+
+def import_gguf(options: argparse.Namespace) -> None:
+  """A llama GGUF file becomes a stock checkpoint: parameters, tokenizer and config."""
+  with user_errors(ValueError, OSError):
+    import_file(
+      Path(options.file),
+      Path(options.out),
+      scan_layers=options.scan_layers,
+      own_head=options.own_head,
+    )

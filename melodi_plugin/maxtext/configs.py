@@ -1,0 +1,80 @@
+"""MaxText configs, read; what is wrong with one in one sentence."""
+
+import atexit
+import contextlib
+import difflib
+import gc
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pydantic
+import yaml
+
+from melodi_plugin.errors import UserError
+from melodi_plugin.maxtext.machine import on_this_machine
+from melodi_plugin.maxtext.registration import UnsupportedMaxText, register
+from melodi_plugin.maxtext.run_log import off_the_screen
+
+
+def load_config(argv: Sequence[str], *, here: bool = True) -> Any:
+  """Registers the plugin and reads a MaxText config.
+
+  Args:
+    argv: a word that is not read, the config, and key=value.
+    here: whether the model is to run on this machine, and not only to be described.
+
+  Raises:
+    UserError: for a config that is wrong.
+  """
+  with off_the_screen():
+    return read_config(argv, here=here)
+
+
+def read_config(argv: Sequence[str], *, here: bool) -> Any:
+  """As `load_config`, and what MaxText says goes where it will."""
+  atexit.register(_collect)
+  with _config_errors():
+    register()
+    from maxtext.configs import pyconfig  # after registration
+
+    argv = on_this_machine(argv) if here else list(argv)
+    # Not `initialize`, which prints every error, with all keys that there are, and exits.
+    return pyconfig.HyperParameters(pyconfig._initialize_pydantic(argv))
+
+
+@contextlib.contextmanager
+def _config_errors() -> Iterator[None]:
+  try:
+    yield
+  except pydantic.ValidationError as error:
+    lines = [f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors()]
+    raise UserError("\n".join(lines)) from error
+  except yaml.YAMLError as error:
+    raise UserError(f"the configuration is not YAML: {' '.join(str(error).split())}.") from error
+  except FileNotFoundError as error:
+    raise UserError(f"cannot read the configuration: {error.filename} does not exist.") from error
+  except (ValueError, TypeError, OSError, UnsupportedMaxText) as error:
+    raise UserError(_short(str(error))) from error
+
+
+def _short(message: str) -> str:
+  """A sentence where MaxText has none, or one that lists all its keys."""
+  if message.startswith("coordinator_address"):
+    return "hardware=tpu is set, but there is no TPU here; leave hardware out, or set hardware=cpu."
+  found = re.fullmatch(r"'(\w+)' not in (.+)\.", message)
+  if not found:
+    return message
+  key, known = found[1], re.findall(r"'(\w+)'", found[2])
+  near = difflib.get_close_matches(key, known, n=1)
+  hint = f"; did you mean {near[0]}?" if near else "."
+  return f"{key} is not a key of MaxText or of melodi_plugin{hint}"
+
+
+def _collect() -> None:
+  """Closes MaxText's data loader while the interpreter still can: its `__del__` reads files."""
+  for name in ("last_exc", "last_value", "last_traceback"):
+    if hasattr(sys, name):
+      delattr(sys, name)
+  gc.collect()

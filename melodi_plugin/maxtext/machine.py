@@ -1,0 +1,65 @@
+"""What a config leaves open and this machine answers: which hardware it is, and whether alone."""
+
+import glob
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import yaml
+
+# How MaxText's launchers for several processes begin; JAX must not be asked before they have met.
+_GPU_JOB, _CPU_JOB = "JAX_COORDINATOR_IP", "JOB_INDEX"
+
+
+def on_this_machine(argv: Sequence[str]) -> list[str]:
+  """The command line with the keys that MaxText 0.2.5 would get wrong on a machine without TPU.
+
+  MaxText takes every machine for a TPU if `hardware` is not set, and every CPU for one of many.
+  """
+  argv, more = list(argv), []
+  hardware = written(argv, "hardware")
+  if hardware is None:
+    hardware = _found()
+    if hardware != "tpu":
+      more.append(f"hardware={hardware}")
+      print(f"hardware is not set: {hardware}, as JAX finds here.", file=sys.stderr, flush=True)
+  alone = written(argv, "skip_jax_distributed_system") is None and _CPU_JOB not in os.environ
+  if hardware == "cpu" and alone:
+    more.append("skip_jax_distributed_system=true")
+  return argv + more
+
+
+def written(argv: Sequence[str], key: str) -> Any:
+  """The value that a user has set, in words, environment or files; None if only MaxText has."""
+  for word in argv[1:]:
+    name, equals, value = word.partition("=")
+    if equals and name == key:
+      return value
+  found = os.environ.get(f"M_{key.upper()}")
+  if found is not None:
+    return found
+  return next((keys[key] for keys in _files(argv) if key in keys), None)
+
+
+def _files(argv: Sequence[str]) -> Iterator[dict[str, Any]]:
+  """The config and those under it; MaxText's own, which lie beside no config of ours, left out."""
+  path = argv[1] if len(argv) > 1 and argv[1].endswith(".yml") else ""
+  while os.path.isfile(path):
+    with open(path, encoding="utf-8") as file:
+      keys = yaml.safe_load(file) or {}
+    yield keys
+    path = os.path.join(os.path.dirname(path), keys.get("base_config") or "")
+
+
+def _found() -> str:
+  """The hardware that JAX would use."""
+  chosen = os.environ.get("JAX_PLATFORMS", "")
+  if "tpu" in chosen or "proxy" in chosen or glob.glob("/dev/accel*") or glob.glob("/dev/vfio/?*"):
+    return "tpu"
+  if _GPU_JOB in os.environ:
+    return "gpu"
+  if _CPU_JOB in os.environ:
+    return "cpu"
+  return "gpu" if jax.default_backend() == "gpu" else "cpu"
