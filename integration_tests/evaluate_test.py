@@ -28,13 +28,15 @@ pathlib.Path("found.json").write_text(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> pathlib.Path:
-  """A folder with a config that reads ten small documents, and its checkpoints of steps 0 and 1."""
+  """A folder with the checkpoints of steps 0 and 1, and a config that reads ten small documents."""
   folder = tmp_path_factory.mktemp("evaluate")
   keys = running.TINY | running.MELODI | running.documents_config(folder, LENGTHS)
   keys |= {"grain_eval_files": keys["grain_train_files"], "base_output_directory": str(folder)}
   keys |= {"enable_checkpointing": True, "checkpoint_period": 1, "steps": 2}
   keys |= {"grain_worker_count_eval": 0}
-  running.train(str(running.write_yaml(folder / "own.yml", **keys, learning_rate=0.01)))
+  running.train(str(running.write_yaml(folder / "train.yml", **keys, learning_rate=0.01)))
+  del keys["grain_train_files"]
+  running.write_yaml(folder / "own.yml", **keys)
   return folder
 
 
@@ -171,7 +173,8 @@ def test_without_documents_there_is_nothing_to_read(tmp_path):
 BAD = [
   ([], "load_parameters_path is not set"),
   (["load_parameters_path=nowhere/items"], "there is no checkpoint nowhere/items"),
-  (["load_parameters_path={trained}/documents"], "cannot load"),
+  (["load_parameters_path={trained}/documents"], "is not a checkpoint of MaxText's"),
+  (["load_parameters_path={trained}/tiny/checkpoints"], "is not a checkpoint of MaxText's"),
   (["load_parameters_path={items}", "base_emb_dim=64"], "holds another model"),
   (["load_parameters_path={items}", "base_num_decoder_layers=5"], "is missing"),
   (["load_parameters_path={items}", "grain_eval_files=nowhere"], "nowhere"),
@@ -187,3 +190,18 @@ def test_what_cannot_be_evaluated_ends_with_a_sentence(trained, argv, words):
   with running.maxtext_process(), pytest.raises(UserError) as end:
     evaluate.evaluate(["", str(trained / "own.yml"), *argv])
   assert words in str(end.value)
+
+
+def test_another_model_is_refused_before_memory_is_allocated(trained, monkeypatch):
+  with running.maxtext_process():
+    from maxtext.utils import model_creation_utils
+
+    from melodi_plugin.maxtext.launch import load_config
+    from melodi_plugin.maxtext.loading import load, mesh_of
+
+    config = load_config(["", str(trained / "train.yml"), "base_emb_dim=64"])
+    monkeypatch.setattr(model_creation_utils, "from_pretrained", None)
+    with pytest.raises(
+      ValueError, match=r"decoder_norm/scale is \(32,\) in the checkpoint and \(64,"
+    ):
+      load(config, mesh_of(config), f"{trained}/tiny/checkpoints/1/items")

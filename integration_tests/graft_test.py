@@ -117,6 +117,7 @@ def command(folder, case: str, path, run_name: str, *words: str, **keys) -> list
   """The words of `melodi graft`."""
   block, more = CASES[case]
   own = {"base_output_directory": str(folder), "run_name": run_name} | EIGHT
+  own |= {"dataset_type": "grain"}  # as to train it with documents, which grafting does not need
   everything = stock_model.keys(block, **(more | own | keys)) | {"load_parameters_path": str(path)}
   file = running.write_yaml(folder / f"{run_name}.yml", **everything)
   return ["graft", str(file), *words]
@@ -132,9 +133,8 @@ def test_command_prints_what_came_from_where(folder, stock, capsys):
   initialised = [line for line in out.splitlines() if line.startswith("initialised: ")]
   assert initialised and all("decoder/" in line for line in initialised)
   assert f"written to {folder}/printed/grafted/items" in out
-  assert (
-    main(command(folder, "llama2", f"{folder}/printed/grafted/items", "printed", "--strip")) == 0
-  )
+  argv = command(folder, "llama2", f"{folder}/printed/grafted/items", "printed", "--strip")
+  assert main(argv) == 0
   out = capsys.readouterr().out
   assert f"written to {folder}/printed/stripped/items" in out and "left over: decoder/" in out
   found = arrays_of(folder / "printed/stripped/items")
@@ -149,8 +149,11 @@ def error_of(capsys, argv: list[str]) -> str:
   return line.removeprefix("error: ")
 
 
-def test_checkpoint_of_other_sizes_is_refused(folder, stock, capsys):
+def test_checkpoint_of_other_sizes_is_refused_before_memory_is_allocated(
+  folder, stock, capsys, monkeypatch
+):
   items, _ = stock("llama2")
+  monkeypatch.setattr(graft, "new_model", None)
   message = error_of(capsys, command(folder, "llama2", items, "wide", base_mlp_dim=128))
   assert f"{items} is not a checkpoint of this configuration's model: " in message
   assert (
@@ -186,8 +189,8 @@ def test_checkpoint_of_the_other_layout_is_refused_with_the_key(
 def test_missing_checkpoint_is_refused(folder, capsys):
   message = error_of(capsys, command(folder, "llama2", folder / "nowhere", "missing"))
   assert message == (
-    f"{folder / 'nowhere'} is not a checkpoint of MaxText's parameters; give "
-    "<run>/checkpoints/<step>/items."
+    f"{folder / 'nowhere'} is not a checkpoint of MaxText's parameters, or was not written to its "
+    "end; give <run>/checkpoints/<step>/items."
   )
 
 
@@ -202,7 +205,7 @@ def test_config_without_base_block_or_checkpoint_is_refused(folder, stock, capsy
   file = running.write_yaml(
     folder / "plain.yml", **running.TINY, decoder_block="llama2", load_parameters_path=str(items)
   )
-  message = error_of(capsys, ["", str(file)])
+  message = error_of(capsys, ["graft", str(file)])
   assert message.startswith(
     "melodi_base_block is not set, so there is nothing to put memory around"
   )

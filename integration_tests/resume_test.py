@@ -11,6 +11,7 @@ import pytest
 
 from integration_tests import running
 from melodi_plugin.data.row import StateMismatch
+from melodi_plugin.errors import UserError
 
 STEPS, STOP = 6, 3
 LENGTHS = [90, 300, 20, 150, 64, 400, 33, 220, 128, 75, 260, 180]
@@ -151,6 +152,42 @@ def test_other_number_of_rows_needs_a_key_and_then_starts_with_empty_memory(fold
   for name, value in params.items():
     np.testing.assert_array_equal(np.asarray(value), saved[f"params/params/{name}"], err_msg=name)
   assert not np.asarray(batch["inputs_position"])[:, 0].any()
+
+
+# What of a run's configuration has changed, and what the sentence names.
+CHANGES = [
+  ({"melodi_short_term_tokens": 8}, "short_mixer/bias is (4, 2) in the checkpoint and (8, 2)"),
+  ({"base_emb_dim": 64}, "decoder_norm/scale is (32,) in the checkpoint and (64,) in the model"),
+  ({"opt_type": "sgd"}, "keep opt_type, or choose another run_name."),
+  (
+    {"dataset_type": "synthetic", "per_device_batch_size": 2},
+    "memory_long is (1, 8, 8, 32) in the checkpoint and (1, 16, 8, 32) in the model",
+  ),
+]
+
+
+@pytest.mark.parametrize("keys, words", CHANGES, ids=[",".join(keys) for keys, _ in CHANGES])
+def test_another_model_is_refused_at_resume_in_a_sentence(folder, keys, words):
+  keys |= {"run_name": "through", "steps": STEPS + 1}
+  with running.maxtext_process(), pytest.raises(UserError) as error:
+    running.Trainer(running.from_yaml(folder / "config.yml", **keys))
+  assert "does not fit the configuration: " in str(error.value) and words in str(error.value)
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  "path, words",
+  [
+    ("through/checkpoints/5/items", "decoder_norm/scale is (32,) in the checkpoint and (64,) in"),
+    ("through/checkpoints", "is not a checkpoint of MaxText's parameters, or was not written to"),
+    ("nowhere", "is not a checkpoint of MaxText's parameters, or was not written to its end"),
+  ],
+)
+def test_parameters_that_cannot_be_loaded_are_refused_in_a_sentence(folder, path, words):
+  keys = {"run_name": "new", "base_emb_dim": 64, "load_parameters_path": f"{folder}/out/{path}"}
+  with running.maxtext_process(), pytest.raises(UserError) as error:
+    running.Trainer(running.from_yaml(folder / "config.yml", **keys))
+  assert words in str(error.value) and "\n" not in str(error.value)
 
 
 def test_document_that_cannot_be_read_ends_the_command_with_failure_and_a_sentence(tmp_path):

@@ -30,12 +30,12 @@ def graft(config: Any) -> Grafted:
   Raises:
     ValueError: if the checkpoint is not that of the stock model of this configuration.
   """
-  model, mesh = new_model(config)
-  params = nnx.state(model, nnx.Param)
-  here = weights.shapes_of(params)
+  here = weights.described_shapes(config)
   stock = {name: shape for name, shape in here.items() if not is_memory_parameter(name)}
   path = config.load_parameters_path
   _check(path, weights.stored_shapes(path), stock)
+  model, mesh = new_model(config)
+  params = nnx.state(model, nnx.Param)
   nnx.update(params, read_params(config, mesh, weights.without_memory(params)))
   initialised = {name: shape for name, shape in here.items() if name not in stock}
   return Grafted(write_params(config, "grafted", params), stock, initialised, {})
@@ -47,13 +47,13 @@ def strip(config: Any) -> Grafted:
   Raises:
     ValueError: if the checkpoint is not one of this configuration.
   """
-  model, mesh = new_model(config)
-  params = nnx.state(model, nnx.Param)
-  path, here = config.load_parameters_path, weights.shapes_of(params)
+  path, here = config.load_parameters_path, weights.described_shapes(config)
   stored = weights.stored_shapes(path)
   if not any(map(is_memory_parameter, stored)):
     raise ValueError(f"{path} holds no memory parameters, so there is nothing to strip.")
   _check(path, stored, here)
+  model, mesh = new_model(config)
+  params = nnx.state(model, nnx.Param)
   stock = read_params(config, mesh, weights.without_memory(params))
   left = {name: shape for name, shape in here.items() if is_memory_parameter(name)}
   return Grafted(write_params(config, "stripped", stock), weights.shapes_of(stock), {}, left)
@@ -73,8 +73,8 @@ def _check(path: str, there: dict[str, Any], here: dict[str, Any]) -> None:
   different, first = weights.mismatch(there, here)
   if different:
     raise ValueError(
-      f"{path} is not a checkpoint of this configuration's model: {first} ({len(different)} arrays "
-      "differ); use the sizes of the model that you graft."
+      f"{path} is not a checkpoint of this configuration's model: {first}; use the "
+      "sizes of the model that you graft."
     )
 
 

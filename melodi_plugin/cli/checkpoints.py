@@ -18,7 +18,8 @@ from melodi_plugin.output.files import write_files
 def graft(options: argparse.Namespace) -> None:
   """Memory for a stock model, or a stock model without it: writes it, says what is in it."""
   logging.set_verbosity(logging.WARNING)
-  config = load_config(["", options.config, *options.keys])
+  # It reads no documents, and MaxText would ask for those of training.
+  config = load_config(["", options.config, *options.keys, "dataset_type=synthetic"])
   if not config.load_parameters_path:
     raise UserError("load_parameters_path is not set; add load_parameters_path=<checkpoint>/items.")
   if not has_base_block(config):

@@ -33,6 +33,7 @@ from melodi_plugin.evaluation.conditions import memory_of, step_of
 from melodi_plugin.evaluation.probes import run
 from melodi_plugin.evaluation.reading import Scorer
 from melodi_plugin.maxtext.configs import load_config
+from melodi_plugin.maxtext.loading import check
 from melodi_plugin.maxtext.pipeline import make_document_batches
 from melodi_plugin.maxtext.weights import find_checkpoints
 from melodi_plugin.output.files import write_files
@@ -50,6 +51,8 @@ def evaluate_config(config: Any) -> list[dict[str, Any]]:
     ValueError: for a checkpoint or documents that cannot be read.
   """
   checkpoints = find_checkpoints(config.load_parameters_path)
+  for checkpoint in checkpoints:
+    check(config, checkpoint)  # now, and not after hours of reading with those before it
   rows = int(config.micro_batch_size_to_train_on)
   batches = make_document_batches(config, config.grain_eval_files, rows=rows)
   with contextlib.closing(batches):
@@ -197,7 +200,8 @@ def show(evaluations: list[dict[str, Any]]) -> None:
 
 def evaluate(argv: Sequence[str]) -> Any:
   """Evaluates the checkpoints that the arguments name; returns what `evaluation.json` holds."""
-  config = load_config(argv)
+  # What is read are the files of grain_eval_files; MaxText would ask for those of training.
+  config = load_config([*argv, "dataset_type=synthetic"])
   if not config.load_parameters_path:
     raise UserError(
       "load_parameters_path is not set, so there is no model to evaluate; add "

@@ -13,7 +13,6 @@ from maxtext.common.common_types import MODEL_MODE_TRAIN
 from maxtext.configs import pyconfig
 from maxtext.utils import maxtext_utils, maxtext_utils_nnx, model_creation_utils, sharding
 
-from melodi_plugin.config.parameter_names import is_memory_parameter
 from melodi_plugin.maxtext import weights
 
 
@@ -43,43 +42,33 @@ def with_rows(config: Any, rows: int) -> Any:
   return pyconfig.HyperParameters(config._pydantic_config.model_copy(update=changed))
 
 
-def load(config: Any, mesh: jax.sharding.Mesh, path: str) -> Loaded:
-  """Loads the checkpoint `path` into the model of `config`.
+def check(config: Any, path: str) -> Any:
+  """The config that reads the checkpoint `path` into the model of `config`; allocates nothing.
 
   Raises:
     ValueError: if there is no checkpoint, or one of another model.
   """
   # With vocabulary tiling the model leaves the logits to MaxText's loss.
   changed = {"load_parameters_path": path, "num_vocab_tiling": 1}
-  changed_config = pyconfig.HyperParameters(config._pydantic_config.model_copy(update=changed))
+  own = pyconfig.HyperParameters(config._pydantic_config.model_copy(update=changed))
+  own = model_creation_utils.verify_and_sync_scan_layers(own)
+  weights.check_fits(path, weights.described_shapes(own))
+  return own
+
+
+def load(config: Any, mesh: jax.sharding.Mesh, path: str) -> Loaded:
+  """Loads the checkpoint `path` into the model of `config`.
+
+  Raises:
+    ValueError: if there is no checkpoint, or one of another model.
+  """
+  own = check(config, path)
   try:
-    model = model_creation_utils.from_pretrained(changed_config, mesh, model_mode=MODEL_MODE_TRAIN)
+    model = model_creation_utils.from_pretrained(own, mesh, model_mode=MODEL_MODE_TRAIN)
   except (ValueError, OSError) as error:
     reason = str(error).splitlines()[0].rstrip(".:")
-    raise ValueError(
-      f"cannot load {path} into the model of this configuration: {reason}; give "
-      "<run>/checkpoints/<step>/items of a run with the same model."
-    ) from error
-  loaded = Loaded(*nnx.split(model, nnx.Param, nnx.BatchStat, ...))
-  _check_shapes(path, loaded.params)
-  return loaded
-
-
-def _check_shapes(path: str, params: Any) -> None:
-  """Compares shapes ourselves: MaxText repeats, transposes or drops arrays to make them fit."""
-  there, here = weights.stored_shapes(path), weights.shapes_of(params)
-  different, first = weights.mismatch(there, here)
-  if not different:
-    return
-  if all(map(is_memory_parameter, different)) and not any(map(is_memory_parameter, there)):
-    raise ValueError(
-      f"{path} holds a stock model and the configuration adds memory to it; give it memory first: "
-      f"melodi graft <this configuration> load_parameters_path={path}."
-    )
-  raise ValueError(
-    f"{path} holds another model than the configuration describes: {first}; use the configuration "
-    "that it was trained with."
-  )
+    raise ValueError(f"{path} cannot be read: {reason}; copy or write it again.") from error
+  return Loaded(*nnx.split(model, nnx.Param, nnx.BatchStat, ...))
 
 
 def new_model(config: Any) -> tuple[nnx.Module, jax.sharding.Mesh]:

@@ -13,6 +13,8 @@ from flax import nnx
 from melodi_plugin.config.parameter_names import is_memory_parameter
 from melodi_plugin.training.parameter_paths import name_of
 
+_BEING_WRITTEN = ".orbax-checkpoint-tmp"  # in the name of a folder, also after a kill
+
 
 def has_memory(state: Any) -> bool:
   """Whether a model's parameters are those of a stock block with memory."""
@@ -49,7 +51,31 @@ def mismatch(
   if not names:
     return names, ""
   in_checkpoint, in_model = (shapes.get(names[0], "missing") for shapes in (there, here))
-  return names, f"{names[0]} is {in_checkpoint} in the checkpoint and {in_model} in the model"
+  first = f"{names[0]} is {in_checkpoint} in the checkpoint and {in_model} in the model"
+  return names, first + (f" ({len(names)} arrays differ)" if len(names) > 1 else "")
+
+
+def check_fits(path: str, here: dict[str, tuple[int, ...]]) -> None:
+  """Compares what a checkpoint holds with a model's shapes, before any of it is read.
+
+  MaxText allocates the model first, and repeats, transposes and leaves out arrays until they fit.
+
+  Raises:
+    ValueError: if there is no checkpoint, or one of another model.
+  """
+  there = stored_shapes(path)
+  different, first = mismatch(there, here)
+  if not different:
+    return
+  if all(map(is_memory_parameter, different)) and not any(map(is_memory_parameter, there)):
+    raise ValueError(
+      f"{path} holds a stock model and the configuration adds memory to it; give it memory first: "
+      f"melodi graft <this configuration> load_parameters_path={path}."
+    )
+  raise ValueError(
+    f"{path} holds another model than the configuration describes: {first}; use the configuration "
+    "that it was trained with."
+  )
 
 
 def stored_shapes(path: str) -> dict[str, tuple[int, ...]]:
@@ -66,7 +92,8 @@ def stored_shapes(path: str) -> dict[str, tuple[int, ...]]:
     stored = metadata.item_metadata.tree["params"]
   except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
     raise ValueError(
-      f"{path} is not a checkpoint of MaxText's parameters; give <run>/checkpoints/<step>/items."
+      f"{path} is not a checkpoint of MaxText's parameters, or was not written to its end; give "
+      "<run>/checkpoints/<step>/items."
     ) from error
   stored = stored.get("params", stored)
   leaves = nnx.traversals.flatten_mapping(stored)
@@ -108,13 +135,13 @@ def find_checkpoints(paths: str) -> list[str]:
   for part in paths.split(","):
     remote = "://" in part
     files, pattern = fsspec.core.url_to_fs(part.strip())
-    names = sorted(files.glob(pattern), key=_by_number)
+    names = [name for name in map(str, files.glob(pattern)) if _BEING_WRITTEN not in name]
     if not names:
       raise ValueError(
         f"load_parameters_path: there is no checkpoint {part.strip()}; give "
         "<run>/checkpoints/<step>/items."
       )
-    for name in map(str, names):
+    for name in sorted(names, key=_by_number):
       name = f"{name}/items" if files.isdir(f"{name}/items") else name
       found.append(files.unstrip_protocol(name) if remote else os.path.abspath(name))
   return found

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import inspect
 import time
+from typing import Any
 
 from melodi_plugin.config.systems import is_melodi
 from melodi_plugin.errors import user_errors
@@ -78,6 +79,16 @@ def apply_guard() -> Undo:
   return replace(data_loader, "loader_exception_guard", guard)
 
 
+_RESTORE = (
+  "checkpoint_manager",
+  "data_iterator",
+  "load_parameters_from_path",
+  "load_full_state_from_path",
+  "checkpoint_storage_concurrent_gb",
+  "abstract_unboxed_pre_state",
+)
+
+
 def probe_restore() -> str | None:
   from maxtext.common import checkpointing
 
@@ -86,7 +97,7 @@ def probe_restore() -> str | None:
     return "takes no maxtext_config"
   if "to_checkpoint_dict" not in vars(checkpointing.train_state_nnx):
     return "does not build its target with train_state_nnx.to_checkpoint_dict"
-  return parameters(checkpointing.load_state_if_possible, "checkpoint_manager", "data_iterator")
+  return parameters(checkpointing.load_state_if_possible, *_RESTORE)
 
 
 def apply_restore() -> Undo:
@@ -96,26 +107,46 @@ def apply_restore() -> Undo:
   original = checkpointing.load_state_if_possible
 
   @functools.wraps(original)
-  def load(checkpoint_manager, data_iterator, *args, maxtext_config=None, **kwargs):
-    keep = contextlib.nullcontext()
-    if checkpoint_manager and is_melodi(maxtext_config):
+  def load(manager, data_iterator, path, full_path, gb, state, *args, maxtext_config=None, **more):
+    keep, resumes = contextlib.nullcontext(), False
+    if manager and is_melodi(maxtext_config):
       from melodi_plugin.maxtext import pipeline
       from melodi_plugin.maxtext.seams import restored_memory
 
-      step = checkpointing.latest_step(checkpoint_manager)
-      folder = checkpoint_manager.directory / str(step)
-      if (folder / "items").exists():
-        keep = restored_memory.of_stored_length(folder / "items")
+      step = checkpointing.latest_step(manager)
+      folder = manager.directory / str(step)
+      resumes, goes_on = (folder / "items").exists(), True
       if isinstance(data_iterator, pipeline.EndTogether) and (folder / "iter").exists():
-        if not pipeline.restore_place(maxtext_config, data_iterator, folder / "iter"):
-          keep = restored_memory.left_out()
+        goes_on = pipeline.restore_place(maxtext_config, data_iterator, folder / "iter")
         data_iterator = None  # done
+      if resumes:
+        keep = restored_memory.of_checkpoint(folder / "items", goes_on=goes_on)
+    if path and not resumes and is_melodi(maxtext_config):
+      _check_fits(path, checkpointing._abstract_params(state))
     with keep:
       restored, params = original(
-        checkpoint_manager, data_iterator, *args, maxtext_config=maxtext_config, **kwargs
+        manager,
+        data_iterator,
+        path,
+        full_path,
+        gb,
+        state,
+        *args,
+        maxtext_config=maxtext_config,
+        **more,
       )
-    if checkpoint_manager and restored and is_melodi(maxtext_config):
+    if resumes and restored:
       restored_memory.fit(restored["items"], maxtext_config)
     return restored, params
 
   return replace(checkpointing, "load_state_if_possible", load)
+
+
+def _check_fits(path: str, params: Any) -> None:
+  """Refuses a checkpoint of another model; one of the stock model lacks memory's parameters."""
+  from melodi_plugin.maxtext import weights
+
+  with user_errors(ValueError):
+    if weights.has_memory(params) and weights.is_stock(path):
+      params = weights.without_memory(params)
+    weights.check_fits(path, weights.shapes_of(params))

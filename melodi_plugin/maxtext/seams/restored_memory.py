@@ -8,19 +8,20 @@ import jax
 
 from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.core.memory import Memory, resize
+from melodi_plugin.errors import UserError
 from melodi_plugin.maxtext.seams.seam import replace
 
 
 @contextlib.contextmanager
 def _restoring(change: Callable[[dict[str, Any]], None]) -> Iterator[None]:
-  """Meanwhile `change` edits what MaxText asks a checkpoint for, as far as the decoder's state."""
+  """Meanwhile `change` edits what MaxText asks a checkpoint for."""
   from maxtext.common import checkpointing
 
   original = checkpointing.train_state_nnx.to_checkpoint_dict
 
   def to_checkpoint_dict(state):
     target = original(state)
-    change(target["nnx_aux"]["model"]["decoder"])
+    change(target)
     return target
 
   undo = replace(checkpointing.train_state_nnx, "to_checkpoint_dict", to_checkpoint_dict)
@@ -30,40 +31,78 @@ def _restoring(change: Callable[[dict[str, Any]], None]) -> Iterator[None]:
     undo()
 
 
-def left_out() -> contextlib.AbstractContextManager[None]:
-  """A checkpoint is restored without memory, which then keeps its zeros."""
-
-  def change(decoder: dict[str, Any]) -> None:
-    for name in [name for name in decoder if name.startswith("memory_")]:
-      del decoder[name]
-
-  return _restoring(change)
+def _memory(tree: dict[str, Any]) -> dict[str, Any]:
+  """Where memory lies in a checkpoint's tree: the state of the decoder."""
+  for part in ("nnx_aux", "model", "decoder"):
+    tree = tree.get(part, {})
+  return tree
 
 
-def of_stored_length(items: Any) -> contextlib.AbstractContextManager[None]:
-  """Queues are restored at the length that they have in the checkpoint; `fit` comes next."""
+def of_checkpoint(items: Any, *, goes_on: bool) -> contextlib.AbstractContextManager[None]:
+  """Memory is restored as it is in the checkpoint, queues at their old length; `fit` comes next.
+
+  Args:
+    items: the folder of the checkpoint.
+    goes_on: whether memory is restored at all; if not, it keeps its zeros.
+
+  Raises, when the checkpoint is asked:
+    UserError: if it holds other arrays than the configuration describes.
+  """
   import orbax.checkpoint as ocp
 
   metadata: Any = ocp.PyTreeCheckpointer().metadata(items)
   tree = metadata.item_metadata.tree
-  for part in ("nnx_aux", "model", "decoder"):
-    tree = tree.get(part, {})
-  stored = tree.get("memory_long")
+  stored = _memory(tree).get("memory_long")
 
-  def change(decoder: dict[str, Any]) -> None:
-    if stored is None or "memory_long" not in decoder:
-      return
-    wanted = decoder["memory_long"]
-    *layers_and_rows, _, width = wanted.shape
-    if stored.shape[3] != width:
-      raise ValueError(
-        f"the memory in {items} has slots of {stored.shape[3]} numbers, and this model's have "
-        f"{width}: tokens, or keys and values; keep melodi_reference_defects as it was."
-      )
-    shape = (*layers_and_rows, stored.shape[2], width)
-    decoder["memory_long"] = jax.ShapeDtypeStruct(shape, wanted.dtype, sharding=wanted.sharding)
+  def change(target: dict[str, Any]) -> None:
+    memory = _memory(target)
+    if not goes_on:
+      for name in [name for name in memory if name.startswith("memory_")]:
+        del memory[name]
+    elif stored is not None and "memory_long" in memory:
+      wanted = memory["memory_long"]
+      *layers_and_rows, _, width = wanted.shape
+      shape = (*layers_and_rows, stored.shape[2], width)
+      memory["memory_long"] = jax.ShapeDtypeStruct(shape, wanted.dtype, sharding=wanted.sharding)
+    _check(items, tree, target, goes_on=goes_on)
 
   return _restoring(change)
+
+
+_KEEP = {
+  "params": "use the configuration that it was trained with",
+  "memory": "keep the rows of the batch, melodi_window_length and melodi_reference_defects",
+  "opt_state": "keep opt_type",
+}
+
+
+def _check(items: Any, there: dict[str, Any], here: dict[str, Any], *, goes_on: bool) -> None:
+  """The checkpoint must hold what it is asked for."""
+  from melodi_plugin.maxtext.weights import mismatch
+
+  for group, keep in _KEEP.items():
+    if group == "memory" and not goes_on:
+      continue
+    of_both = (_shapes(tree, group) for tree in (there, here))
+    different, first = mismatch(*of_both)
+    if different:
+      raise UserError(
+        f"{items}, from which this run goes on, does not fit the configuration: {first}; {keep}, "
+        "or choose another run_name."
+      )
+
+
+def _shapes(tree: dict[str, Any], group: str) -> dict[str, tuple[int, ...]]:
+  """Names and shapes of one group of arrays."""
+  if group == "memory":
+    arrays = _memory(tree).items()
+    return {name: tuple(leaf.shape) for name, leaf in arrays if name.startswith("memory_")}
+  leaves = jax.tree.leaves_with_path({group: tree.get(group, {})})
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+    for path, leaf in leaves
+    if hasattr(leaf, "shape")
+  }
 
 
 def fit(state: Any, config: Any) -> None:
