@@ -40,6 +40,7 @@ ENVIRONMENT = {  # as text, what becomes of it
   "melodi_reset_every_window": ("true", True),
   "melodi_prepare_data": ("shakespeare", "shakespeare"),
   "melodi_id_field": ("name", "name"),
+  "melodi_special_tokens_in_text": ("true", True),
   "melodi_max_document_bytes": ("1000", 1000),
   "melodi_skip_broken_documents": ("true", True),
   "melodi_restart_documents": ("true", True),

@@ -24,6 +24,7 @@ _EVALUATED = (
   "melodi_reset_every_window",
   "melodi_memory_dtype",
   "melodi_id_field",
+  "melodi_special_tokens_in_text",
   "melodi_max_document_bytes",
   "melodi_skip_broken_documents",
 )

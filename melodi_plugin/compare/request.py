@@ -43,6 +43,7 @@ SAME = (
   "vocab_size",
   "add_bos",
   "add_eos",
+  "melodi_special_tokens_in_text",
 )
 
 

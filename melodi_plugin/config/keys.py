@@ -139,6 +139,11 @@ class MelodiKeys(BaseModel):
     description="Field that names a document; its text is the first of train_data_columns or "
     "eval_data_columns.",
   )
+  melodi_special_tokens_in_text: bool = Field(
+    False,
+    description="Read a special token that is spelled out in a document (`<|endoftext|>`, `</s>`) "
+    "as that token; by default it is text like any other.  SentencePiece knows it as text only.",
+  )
   melodi_max_document_bytes: int = Field(
     2**24,
     gt=0,

@@ -1,5 +1,6 @@
 """Ids, special tokens and errors of all three kinds of tokenizers."""
 
+import base64
 import io
 import pickle
 from importlib import resources
@@ -18,6 +19,7 @@ ASSETS = resources.files("maxtext") / "assets" / "tokenizers"
 
 def _tokenizer(path, kind, **changes):
   config = {"add_bos": True, "add_eos": True, "vocab_size": 300_000, "hf_access_token": ""}
+  config |= {"melodi_special_tokens_in_text": False}
   return Tokenizer(
     SimpleNamespace(tokenizer_path=str(path), tokenizer_type=kind, **(config | changes))
   )
@@ -52,6 +54,14 @@ def _hugging_face_model(tmp_path):
   return tmp_path / "words"
 
 
+@pytest.fixture(name="tiktoken_model")
+def _tiktoken_model(tmp_path):
+  """A byte is a token, its special tokens are MaxText's."""
+  lines = [f"{base64.b64encode(bytes([i])).decode()} {i}" for i in range(256)]
+  (tmp_path / "bytes.tiktoken").write_text("\n".join(lines))
+  return tmp_path / "bytes.tiktoken"
+
+
 @pytest.mark.parametrize(
   ("name", "kind", "bos", "eos"),
   [
@@ -83,7 +93,7 @@ def test_tokenizer_can_be_sent_to_a_process(hugging_face_model):
 
 
 def test_missing_special_token_is_named(sentencepiece_model):
-  with pytest.raises(ValueError, match="gives the id -1 because it has no such special token; set"):
+  with pytest.raises(ValueError, match="has no such special token; set add_bos=false"):
     _tokenizer(sentencepiece_model, "sentencepiece")("the cat")
 
 
@@ -96,3 +106,42 @@ def test_hugging_face_tokenizer_without_bos_is_named():
 def test_vocabulary_that_is_too_small_is_refused(hugging_face_model):
   with pytest.raises(ValueError, match="gives the id 3 but vocab_size is 3"):
     _tokenizer(hugging_face_model, "huggingface", vocab_size=3)("the cat")
+
+
+def test_sentencepiece_reads_special_tokens_as_text(sentencepiece_model):
+  ends = {"add_bos": False, "add_eos": False}
+  ids = _tokenizer(sentencepiece_model, "sentencepiece", **ends)("the </s> cat <unk>")
+  assert not {0, 1, 2} & set(ids.tolist())  # unknown, <s>, </s>
+  with pytest.raises(ValueError, match="sentencepiece reads all spelled-out special tokens as"):
+    _tokenizer(sentencepiece_model, "sentencepiece", melodi_special_tokens_in_text=True)
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_tiktoken_reads_special_tokens_as_the_key_says(tiktoken_model, special):
+  tokenize = _tokenizer(tiktoken_model, "tiktoken", melodi_special_tokens_in_text=special)
+  text = "a<|end_of_text|>"
+  inner = [97, 257] if special else list(text.encode())
+  assert tokenize(text).tolist() == [256, *inner, 257]
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_hugging_face_reads_special_tokens_as_the_key_says(hugging_face_model, special):
+  tokenize = _tokenizer(hugging_face_model, "huggingface", melodi_special_tokens_in_text=special)
+  unknown = [4, 4, 4]  # "<", "s" and ">"
+  assert tokenize("the <s> cat").tolist() == [0, 2, *([0] if special else unknown), 3, 1]
+  # Nothing of a text is taken for what add_bos and add_eos put around it.
+  assert tokenize("<s>").tolist() == [0, *([0] if special else unknown), 1]
+
+
+@pytest.mark.parametrize("special", [False, True])
+@pytest.mark.parametrize("text", ["<s>", "</s><s>", " ", "\u200b"])
+def test_texts_of_special_tokens_or_of_nothing_do_not_fail(hugging_face_model, special, text):
+  ends = {"add_bos": False, "add_eos": False}
+  ends |= {"melodi_special_tokens_in_text": special}
+  tokenize = _tokenizer(hugging_face_model, "huggingface", **ends)
+  assert tokenize(text).dtype == np.int32
+
+
+def test_a_file_of_another_kind_is_refused_in_a_sentence(sentencepiece_model):
+  with pytest.raises(ValueError, match="set tokenizer_path and tokenizer_type to"):
+    _tokenizer(sentencepiece_model, "tiktoken")("the cat")

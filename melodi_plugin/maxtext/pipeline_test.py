@@ -46,6 +46,7 @@ def _config(tmp_path):
     add_bos=True,
     add_eos=True,
     hf_access_token="",
+    melodi_special_tokens_in_text=False,
     vocab_size=300,
     max_target_length=8,
     melodi_window_length=4,

@@ -108,6 +108,7 @@ def _count_as_trained(path: str, kind: str) -> Callable[[str], int]:
       add_eos=False,
       vocab_size=2**31,
       hf_access_token=None,
+      melodi_special_tokens_in_text=False,
     )
   )
   tokenizer("a")  # Opens it, here and not in every thread.

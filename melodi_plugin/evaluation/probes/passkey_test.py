@@ -22,6 +22,7 @@ def _locate(tmp_path_factory):
       add_bos=False,
       add_eos=False,
       hf_access_token="",
+      melodi_special_tokens_in_text=False,
       vocab_size=400,
     )
   )

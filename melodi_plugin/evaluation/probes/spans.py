@@ -4,8 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from melodi_plugin.config.settings import as_written
-from melodi_plugin.data.tokenizer import build_tokenizer
+from melodi_plugin.data.tokenizer import Tokenizer
 
 
 class Spans:
@@ -17,17 +16,12 @@ class Spans:
   """
 
   def __init__(self, config: Any):
-    kind = as_written(config.tokenizer_type)
-    self._add_bos, self._add_eos = config.add_bos, config.add_eos
+    self._tokenizer = Tokenizer(config)
     self._of = {
       "sentencepiece": _sentencepiece,
       "tiktoken": _tiktoken,
       "huggingface": _huggingface,
-    }[kind]
-    # Their own BOS and EOS come at both ends and have no place in the text.
-    self._tokenizer = build_tokenizer(
-      config.tokenizer_path, kind, False, False, config.hf_access_token
-    )
+    }[self._tokenizer.kind]
 
   def __call__(self, text: str, tokens: np.ndarray) -> np.ndarray:
     """Begin and end of every token of `text`, in characters, int [N, 2].
@@ -40,27 +34,28 @@ class Spans:
       ValueError: if the tokenizer makes other tokens of it.
     """
     ids, spans = self._of(self._tokenizer, text)
-    inner = tokens[int(self._add_bos) : len(tokens) - int(self._add_eos)]
+    add_bos, add_eos = self._tokenizer.add_bos, self._tokenizer.add_eos
+    inner = tokens[int(add_bos) : len(tokens) - int(add_eos)]
     if not np.array_equal(ids, inner):
       raise ValueError("the tokenizer cannot tell which token stands for which characters.")
-    ends = [[(0, 0)] * self._add_bos, [(len(text), len(text))] * self._add_eos]
+    ends = [[(0, 0)] * add_bos, [(len(text), len(text))] * add_eos]
     parts = [np.reshape(np.asarray(part, np.int64), (-1, 2)) for part in (ends[0], spans, ends[1])]
     return np.concatenate(parts)
 
 
-def _sentencepiece(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-  pieces = tokenizer._tokenizer_model.encode(text, return_type="proto").pieces
+def _sentencepiece(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+  pieces = tokenizer.library._tokenizer_model.encode(text, return_type="proto").pieces
   return [piece.id for piece in pieces], [(piece.begin, piece.end) for piece in pieces]
 
 
-def _tiktoken(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+def _tiktoken(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]]]:
   ids = tokenizer.encode(text)
-  starts = tokenizer.model.decode_with_offsets(ids)[1]
+  starts = tokenizer.library.model.decode_with_offsets(ids)[1]
   return ids, list(zip(starts, [*starts[1:], len(text)], strict=True))
 
 
-def _huggingface(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-  made = tokenizer.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
+def _huggingface(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+  made = tokenizer.encode_hugging_face(text, return_offsets_mapping=True)
   return made["input_ids"], made["offset_mapping"]
 
 

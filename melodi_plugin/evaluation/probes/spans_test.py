@@ -16,7 +16,7 @@ WORDS = ("fold_left", "return", "xs", "Ångström")
 
 def _config(path: str, kind: str, **changes) -> types.SimpleNamespace:
   keys = {"tokenizer_path": path, "tokenizer_type": kind, "add_bos": False, "add_eos": False}
-  keys |= {"hf_access_token": "", "vocab_size": 100_000}
+  keys |= {"hf_access_token": "", "melodi_special_tokens_in_text": False, "vocab_size": 100_000}
   return types.SimpleNamespace(**(keys | changes))
 
 
@@ -44,7 +44,11 @@ def _huggingface(folder) -> types.SimpleNamespace:
 
   model = tokenizers.ByteLevelBPETokenizer()
   model.train_from_iterator([TEXT] * 9, vocab_size=300, show_progress=False)
-  fast = PreTrainedTokenizerFast(tokenizer_object=model._tokenizer)
+  fast = PreTrainedTokenizerFast(
+    tokenizer_object=model._tokenizer,
+    eos_token="<|end_of_text|>",
+    clean_up_tokenization_spaces=False,
+  )
   fast.save_pretrained(folder / "hf")
   return _config(str(folder / "hf"), "huggingface")
 
@@ -63,6 +67,19 @@ def test_the_tokens_of_a_word_are_those_that_spell_it(make, tmp_path):
     assert word in covered and len(covered) <= len(word) + 2
     before, after = spans[: own[0]], spans[own[-1] + 1 :]
     assert (before[:, 1] <= begin).all() and (after[:, 0] >= begin + len(word)).all()
+
+
+@pytest.mark.parametrize("special", [False, True])
+@pytest.mark.parametrize("make", [_tiktoken, _huggingface])
+def test_spans_of_special_tokens_in_a_text(make, special, tmp_path):
+  config = make(tmp_path)
+  config.melodi_special_tokens_in_text = special
+  token = "<|end_of_text|>"
+  text = f"return {token}xs"
+  spans = Spans(config)(text, Tokenizer(config)(text))
+  own = spans[tokens_of(spans, text.index(token), text.index(token) + len(token))]
+  assert (len(own) == 1) == special
+  assert text[own[0, 0] : own[-1, 1]].strip() == token
 
 
 def test_tokens_that_share_a_character_belong_to_its_word():
