@@ -16,12 +16,20 @@ class SkippedDocuments:
   """
 
   def __init__(self, path: epath.PathLike, found: Iterable[BrokenDocument] = ()):
-    """Reads the list that is there, and adds those that were `found` when the files were opened."""
+    """Reads the list that is there, and adds those that were `found` when the files were opened.
+
+    A line that is not whole (a kill cuts the last one off) is left out with a warning: if its
+    document is met again, it is listed again.
+    """
     self._path = epath.Path(path)
     self._listed: dict[str, str] = {}
-    if self._path.exists():
-      records = map(json.loads, self._path.read_text().splitlines())
-      self._listed = {record["where"]: record["problem"] for record in records}
+    text = self._path.read_bytes().decode(errors="replace") if self._path.exists() else ""
+    for number, line in enumerate(text.splitlines(), start=1):
+      try:
+        record = json.loads(line)
+        self._listed[record["where"]] = record["problem"]
+      except (ValueError, TypeError, KeyError):
+        logging.warning("%s:%d is not a whole line and is left out.", self._path, number)
     for broken in found:
       self(broken)
 
@@ -33,4 +41,6 @@ class SkippedDocuments:
     logging.warning("Left out document %d of %s: %s", len(self._listed), self._path, broken)
     lines = [json.dumps({"where": w, "problem": p}) for w, p in self._listed.items()]
     self._path.parent.mkdir(parents=True, exist_ok=True)
-    self._path.write_text("\n".join(lines) + "\n")
+    whole = self._path.with_name(f"{self._path.name}.tmp")  # a kill leaves the list as it was
+    whole.write_text("\n".join(lines) + "\n")
+    whole.replace(self._path)
