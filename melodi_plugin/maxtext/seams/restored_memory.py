@@ -10,6 +10,7 @@ from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.core.memory import Memory, resize
 from melodi_plugin.errors import UserError
 from melodi_plugin.maxtext.seams.seam import replace
+from melodi_plugin.maxtext.weights import mismatch
 
 
 @contextlib.contextmanager
@@ -78,8 +79,6 @@ _KEEP = {
 
 def _check(items: Any, there: dict[str, Any], here: dict[str, Any], *, goes_on: bool) -> None:
   """The checkpoint must hold what it is asked for."""
-  from melodi_plugin.maxtext.weights import mismatch
-
   for group, keep in _KEEP.items():
     if group == "memory" and not goes_on:
       continue
