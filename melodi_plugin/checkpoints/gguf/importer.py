@@ -10,25 +10,19 @@ The import is a folder:
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 from omegaconf import OmegaConf
 from rich.console import Console
 
 from melodi_plugin.checkpoints.gguf import tokenizer as gguf_tokenizer
+from melodi_plugin.checkpoints.gguf.header import Header
 from melodi_plugin.checkpoints.gguf.parameters import read_parameters
 from melodi_plugin.maxtext.configs import load_config
 from melodi_plugin.maxtext.loading import save_params
 from melodi_plugin.maxtext.weights import described_shapes
 from melodi_plugin.training.progress import quiet_checkpoint_log
-
-
-class Header(dict[str, Any]):
-  """Keys and values of a GGUF file; one that is not there is a ValueError."""
-
-  def __missing__(self, key: str) -> NoReturn:
-    raise ValueError(f"there is no {key}; the file is broken.")
 
 
 class GGUF(NamedTuple):
@@ -61,6 +55,7 @@ def import_file(
   with _naming(path):
     keys = model_keys(file)
     tokenizer = gguf_tokenizer.build(file.header)
+    check_sizes(file, keys)
     keys |= {
       "scan_layers": scan_layers,
       "tokenizer_type": "huggingface",
@@ -96,7 +91,7 @@ def _naming(path: Path) -> Iterator[None]:
 def open_gguf(path: Path) -> GGUF:
   """Opens a file without reading its tensors; raises ValueError if it is not a llama model."""
   try:
-    import gguf  # an extra
+    from melodi_plugin.checkpoints.gguf.reader import Reader  # needs the package of an extra
   except ImportError as error:
     raise ValueError(
       "the package gguf is not installed; install the extra gguf of melodi_plugin "
@@ -105,12 +100,12 @@ def open_gguf(path: Path) -> GGUF:
   if not path.is_file():
     raise ValueError(f"there is no file {path}; give the path of a .gguf file.")
   try:
-    reader = gguf.GGUFReader(path)
-  except (ValueError, IndexError, KeyError) as error:
+    reader = Reader(path)
+    header = Header(reader.header())
+  except ValueError as error:
     raise ValueError(
       f"{path} is not a GGUF file, or not a whole one ({error}); download it again."
     ) from error
-  header = Header({name: field.contents() for name, field in reader.fields.items()})
   architecture = header.get("general.architecture")
   if architecture != "llama":
     raise ValueError(
@@ -127,23 +122,23 @@ def model_keys(file: GGUF) -> dict[str, Any]:
     ValueError: if the header lacks a key, or asks for what MaxText's llama2 has not.
   """
   header = file.header
-  heads, dim = header["llama.attention.head_count"], header["llama.embedding_length"]
-  head_dim = header.get("llama.attention.key_length", dim // heads)
-  base = header.get("llama.rope.freq_base", 10000.0)
+  heads, dim = header.count("llama.attention.head_count"), header.count("llama.embedding_length")
+  head_dim = header.count("llama.attention.key_length", dim // heads)
+  base = header.positive("llama.rope.freq_base", 10000.0)
   _check_same_model(header, head_dim)
   keys = {
     "decoder_block": "llama2",
     "base_emb_dim": dim,
     "base_num_query_heads": heads,
-    "base_num_kv_heads": header.get("llama.attention.head_count_kv", heads),
-    "base_mlp_dim": header["llama.feed_forward_length"],
-    "base_num_decoder_layers": header["llama.block_count"],
+    "base_num_kv_heads": header.count("llama.attention.head_count_kv", heads),
+    "base_mlp_dim": header.count("llama.feed_forward_length"),
+    "base_num_decoder_layers": header.count("llama.block_count"),
     "head_dim": head_dim,
-    "vocab_size": len(header["tokenizer.ggml.tokens"]),
+    "vocab_size": len(header.strings("tokenizer.ggml.tokens")),
     "rope_max_timescale": int(base) if base == int(base) else base,
     # The shortest decimal that is this float32: 1e-05, not 9.999999747378752e-06.
     "normalization_layer_epsilon": float(
-      str(np.float32(header["llama.attention.layer_norm_rms_epsilon"]))
+      str(np.float32(header.positive("llama.attention.layer_norm_rms_epsilon")))
     ),
     "logits_via_embedding": "output.weight" not in file.tensors,
     "normalize_embedding_logits": False,
@@ -166,6 +161,31 @@ def _check_same_model(header: Header, head_dim: int) -> None:
   for name, value in needed.items():
     if (found := header.get(name, value)) != value:
       raise ValueError(f"{name} is {found} and MaxText's llama2 has {value}; use another model.")
+
+
+def check_sizes(file: GGUF, keys: Mapping[str, Any]) -> None:
+  """Raises ValueError if the tensors do not have the header's sizes: MaxText believes any size."""
+  layers, head_dim, dim = (
+    keys[key] for key in ("base_num_decoder_layers", "head_dim", "base_emb_dim")
+  )
+  if layers > len(file.tensors):
+    raise ValueError(
+      f"llama.block_count is {layers:,} and there are {len(file.tensors):,} tensors; the file is "
+      "broken."
+    )
+  for name, rows in (
+    ("token_embd.weight", keys["vocab_size"]),
+    ("blk.0.attn_q.weight", keys["base_num_query_heads"] * head_dim),
+    ("blk.0.attn_k.weight", keys["base_num_kv_heads"] * head_dim),
+    ("blk.0.ffn_up.weight", keys["base_mlp_dim"]),
+  ):
+    if name not in file.tensors:
+      raise ValueError(f"there is no tensor {name}; the file is broken.")
+    found = tuple(file.tensors[name].shape.tolist()[::-1])  # GGUF has the innermost size first
+    if found != (rows, dim):
+      raise ValueError(
+        f"the tensor {name} is {found} and the header says {(rows, dim)}; the file is broken."
+      )
 
 
 def write_yaml(path: Path, keys: Mapping[str, Any], title: str) -> None:

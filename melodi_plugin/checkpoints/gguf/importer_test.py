@@ -203,7 +203,7 @@ def test_errors_of_the_command_are_one_sentence(tmp_path, capsys, monkeypatch):
   assert not out.exists()
   (out / "0").mkdir(parents=True)
   assert "out holds a checkpoint already" in _error(capsys, other, out)
-  monkeypatch.setitem(sys.modules, "gguf", None)
+  monkeypatch.setitem(sys.modules, "melodi_plugin.checkpoints.gguf.reader", None)
   assert "install the extra gguf" in _error(capsys, other, tmp_path / "new")
 
 

@@ -90,12 +90,14 @@ def read_parameters(
   Raises:
     ValueError: for a tensor that is missing, has no place, or does not fit its place.
   """
-  parameters = {path: np.empty(shape, np.float32) for path, shape in shapes.items()}
-  places = _places(parameters, layers, scan_axis)
-  for name in sorted(places.keys() ^ tensors.keys()):
-    if name in places:
+  wanted = [name for name, place in _OUTSIDE.items() if place.path in shapes]
+  wanted += [f"blk.{layer}.{name}" for layer in range(layers) for name in _IN_LAYER]
+  for name in sorted({*wanted} ^ tensors.keys()):
+    if name in wanted:
       raise ValueError(f"there is no tensor {name}; the file is broken.")
     raise ValueError(f"the tensor {name} has no place in MaxText's llama2; use another model.")
+  parameters = {path: np.empty(shape, np.float32) for path, shape in shapes.items()}
+  places = _places(parameters, layers, scan_axis)
   console = Console(stderr=True)
   for name in track(places, "reading tensors", console=console, transient=True):
     _fill(tensors[name], *places[name], head_dim)
