@@ -14,7 +14,7 @@ from melodi_plugin.config.model import MelodiConfig, Neighbors, Recurrence
 from melodi_plugin.config.systems import BLOCK_RECURRENT, MELODI, MEMORIZING
 from melodi_plugin.core.memory import Memory
 from melodi_plugin.systems.paper.layer import PaperLayer
-from melodi_plugin.systems.recurrent.cell import RecurrentLayer
+from melodi_plugin.systems.recurrent.reader import RecurrentLayer
 from melodi_plugin.systems.recurrent.states import Gate, StateLayer
 
 TOKENS_NAMES = {

@@ -15,10 +15,10 @@ from flax import nnx
 from integration_tests import maxtext_model
 from integration_tests.golden_baselines import open_golden, recorded
 from melodi_plugin.core.attention import rms_norm
+from melodi_plugin.core.cell import Streams
 from melodi_plugin.core.memory import LayerMemory, Memory
 from melodi_plugin.core.schedules.segment import read_segment
-from melodi_plugin.core.segments import plan_windows
-from melodi_plugin.testing.tiny import assert_close, stack_layers
+from melodi_plugin.testing.tiny import assert_close, plan, stack_layers
 
 SCHEDULES = ("layers", "windows")
 
@@ -33,13 +33,7 @@ def segment_function(config, schedule):
 
   def run(params, x, short, long, held, positions):
     layers, summary, final_norm = params
-    windows = plan_windows(
-      positions,
-      jnp.ones_like(positions),
-      held,
-      window_length=config.window_length,
-      queue_windows=config.long_term_windows,
-    )
+    windows = plan(config, held, positions, jnp.ones_like(positions))
     memory = Memory(short, long, held)
     y, memory = read_segment(
       stack_layers(layers, config), config, x, summary, memory, windows, schedule=schedule
@@ -140,29 +134,24 @@ def streams_of_layers(config, params, x, memory, positions):
   layers, summary, _ = params
   batch, length, _ = x.shape
   count = length // config.window_length
-  windows = plan_windows(
-    positions,
-    jnp.ones_like(positions),
-    memory.windows,
-    window_length=config.window_length,
-    queue_windows=config.long_term_windows,
-  )
+  windows = plan(config, memory.windows, positions, jnp.ones_like(positions))
   xs = list(jnp.split(x, count, axis=1))
   us = [jnp.broadcast_to(summary[None], (batch, *summary.shape))] * count
   shorts, longs, outs = iter(memory.short), iter(memory.long), []
   no_short = jnp.zeros((batch, 0, config.short_width))
   no_long = jnp.zeros((batch, 0, config.long_width))
-  for stage in stack_layers(layers, config, scan_layers=False):
-    params_of_layer = jax.tree.map(lambda leaf: leaf[0], stage.params)
+  for section in stack_layers(layers, config, scan_layers=False):
+    cell, params_of_layer = section.cell, jax.tree.map(lambda leaf: leaf[0], section.params)
     own = LayerMemory(
-      next(shorts) if stage.run.spec.short_tokens else no_short,
-      next(longs) if stage.run.spec.increment else no_long,
+      next(shorts) if section.run.spec.short_tokens else no_short,
+      next(longs) if section.run.spec.increment else no_long,
     )
-    fixed, state = stage.cell.begin(params_of_layer, own, windows)
+    fixed, state = cell.begin(params_of_layer, own, windows)
     for k in range(count):
       window = jax.tree.map(lambda leaf, k=k: leaf[k], windows)
-      result = stage.cell.window(params_of_layer, fixed, state, xs[k], us[k], window, jnp.int32(k))
-      state, xs[k], us[k] = result.state, result.x, result.u
+      streams = Streams(xs[k], us[k])
+      result = cell.window(params_of_layer, fixed, state, streams, window, jnp.int32(k))
+      state, xs[k], us[k] = result.state, *result.streams[:2]
     outs.append((jnp.concatenate(xs, axis=1), jnp.concatenate(us, axis=1)))
   return outs
 

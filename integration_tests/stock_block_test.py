@@ -16,6 +16,7 @@ from flax import nnx
 from integration_tests import running, stock_model
 from integration_tests.stock_model import BLOCKS, SHORT, SUMMARY, WINDOW
 from melodi_plugin.config.parameter_names import is_memory_parameter
+from melodi_plugin.core.cell import Streams
 from melodi_plugin.core.memory import LayerMemory
 from melodi_plugin.core.segments import plan_windows
 
@@ -179,12 +180,12 @@ def test_scanned_layers_equal_unscanned_ones(block):
 # -- The block's own keys and values ---------------------------------------------------------------
 
 
-def stage_with_queue(block: str, **more):
-  """The stage of the layer that has a queue, and the parameters of that layer."""
+def section_with_queue(block: str, **more):
+  """The section of the layer that has a queue, and the parameters of that layer."""
   with jax.set_mesh(models(block, **more)[1].decoder.mesh):
-    stages = models(block, **more)[1].decoder.stages()
-  (stage,) = (stage for stage in stages if stage.run.spec.increment)
-  return stage, jax.tree.map(lambda leaf: leaf[0], stage.params)
+    sections = models(block, **more)[1].decoder.sections()
+  (section,) = (section for section in sections if section.run.spec.increment)
+  return section, jax.tree.map(lambda leaf: leaf[0], section.params)
 
 
 def silence_first_half(params):
@@ -200,8 +201,8 @@ def silence_first_half(params):
 
 @each_block
 def test_tapped_keys_and_values_are_those_that_the_block_makes(block):
-  stage, layer = stage_with_queue(block)
-  own, params = stage.cell.block, layer.block
+  section, layer = section_with_queue(block)
+  own, params = section.cell.reader.block, layer.block
   if block == "gemma2":
     params = silence_first_half(params)
   tokens = jnp.asarray(np.random.default_rng(0).normal(size=(2, SHORT + WINDOW, 32)), jnp.float32)
@@ -224,8 +225,8 @@ def test_tapped_keys_and_values_are_those_that_the_block_makes(block):
 @each_block
 def test_reading_in_pieces_equals_one_window(block):
   """For x, u and the update, with both memories not empty and a short second row."""
-  stage, layer = stage_with_queue(block)
-  cell, chance = stage.cell, np.random.default_rng(4)
+  section, layer = section_with_queue(block)
+  cell, chance = section.cell, np.random.default_rng(4)
   draw = lambda *shape: jnp.asarray(chance.normal(size=shape), jnp.float32)  # noqa: E731
   x, u = draw(2, WINDOW, 32), draw(2, SUMMARY, 32)
   memory = LayerMemory(draw(2, SHORT, 32), draw(2, 6, 32))
@@ -242,19 +243,21 @@ def test_reading_in_pieces_equals_one_window(block):
     )
     fixed, state = cell.begin(layer, memory, plan)
     first = jax.tree.map(lambda leaf: leaf[0], plan)
-    result = cell.window(layer, fixed, state, x, u, first, jnp.int32(0))
-    return jnp.where(valid[..., None], result.x, 0), result.u, result.update
+    result = cell.window(layer, fixed, state, Streams(x, u), first, jnp.int32(0))
+    y = jnp.where(valid[..., None], result.streams.x, 0)
+    return y, result.streams.u, result.update[1:]
 
   @jax.jit
   def pieces(layer):
-    recall, opened, parts = cell.recall(layer, memory, held), cell.open_window(2), []
+    recall, opened, parts = cell.recall(layer, memory, held), cell.open(2), []
     for first, last in ((0, 1), (1, 7), (7, WINDOW)):
       place = jnp.full((2,), first, jnp.int32)
       piece, own = x[:, first:last], valid[:, first:last]
       out, opened = cell.context(layer, piece, place, own, recall, opened)
       parts.append(out)
     y = jnp.where(valid[..., None], jnp.concatenate(parts, axis=1), 0)
-    return y, *cell.close(layer, u, recall, opened)
+    u_above, update = cell.close(layer, u, recall, opened)
+    return y, u_above, update[1:]
 
   for found, expected in zip(*map(jax.tree.leaves, (pieces(layer), window(layer))), strict=True):
     np.testing.assert_allclose(found, expected, atol=2e-5 * max(1.0, np.abs(expected).max()))

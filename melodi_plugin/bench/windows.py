@@ -16,11 +16,11 @@ import numpy as np
 from flax import nnx
 
 from melodi_plugin.config.model import MelodiConfig
-from melodi_plugin.core.memory import empty_memory
-from melodi_plugin.core.schedules.segment import Stage, read_segment
+from melodi_plugin.core.schedules.segment import read_segment
 from melodi_plugin.core.segments import plan_windows
-from melodi_plugin.systems.paper.cell import PaperCell
+from melodi_plugin.core.stack import Section
 from melodi_plugin.systems.paper.params import PaperLayerParams
+from melodi_plugin.systems.table import empty_memory, make_cell
 
 CONFIG = MelodiConfig(
   num_layers=12,
@@ -61,11 +61,11 @@ def make_step(config: MelodiConfig, schedule: str):
       window_length=config.window_length,
       queue_windows=config.long_term_windows,
     )
-    stages = [
-      Stage(run, PaperCell(config, run.spec), own)
+    sections = [
+      Section(run, make_cell(config, run.spec), own)
       for run, own in zip(config.runs(), params, strict=True)
     ]
-    y, memory = read_segment(stages, config, x, summary, memory, windows, schedule=schedule)
+    y, memory = read_segment(sections, config, x, summary, memory, windows, schedule=schedule)
     return jnp.sum(y * weights), memory
 
   return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))

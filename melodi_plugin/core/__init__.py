@@ -5,10 +5,12 @@ Read in this order; each file imports only what stands above it:
   array_typing  the letters of every shape
   segments      documents inside a segment: boundaries, masks, the one reset rule
   attention     unit-norm attention, T5 bias, the null slot, the gate
-  memory        short-term and long-term memory as explicit state
+  memory        what is stored between segments, and the queue
   token_mixer   a linear map along the token axis
-  branching     the mixers that close a window
-  cell          the interface: context, close, write
-  window_cell   its verbs, whatever block is inside
+  cell          the three parts of a cell, and what passes between them
+  memories/     short-term and long-term memories
+  window_cell   the cell: its verbs, and the same composed over a segment
+  stack         cells on top of each other, and the memory of all
   schedules/    the orders in which the grid of cells (layer, window) is walked
+  decoding      the verbs of a whole stack
 """

@@ -21,7 +21,7 @@ import jax
 from jaxtyping import Bool, Float, Int, PRNGKeyArray, UInt32
 
 Array: TypeAlias = jax.Array
-Key: TypeAlias = PRNGKeyArray | UInt32[Array, "words"]
+Rng: TypeAlias = PRNGKeyArray | UInt32[Array, "words"]  # a key of random numbers
 
 Context: TypeAlias = Float[Array, "B W D"]  # context tokens of one window
 Summary: TypeAlias = Float[Array, "B U D"]  # summary tokens of one window
@@ -35,7 +35,7 @@ __all__ = [
   "Float",
   "Heads",
   "Int",
-  "Key",
+  "Rng",
   "Rows",
   "Summary",
 ]

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from melodi_plugin.core.array_typing import Array, Bool, Float, Heads, Int, Key
+from melodi_plugin.core.array_typing import Array, Bool, Float, Heads, Int, Rng
 
 NORM_EPSILON = 1e-6
 T5_BUCKETS = 32
@@ -105,16 +105,16 @@ def attention_weights(
   return weights / (weights.sum(-1, keepdims=True) + jnp.exp(NULL_LOGIT - peak))
 
 
-def split_key(key: Key | None, count: int) -> list[Any]:
-  """`count` keys of one, or as many Nones: no dropout."""
-  return [None] * count if key is None else list(jax.random.split(key, count))
+def split_rng(rng: Rng | None, count: int) -> list[Any]:
+  """`count` of one, or as many Nones: no dropout."""
+  return [None] * count if rng is None else list(jax.random.split(rng, count))
 
 
-def dropout(key: Key | None, rate: float, x: Float[Array, "*x"]) -> Float[Array, "*x"]:
-  """Inverted dropout; without a key, or at rate 0, the identity."""
-  if key is None or rate == 0.0:
+def dropout(rng: Rng | None, rate: float, x: Float[Array, "*x"]) -> Float[Array, "*x"]:
+  """Inverted dropout; without random numbers, or at rate 0, the identity."""
+  if rng is None or rate == 0.0:
     return x
-  keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+  keep = jax.random.bernoulli(rng, 1.0 - rate, x.shape)
   return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
 
 
@@ -126,7 +126,7 @@ def attend(
   visible: Bool[Array, "#B #t s"],
   bias: Float[Array, "#B N t s"] | None = None,
   *,
-  dropout_key: Key | None = None,
+  dropout_rng: Rng | None = None,
   dropout_rate: float = 0.0,
 ) -> Heads:
   """Attention of t queries over s keys: softmax((q.k + bias) * |temperature|) v.
@@ -139,7 +139,7 @@ def attend(
     logits += bias.astype(wide)
   logits *= jnp.abs(temperature.astype(wide))[None, :, None, None]
   weights = attention_weights(logits, visible)
-  weights = dropout(dropout_key, dropout_rate, weights).astype(value.dtype)
+  weights = dropout(dropout_rng, dropout_rate, weights).astype(value.dtype)
   return jnp.einsum("BNts,BsNH->BtNH", weights, value)
 
 

@@ -1,180 +1,275 @@
-"""The cell: the one interface through which every window is read.
+"""The parts of a cell, and what passes between them.
 
-A cell is what happens to one window in one layer.  Training, evaluation, prefill, decoding, the
-baselines and all schedules go through it; a schedule walks cells and does not know what is in them.
+A cell is what happens to one window in one layer.  It has three parts, of which none knows the
+others' policy:
 
-Three verbs read a document, whoever calls them:
+  reader  how the layer reads tokens, given the keys and values of what is remembered;
+  short   short-term memory: a few tokens in the same softmax as the window;
+  long    long-term memory: anything that the reader knows how to read.
 
-  context   tokens of the open window, any number at a time, given its earlier keys and values and
-            what the layer remembers -> their outputs, and their share of the token mixers' sums;
-  close     the U summary tokens of a full window -> their outputs, and an `Update`:
-            the next short-term memory and the long-term increment;
-  write     the `Update` into the memory (memory.write; it has no parameters).
+`window_cell.WindowCell` puts them together; `systems.table` says which parts a system has.
 
-`recall` turns memory into the keys and values that the first two attend to.  A decoder keeps a
-`Recall` and an `OpenWindow` per layer, calls `context` with one token per step, and `close`,
-`write`, `recall` when a window is full.
-
-Three calls compose the verbs over a segment, for schedules:
-
-  begin     once per layer and segment: what can be computed from the old memory before any window;
-  window    context + close + write of one window, in one pass over [context | summary];
-  end       once per layer and segment: the memory to carry on.
-
-Everything is a pure function of pytrees, with the batch as first axis of every leaf, so a schedule
-may scan or vmap over layers and windows in any order in which the cell of the previous window and
-the cell of the layer below come first.  `params`, `fixed` and `state` are opaque to schedules.
+Everything is a pure function of pytrees, with the batch as first axis of every leaf.  What a memory
+hands from window to window, collects of an open window and leaves behind is its own business: these
+trees are opaque to cells, schedules and engines.
 """
 
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 
-from melodi_plugin.core.array_typing import Array, Bool, Context, Float, Heads, Int, Key, Summary
-from melodi_plugin.core.memory import LayerMemory, Update
+from melodi_plugin.core.array_typing import Array, Bool, Context, Float, Heads, Int, Rng, Summary
 from melodi_plugin.core.segments import Windows
 
-Params = TypeVar("Params", contravariant=True)
-Fixed = TypeVar("Fixed")
-State = TypeVar("State")
+ALL_HEADS = slice(None)
 
 
-class Slots(NamedTuple):
-  """Keys and values that a query may see besides those of its own window."""
+class KeyValues(NamedTuple):
+  """Keys and values of s tokens.  N counts the heads that are stored."""
 
   key: Heads
   value: Heads
-  visible: Bool[Array, "B t"]
+  visible: Bool[Array, "B s"]
+
+
+def join(*parts: KeyValues) -> KeyValues:
+  """All of them, in order."""
+  return KeyValues(*(jnp.concatenate(leaves, axis=1) for leaves in zip(*parts, strict=True)))
+
+
+def of_heads(tokens: KeyValues, heads: slice) -> KeyValues:
+  """The same tokens as a range of the stored heads sees them."""
+  return KeyValues(tokens.key[:, :, heads], tokens.value[:, :, heads], tokens.visible)
+
+
+def put[T](rows: T, new: T, place: Int[Array, "B"], valid: Bool[Array, "B t"]) -> T:
+  """The rows of `rows` with `new` written into them, row b from `place[b]` on.
+
+  What is not valid, or would stand behind the end of its row, is not written.
+  """
+
+  def write(old: Array, own: Array) -> Array:
+    batch, length = old.shape[:2]
+    at = place[:, None] + jnp.arange(own.shape[1], dtype=jnp.int32)
+    at = jnp.where(valid, at, length)
+    rows = jnp.arange(batch, dtype=jnp.int32)[:, None]
+    return old.at[rows, at].set(own.astype(old.dtype), mode="drop")
+
+  return jax.tree.map(write, rows, new)
+
+
+class Streams(NamedTuple):
+  """What goes up the stack in one window."""
+
+  x: Context
+  u: Summary
+  told: KeyValues | None = None  # memory of one layer that all layers read (feedback)
+
+
+class Row(NamedTuple):
+  """The row [memory | window | summary] as t tokens find it that are about to be read."""
+
+  short: KeyValues  # S places
+  window: KeyValues  # W places of an open window; none if a whole window is read at once
+  place: Int[Array, "B"] | None  # where in the window the tokens stand; None: behind it
+  valid: Bool[Array, "B t"]  # the tokens that are text
+
+  def join(self, key: Heads, value: Heads, heads: slice = ALL_HEADS) -> KeyValues:
+    """The whole row, with the keys and values of the tokens; perhaps only a range of its heads."""
+    short, window = of_heads(self.short, heads), of_heads(self.window, heads)
+    own = KeyValues(key, value, self.valid)
+    if self.place is None:
+      return join(short, window, own)
+    return join(short, put(window, own, self.place, self.valid))
+
+  @property
+  def places(self) -> Int[Array, "B t"] | None:
+    """The places of the tokens in the whole row; None if they stand at its end."""
+    if self.place is None:
+      return None
+    first = self.short.key.shape[1] + self.place
+    return first[:, None] + jnp.arange(self.valid.shape[1], dtype=jnp.int32)
+
+
+class ReadTokens(NamedTuple):
+  """t context tokens that a layer has read, as memory may want them."""
+
+  below: Float[Array, "B t D"]  # the stream below the layer
+  mixed: Float[Array, "B t D"]  # what mixers read: the stream above it, or below (`mixes_inputs`)
+  own: KeyValues  # visible where the token is text
+  place: Int[Array, "B"] | None  # of the first one in the window; None: they are the window
 
 
 class Recall(NamedTuple):
-  """Memory as attention sees it: short-term slots share a softmax with the window."""
+  """Memory as a window sees it."""
 
-  short: Slots
-  long: Slots
-  states: Float[Array, "B R D"] | None = None  # of a layer that rewrites what it remembers
+  short: KeyValues  # in one softmax with the window
+  long: Any  # what `LongMemory.recall` makes
 
 
 class OpenWindow(NamedTuple):
-  """A window that is being read: its keys and values so far, and its mixers' sums."""
+  """A window that is being read."""
 
-  tokens: Slots  # W places
-  summary_share: Float[Array, "B U D"]
-  short_share: Float[Array, "B S D"]
-  long_share: Float[Array, "B L D"]
-
-
-class WindowResult(NamedTuple):
-  """What the cell of one window hands on."""
-
-  state: Any  # to the next window of this layer
-  x: Context  # to the layer above
-  u: Summary  # to the layer above
-  update: Update  # to `end`
+  tokens: KeyValues  # W places; visible those that hold text
+  summary: Float[Array, "B U D"]  # the sum of the mixer for the layer above; no U without it
+  short: Any  # what both memories have collected
+  long: Any
 
 
-class Cell(Protocol[Params, Fixed, State]):
-  """One layer's way to read a window.  All methods are pure."""
+class Update(NamedTuple):
+  """What a closed window leaves behind in one layer."""
 
-  def recall(
-    self, params: Params, memory: LayerMemory, held: Int[Array, "B"], key: Key | None = None
-  ) -> Recall:
-    """Keys and values of the memory; `held` counts the windows that it holds."""
+  tokens: KeyValues  # of its W context tokens
+  short: Any  # what short-term memory stores
+  long: Any  # what goes into long-term memory
+
+
+@runtime_checkable
+class Reader[P](Protocol):
+  """How a layer reads tokens; `params` are those of the layer."""
+
+  @property
+  def mixes_inputs(self) -> bool:
+    """Whether mixers read the context below the layer, not above it."""
     ...
 
-  def open_window(self, batch: int) -> OpenWindow:
-    """A window of which nothing has been read."""
+  def remembered(
+    self, params: P, tokens: Float[Array, "B s D"], where: str, rng: Rng | None
+  ) -> tuple[Heads, Heads]:
+    """Keys and values of tokens in memory; `where` is 'short' or 'long'."""
     ...
 
-  def context(
-    self,
-    params: Params,
-    x: Float[Array, "B t D"],
-    place: Int[Array, "B"],
-    valid: Bool[Array, "B t"],
-    recall: Recall,
-    opened: OpenWindow,
-    key: Key | None = None,
-  ) -> tuple[Float[Array, "B t D"], OpenWindow]:
-    """Reads t tokens, of which the first stands at `place` (0 ... W-1) of its row's window.
+  def read(
+    self, params: P, tokens: Float[Array, "B t D"], row: Row, long: Any, rng: Rng | None
+  ) -> tuple[Float[Array, "B t D"], KeyValues]:
+    """Runs t tokens through the layer: their outputs, and their keys and values.
 
-    The t tokens must fit into the window, also of a row that has none (all of them not valid): a
-    caller keeps the old window of a full row.
+    These are visible where `row.valid`.  `long` is what `LongMemory.reads` gives, or what another
+    layer tells all.
     """
     ...
 
-  def close(
-    self,
-    params: Params,
-    u: Summary,
-    recall: Recall,
-    opened: OpenWindow,
-    key: Key | None = None,
-  ) -> tuple[Summary, Update]:
-    """Reads the summary tokens of a full window (or of a document's last, padded one)."""
+
+@runtime_checkable
+class ShortMemory[P](Protocol):
+  """What stands before the window in its row.  S may be 0.
+
+  `kept` is what is stored between segments, `state` what windows of one segment hand on.
+  """
+
+  @property
+  def stored(self) -> Any:
+    """The tree of `Stored` of one layer."""
+    ...
+
+  def begin(self, reader: Reader[P], params: P, kept: Any, rng: Rng | None) -> Any:
+    """The state before the first window."""
+    ...
+
+  def heads(self, reader: Reader[P], params: P, state: Any, rng: Rng | None) -> tuple[Heads, Heads]:
+    """Keys and values (B, S, N, H)."""
+    ...
+
+  def open(self, batch: int) -> Any:
+    """What is collected of a window of which nothing has been read."""
+    ...
+
+  def collect(self, params: P, collected: Any, tokens: ReadTokens) -> Any:
+    """The same after some more tokens; those that are not text leave no trace."""
+    ...
+
+  def close(self, params: P, u: Summary, collected: Any) -> Any:
+    """What a window leaves to the next, as it is stored; `u` as the layer has read them."""
+    ...
+
+  def next(self, kept: Any, tokens: KeyValues) -> Any:
+    """The state after a window that left `kept` and had these tokens."""
+    ...
+
+  def kept(self, state: Any) -> Any:
+    """What is stored of a state."""
+    ...
+
+
+@runtime_checkable
+class LongMemory[P](Protocol):
+  """What a layer remembers for longer.
+
+  `kept` is what is stored between segments; `seen` is memory as one window sees it (a tree,
+  rows first); `new` is what a window adds.  If every window rewrites all of it,
+  `memories.rewritten.Rewritten` makes one of a `Rule`.
+  """
+
+  @property
+  def tells(self) -> bool:
+    """Whether every layer of the stack reads it (feedback); at most one layer of a stack."""
+    ...
+
+  @property
+  def stored(self) -> Any:
+    """The tree of `Stored` of one layer; () if nothing is remembered."""
+    ...
+
+  def recall(
+    self, reader: Reader[P], params: P, kept: Any, held: Int[Array, "B"], rng: Rng | None
+  ) -> Any:
+    """`seen`, from what is stored; `held` counts the windows that it holds."""
+    ...
+
+  def reads(self, seen: Any) -> Any:
+    """What of it `Reader.read` gets."""
+    ...
+
+  def open(self, batch: int) -> Any:
+    """See `ShortMemory.open`."""
+    ...
+
+  def collect(self, params: P, collected: Any, tokens: ReadTokens) -> Any:
+    """See `ShortMemory.collect`."""
+    ...
+
+  def close(self, params: P, u: Summary, collected: Any, seen: Any, row: KeyValues) -> Any:
+    """`new`; `row` are short-term memory and the tokens of the window."""
+    ...
+
+  def write(self, kept: Any, new: Any) -> Any:
+    """What is stored after a window, for rows that read text in it."""
+    ...
+
+  def extend(
+    self, reader: Reader[P], params: P, seen: Any, kept: Any, tokens: KeyValues, rng: Rng | None
+  ) -> Any:
+    """`seen` after a window of these tokens, in rows that read text in it.
+
+    The same as `recall` of `kept`, which `write` has given, at the cost of what is new in it.
+    """
     ...
 
   def begin(
-    self, params: Params, memory: LayerMemory, windows: Windows, key: Key | None = None
-  ) -> tuple[Fixed, State]:
-    """What every window of the segment needs (constant), and the state before the first."""
+    self, reader: Reader[P], params: P, kept: Any, windows: Windows, rng: Rng | None
+  ) -> tuple[Any, Any]:
+    """For a segment: constants of all its windows, and the state before the first."""
     ...
 
-  def window(
+  def seen(self, params: P, fixed: Any, state: Any, window: Windows) -> Any:
+    """Memory as this window of the segment sees it; empty where a document starts."""
+    ...
+
+  def step(
     self,
-    params: Params,
-    fixed: Fixed,
-    state: State,
-    x: Context,
-    u: Summary,
+    reader: Reader[P],
+    params: P,
+    state: Any,
+    new: Any,
+    tokens: KeyValues,
     window: Windows,
     index: Int[Array, ""],
-    key: Key | None = None,
-  ) -> WindowResult:
-    """Reads window `index` of the segment; `window` is that window's slice of the plan.
-
-    `u` are the summary tokens, or what a layer of the stack told all (`tell`).
-    """
+    rng: Rng | None,
+  ) -> tuple[Any, Any]:
+    """The state after window `index`, and what of it `end` needs besides the last state."""
     ...
 
-  def tell(self, params: Params, state: State, window: Windows) -> Array | None:
-    """What all layers read of this one's memory in a window, in the place of summary tokens.
-
-    None but for a layer with feedback, whose stack is walked window by window.
-    """
+  def end(self, kept: Any, state: Any, pushed: Any, windows: Windows) -> Any:
+    """What is stored after the segment; leaves of `pushed` and `windows` have K in front."""
     ...
-
-  def end(
-    self, memory: LayerMemory, state: State, updates: Update, windows: Windows
-  ) -> LayerMemory:
-    """The memory after the segment; leaves of `updates` and `windows` have K in front."""
-    ...
-
-
-def join(*slots: Slots) -> Slots:
-  """All slots, in order, as one row of keys and values."""
-  return Slots(*(jnp.concatenate(leaves, axis=1) for leaves in zip(*slots, strict=True)))
-
-
-def of_heads(slots: Slots, heads: slice) -> Slots:
-  """The same slots as a range of the stored heads sees them."""
-  return Slots(slots.key[:, :, heads], slots.value[:, :, heads], slots.visible)
-
-
-def part(slots: Slots, place: Int[Array, "B"], count: int) -> Slots:
-  """The `count` slots of each row that begin at its `place`."""
-
-  def cut(leaf, start):
-    return jax.lax.dynamic_slice_in_dim(leaf, start, count, 0)
-
-  return Slots(*(jax.vmap(cut)(leaf, place) for leaf in slots))
-
-
-def put[T](rows: T, new: T, place: Int[Array, "B"]) -> T:
-  """The rows of `rows` with those of `new` written into them, each from its `place` on."""
-
-  def write(row, part_of_it, start):
-    return jax.lax.dynamic_update_slice_in_dim(row, part_of_it, start, 0)
-
-  return jax.tree.map(lambda old, own: jax.vmap(write)(old, own, place), rows, new)

@@ -1,47 +1,51 @@
-"""Short-term and long-term memory: explicit state that goes in and comes out.
+"""Memory between segments: explicit state that goes in and comes out.
 
-Memory holds raw tokens of the residual stream, not keys and values, so it does not go stale when
-weights change.  Empty slots are zeros.
+What a layer stores is up to its memories (`cell.ShortMemory.stored`, `cell.LongMemory.stored`).
+Those of this package hold raw tokens of the residual stream, not keys and values, so they do not go
+stale when weights change.  Empty slots are zeros.
 """
 
-from typing import NamedTuple
+import dataclasses
+import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.core.array_typing import Array, Float, Int, Rows
 from melodi_plugin.core.segments import Windows, reset, select_rows
 
 
-class LayerMemory(NamedTuple):
-  """What one layer remembers.  A layer without one of the two has zero tokens of it."""
+@dataclasses.dataclass(frozen=True)
+class Stored:
+  """One array of a memory, as every batch row has it: zeros before the row has read anything."""
 
-  short: Float[Array, "*Y B S D"]  # short-term memory, rewritten at every window
-  long: Float[Array, "*Y B M D"]  # long-term queue, oldest token first
+  shape: tuple[int, ...]  # without rows
+  axes: tuple[str | None, ...]  # their logical axes in MaxText
+
+  @property
+  def size(self) -> int:
+    """How many numbers a row has of it."""
+    return math.prod(self.shape)
+
+
+class LayerMemory(NamedTuple):
+  """What one layer remembers, or a run of layers: trees of arrays, rows (behind layers) first."""
+
+  short: Any  # short-term memory (B, S, D), rewritten at every window
+  long: Any  # for example the long-term queue (B, M, D), oldest token first
 
 
 class Memory(NamedTuple):
   """What a whole stack remembers, per batch row.
 
-  `short` stacks the layers that have short-term memory and `long` those that have a queue, both
-  from the bottom up, so a saved memory does not depend on how layers are scanned.
+  `short` stacks the layers that have short-term memory and `long` those that have long-term memory,
+  both from the bottom up, so a saved memory does not depend on how layers are scanned.
   """
 
-  short: Float[Array, "Ys B S D"]
-  long: Float[Array, "Yl B M D"]
+  short: Any  # (Ys, B, S, D)
+  long: Any  # (Yl, B, M, D), or a tree of such stacks
   windows: Int[Array, "B"]  # windows of the current document that memory holds
-
-
-def empty_memory(config: MelodiConfig, batch: int, dtype=jnp.float32) -> Memory:
-  """The memory of `batch` rows that have read nothing."""
-  num_short = sum(spec.short_tokens > 0 for spec in config.layers)
-  num_long = sum(spec.increment > 0 for spec in config.layers)
-  return Memory(
-    short=jnp.zeros((num_short, batch, config.short_term_tokens, config.short_width), dtype),
-    long=jnp.zeros((num_long, batch, config.queue_tokens, config.long_width), dtype),
-    windows=jnp.zeros((batch,), jnp.int32),
-  )
 
 
 def push(queue: Float[Array, "B M D"], increment: Float[Array, "B L D"]) -> Float[Array, "B M D"]:
@@ -63,32 +67,22 @@ def resize(memory: Memory, tokens: int, increment: int) -> Memory:
   return memory._replace(long=long, windows=jnp.minimum(memory.windows, stored // increment))
 
 
-class Update(NamedTuple):
-  """What a closed window leaves behind in one layer."""
-
-  short: Float[Array, "B S D"]  # the short-term memory of the next window
-  increment: Float[Array, "B L D"]  # the tokens for the long-term queue
-
-
 def rewrite[T](old: T, new: T, writes: Rows) -> T:
   """`new`, in the types of `old`, in the rows that read text in this window."""
   return select_rows(writes, jax.tree.map(lambda a, b: b.astype(a.dtype), old, new), old)
 
 
-def write(memory: LayerMemory, update: Update, writes: Rows) -> LayerMemory:
-  """Verb three of a cell: what a closed window does to the memory of its layer."""
-  return rewrite(memory, LayerMemory(update.short, push(memory.long, update.increment)), writes)
+def replay(
+  queue: Float[Array, "B M D"], increments: Float[Array, "K B L D"], windows: Windows
+) -> Float[Array, "B M D"]:
+  """The queue after a segment: every window's reset and push, in order."""
 
+  def step(queue, xs):
+    increment, window = xs
+    queue = reset(window.starts, queue)
+    return rewrite(queue, push(queue, increment), window.writes), None
 
-def replay(long: Float[Array, "B M D"], updates: Update, windows: Windows) -> Float[Array, "B M D"]:
-  """The queue after a segment: every window's reset and push, in order (leaves have K first)."""
-
-  def step(long, xs):
-    update, window = xs
-    long = reset(window.starts, long)
-    return rewrite(long, push(long, update.increment), window.writes), None
-
-  return jax.lax.scan(step, long, (updates, windows))[0]
+  return jax.lax.scan(step, queue, (increments, windows))[0]
 
 
 def settle(old: Memory, new: Memory, windows: Windows) -> Memory:
@@ -100,14 +94,12 @@ def settle(old: Memory, new: Memory, windows: Windows) -> Memory:
   last = jax.tree.map(lambda leaf: leaf[-1], windows)
   new = new._replace(windows=last.held + last.writes.astype(jnp.int32))
 
-  def finite(leaf: Float[Array, "Y B s D"]) -> Rows:
-    return jnp.isfinite(leaf).all(axis=(0, 2, 3))
+  def rows_first(memory: Memory) -> Memory:
+    short, long = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), (memory.short, memory.long))
+    return memory._replace(short=short, long=long)
 
-  def by_row(memory: Memory) -> Memory:  # B in front, as `select_rows` wants it
-    return memory._replace(
-      short=jnp.moveaxis(memory.short, 1, 0), long=jnp.moveaxis(memory.long, 1, 0)
-    )
-
-  ok = finite(new.short) & finite(new.long)
-  kept = select_rows(ok, by_row(new), reset(restarted, by_row(old)))
-  return kept._replace(short=jnp.moveaxis(kept.short, 0, 1), long=jnp.moveaxis(kept.long, 0, 1))
+  old, new = rows_first(old), rows_first(new)
+  ok = jnp.ones_like(restarted)
+  for leaf in jax.tree.leaves((new.short, new.long)):
+    ok &= jnp.isfinite(leaf).all(axis=tuple(range(1, leaf.ndim)))
+  return rows_first(select_rows(ok, new, reset(restarted, old)))

@@ -80,9 +80,9 @@ def test_without_summary_tokens_the_context_is_all():
   np.testing.assert_allclose(mixed, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_mixer_keeps_the_dtype_of_the_activations():
+def test_sums_are_float32_and_mixed_tokens_have_the_dtype_of_the_activations():
   mixer = TokenMixer(*(leaf.astype(jnp.float32) for leaf in random_mixer()))
   x, u = jnp.ones((B, W, D), jnp.bfloat16), jnp.ones((B, U, D), jnp.bfloat16)
   own = share(mixer.kernel[:W], x, mixer.context_norm)
-  assert own.dtype == jnp.bfloat16
+  assert own.dtype == jnp.float32
   assert finish(mixer, own, u, residual=False).dtype == jnp.bfloat16

@@ -1,327 +1,281 @@
-"""The cell of a layer with memory, whatever block is inside it.
+"""The cell: how one layer reads one window, whatever its reader and its memories are.
 
-SEMANTICS 1.3 and 1.4: the verbs of a cell, and how a layer remembers within a segment.  A filling
-says how tokens become keys and values, and how a layer reads tokens: `paper_cell`, `stock_cell`,
-and, for the systems that MELODI is compared with, `cached_cell` and `recurrent_cell`.
+Three verbs read a document, whoever calls them (SEMANTICS 1.3 and 1.4):
+
+  context  tokens of the open window, any number at a time -> their outputs, and the window with
+           their keys and values and with what memories collect of them;
+  close    the U summary tokens of a full window -> their outputs, and an `Update`;
+  write    the `Update` into the memory -> the memory, and the `Recall` of it.
+
+`recall` makes keys and values of a memory that comes from somewhere else, `open` a window of which
+nothing has been read, and `told` is what a layer with feedback tells all others.  `core.decoding`
+has the same verbs for a whole stack.
+
+Three calls compose the verbs over a segment, for schedules:
+
+  begin    once per layer and segment: what can be computed from the old memory before any window;
+  window   context + close + write of one window, in one pass over [context | summary];
+  end      once per layer and segment: the memory to carry on.
+
+A schedule may scan or vmap these over layers and windows in any order in which the cell of the
+previous window and that of the layer below come first.
 """
 
-import abc
 import dataclasses
-from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple, final
 
-import jax
 import jax.numpy as jnp
 
 from melodi_plugin.config.model import LayerSpec, MelodiConfig
-from melodi_plugin.core.array_typing import Array, Bool, Context, Float, Heads, Int, Key, Summary
-from melodi_plugin.core.attention import split_key
-from melodi_plugin.core.branching import Mixers, context_shares, mix
+from melodi_plugin.core.array_typing import Array, Bool, Float, Int, Rng, Rows, Summary
+from melodi_plugin.core.attention import split_rng
 from melodi_plugin.core.cell import (
+  KeyValues,
+  LongMemory,
   OpenWindow,
+  Reader,
+  ReadTokens,
   Recall,
-  Slots,
-  WindowResult,
+  Row,
+  ShortMemory,
+  Streams,
+  Update,
   join,
-  of_heads,
-  part,
   put,
 )
-from melodi_plugin.core.memory import LayerMemory, Update, replay, rewrite
-from melodi_plugin.core.segments import Windows, reset
-
-# Puts the keys and values of tokens, or those of a range of heads of them, into their row.
-Arrange = Callable[[Heads, Heads, slice], Slots]
-ALL_HEADS = slice(None)
-
-
-class Fixed(NamedTuple):
-  """Constants of a segment: the old queue, projected once with the weights of this step."""
-
-  queue_key: Heads  # B M N H
-  queue_value: Heads
+from melodi_plugin.core.memories.contents import Mixture
+from melodi_plugin.core.memory import LayerMemory, rewrite
+from melodi_plugin.core.segments import Windows, reset, select_rows
 
 
 class State(NamedTuple):
-  """What a layer hands from window to window: z, and the increments' keys and values so far."""
+  """What a layer hands from window to window of a segment."""
 
-  short: Any  # z, and what a filling hands on besides
-  key: Float[Array, "B K L N H"]
-  value: Float[Array, "B K L N H"]
+  short: Any
+  long: Any
 
 
+class WindowResult(NamedTuple):
+  """What the cell of one window hands on."""
+
+  state: State  # to the next window
+  streams: Streams  # to the layer above
+  update: Update
+  pushed: Any  # to `end`
+
+
+@final
 @dataclasses.dataclass(frozen=True)
-class MelodiCell[Params](abc.ABC):
-  """Reads windows with short-term and long-term memory.  `dtype` is that of all activations.
+class WindowCell[P]:
+  """Reads windows.  `dtype` is that of all activations.
 
-  Tokens stand in a row [memory | context | summary] of S + W + U places.  The N of keys and values
-  counts the heads that are stored, `MelodiConfig.stored_heads`.
+  Tokens stand in a row [memory | context | summary] of S + W + U places.
   """
 
   config: MelodiConfig
   spec: LayerSpec
+  reader: Reader[P]
+  short: ShortMemory[P]
+  long: LongMemory[P]
   dtype: Any = jnp.float32
 
-  # -- What a filling provides ---------------------------------------------------------------------
+  @property
+  def stored(self) -> LayerMemory:
+    """The trees of `Stored` of what this layer remembers."""
+    return LayerMemory(self.short.stored, self.long.stored)
 
-  # Whether mixers read the context stream below the layer, as keys and values do, or above it.
-  mixes_inputs: ClassVar[bool] = False
-
-  @abc.abstractmethod
-  def project_short(
-    self, params: Params, tokens: Float[Array, "B S D"], key: Key | None
-  ) -> tuple[Heads, Heads]:
-    """Keys and values of short-term memory."""
-
-  @abc.abstractmethod
-  def project_long(
-    self, params: Params, tokens: Float[Array, "B t D"], key: Key | None
-  ) -> tuple[Heads, Heads]:
-    """Keys and values of tokens of the long-term queue."""
-
-  @abc.abstractmethod
-  def read(
-    self,
-    params: Params,
-    tokens: Float[Array, "B t D"],
-    places: Int[Array, "B t"] | None,
-    arrange: Arrange,
-    long: Slots,
-    key: Key | None,
-  ) -> tuple[Float[Array, "B t D"], Slots]:
-    """Runs t tokens through the layer; returns their outputs, and the row that they saw.
-
-    `places` are those in the row; without them the tokens stand at its end.
-    """
-
-  # -- What a filling may do in its own way --------------------------------------------------------
-
-  def entries(
-    self, below: Float[Array, "B t D"], above: Float[Array, "B t D"], own: Slots
-  ) -> Float[Array, "B t _"]:
-    """What of t context tokens goes into memory, mixed; `own` are their keys and values."""
-    return below if self.mixes_inputs else above
-
-  def shares(
-    self,
-    params: Params,
-    entries: Float[Array, "B t _"],
-    valid: Bool[Array, "B t"],
-    place: Int[Array, "B"] | None = None,
-  ) -> tuple[Array, Array, Array]:
-    """The share of t entries in the mixed tokens, see `branching.context_shares`."""
-    assert isinstance(params, Mixers)  # a filling without mixers has a way of its own
-    return context_shares(params, self.config, entries, valid, place)
-
-  def mix(
-    self, params: Params, u: Summary, shares: tuple[Array, Array, Array]
-  ) -> tuple[Summary, Update]:
-    """Closes a window, see `branching.mix`."""
-    assert isinstance(params, Mixers)
-    return mix(params, self.spec, u, shares)
-
-  def begin_short(self, params: Params, tokens: Float[Array, "B S _"], key: Key | None) -> Any:
-    """Short-term memory as windows hand it on, from what the last segment left."""
-    return tokens
-
-  def short_heads(self, params: Params, short: Any, key: Key | None) -> tuple[Heads, Heads]:
-    """Its keys and values."""
-    return self.project_short(params, short.astype(self.dtype), key)
-
-  def next_short(self, update: Update, own: Slots) -> Any:
-    """The same for the next window."""
-    return update.short
-
-  def stored_short(self, short: Any) -> Float[Array, "B S _"]:
-    """What the next segment gets."""
-    return short
-
-  def increment_heads(
-    self, params: Params, update: Update, own: Slots, key: Key | None
-  ) -> tuple[Heads, Heads]:
-    """Keys and values of what a window added to the queue."""
-    return self.project_long(params, update.increment, key)
-
-  # -- The three verbs -----------------------------------------------------------------------------
+  # -- The verbs -----------------------------------------------------------------------------------
 
   def recall(
-    self, params: Params, memory: LayerMemory, held: Int[Array, "B"], key: Key | None = None
+    self, params: P, memory: LayerMemory, held: Int[Array, "B"], rng: Rng | None = None
   ) -> Recall:
-    """See `Cell.recall`."""
-    short_key, begin_key, long_key = split_key(key, 3)
-    everywhere = jnp.ones((held.shape[0], self.spec.queue_tokens), bool)
-    short = self.begin_short(params, memory.short, begin_key)
+    """Keys and values of the memory; `held` counts the windows that it holds."""
+    begin_rng, short_rng, long_rng = split_rng(rng, 3)
+    short = self.short.begin(self.reader, params, memory.short, begin_rng)
     return Recall(
-      short=self._recall_short(params, short, held, short_key),
-      long=Slots(
-        *self.project_long(params, memory.long.astype(self.dtype), long_key),
-        self._filled(held) if self.config.mask_empty_slots else everywhere,
-      ),
+      self._recall_short(params, short, held > 0, short_rng),
+      self.long.recall(self.reader, params, memory.long, held, long_rng),
     )
 
-  def open_window(self, batch: int) -> OpenWindow:
-    """See `Cell.open_window`."""
-    config, spec = self.config, self.spec
-    heads = (batch, config.window_length, self.config.stored_heads, config.head_dim)
+  def told(self, recall: Recall) -> KeyValues | None:
+    """What all layers of the stack read of this one's memory: only with feedback."""
+    return self.long.reads(recall.long) if self.long.tells else None
 
-    def zeros(tokens: int, width: int = config.emb_dim) -> Array:
-      return jnp.zeros((batch, tokens, width), self.dtype)
-
+  def open(self, batch: int) -> OpenWindow:
+    """A window of which nothing has been read."""
+    heads = (batch, self.config.window_length, self.config.stored_heads, self.config.head_dim)
+    empty = jnp.zeros(heads, self.dtype)
     return OpenWindow(
-      Slots(jnp.zeros(heads, self.dtype), jnp.zeros(heads, self.dtype), jnp.zeros(heads[:2], bool)),
-      zeros(config.summary_tokens if spec.mixes_summary else 0),
-      zeros(spec.short_tokens if spec.mixes_short or not spec.mixed else 0, config.short_width),
-      zeros(spec.increment, config.long_width),
+      KeyValues(empty, empty, jnp.zeros(heads[:2], bool)),
+      self._summary.open(batch),
+      self.short.open(batch),
+      self.long.open(batch),
     )
 
   def context(
     self,
-    params: Params,
+    params: P,
     x: Float[Array, "B t D"],
     place: Int[Array, "B"],
     valid: Bool[Array, "B t"],
     recall: Recall,
     opened: OpenWindow,
-    key: Key | None = None,
+    told: KeyValues | None = None,
+    rng: Rng | None = None,
   ) -> tuple[Float[Array, "B t D"], OpenWindow]:
-    """See `Cell.context`."""
+    """Reads t tokens, of which the first stands at `place` (0 ... W) of its row's window.
 
-    def arrange(new_key: Heads, new_value: Heads, heads: slice) -> Slots:
-      new = Slots(new_key, new_value, valid)
-      tokens = put(of_heads(opened.tokens, heads), new, place)
-      return join(of_heads(recall.short, heads), tokens)
-
-    short = self.spec.short_tokens
-    places_Bt = short + place[:, None] + jnp.arange(x.shape[1], dtype=jnp.int32)
-    above, row = self.read(params, x, places_Bt, arrange, recall.long, key)
-    tokens = Slots(*(leaf[:, short:] for leaf in row))
-    entries = self.entries(x, above, part(tokens, place, x.shape[1]))
-    shares = self.shares(params, entries, valid, place)
-    sums = [old + new for old, new in zip(opened[1:], shares, strict=True)]
-    return above, OpenWindow(tokens, *sums)
+    A token that is not valid leaves no trace, wherever it stands; its output means nothing.
+    """
+    row = Row(recall.short, opened.tokens, place, valid)
+    above, own = self.reader.read(params, x, row, self._reads(recall, told), rng)
+    tokens = put(opened.tokens, own, place, valid)
+    return above, self._collect(params, opened, tokens, self._read_tokens(x, above, own, place))
 
   def close(
     self,
-    params: Params,
+    params: P,
     u: Summary,
     recall: Recall,
     opened: OpenWindow,
-    key: Key | None = None,
+    told: KeyValues | None = None,
+    rng: Rng | None = None,
   ) -> tuple[Summary, Update]:
-    """See `Cell.close`."""
+    """Reads the summary tokens of a full window (or of a document's last, padded one)."""
+    if u.shape[1]:
+      row = Row(recall.short, opened.tokens, None, jnp.ones(u.shape[:2], bool))
+      u, _ = self.reader.read(params, u, row, self._reads(recall, told), rng)
+    return self._finish(params, u, recall, opened)
 
-    def arrange(new_key: Heads, new_value: Heads, heads: slice) -> Slots:
-      own = Slots(new_key, new_value, jnp.ones(u.shape[:2], bool))
-      return join(of_heads(recall.short, heads), of_heads(opened.tokens, heads), own)
+  def write(
+    self,
+    params: P,
+    memory: LayerMemory,
+    recall: Recall,
+    update: Update,
+    writes: Rows,
+    rng: Rng | None = None,
+  ) -> tuple[LayerMemory, Recall]:
+    """Memory after a closed window, and how the next one sees it; other rows keep both.
 
-    u, _ = self.read(params, u, None, arrange, recall.long, key)
-    return self.mix(params, u, opened[1:])
+    Nothing is projected but what is new: the same as `recall` of the memory, for a fraction.
+    """
+    short_rng, long_rng = split_rng(rng, 2)
+    memory = LayerMemory(
+      rewrite(memory.short, update.short, writes),
+      rewrite(memory.long, self.long.write(memory.long, update.long), writes),
+    )
+    short = self.short.next(memory.short, update.tokens)
+    new = Recall(
+      self._recall_short(params, short, writes, short_rng),
+      self.long.extend(self.reader, params, recall.long, memory.long, update.tokens, long_rng),
+    )
+    return memory, select_rows(writes, new, recall)
 
   # -- The verbs composed over a segment -----------------------------------------------------------
 
   def begin(
-    self, params: Params, memory: LayerMemory, windows: Windows, key: Key | None = None
-  ) -> tuple[Fixed, State]:
-    """See `Cell.begin`."""
-    num_windows, batch = windows.starts.shape
-    increments = jnp.zeros(
-      (batch, num_windows, self.spec.increment, self.config.stored_heads, self.config.head_dim),
-      self.dtype,
-    )
-    short_key, long_key = split_key(key, 2)
-    fixed = Fixed(*self.project_long(params, memory.long.astype(self.dtype), long_key))
-    short = self.begin_short(params, memory.short, short_key)
-    return fixed, State(short, increments, increments)
+    self, params: P, memory: LayerMemory, windows: Windows, rng: Rng | None = None
+  ) -> tuple[Any, State]:
+    """What every window of the segment needs (constant), and the state before the first."""
+    short_rng, long_rng = split_rng(rng, 2)
+    short = self.short.begin(self.reader, params, memory.short, short_rng)
+    fixed, long = self.long.begin(self.reader, params, memory.long, windows, long_rng)
+    return fixed, State(short, long)
+
+  def tell(self, params: P, fixed: Any, state: State, window: Windows) -> KeyValues | None:
+    """`told`, for a window of a segment."""
+    if not self.long.tells:
+      return None
+    return self.long.reads(self.long.seen(params, fixed, state.long, window))
 
   def window(
     self,
-    params: Params,
-    fixed: Fixed,
+    params: P,
+    fixed: Any,
     state: State,
-    x: Context,
-    u: Summary,
+    streams: Streams,
     window: Windows,
     index: Int[Array, ""],
-    key: Key | None = None,
+    rng: Rng | None = None,
   ) -> WindowResult:
-    """See `Cell.window`."""
-    short_key, read_key, increment_key = split_key(key, 3)
-    length = self.config.window_length
+    """Reads window `index` of the segment; `window` is that window's slice of the plan."""
+    short_rng, read_rng, long_rng = split_rng(rng, 3)
+    x, u, told = streams
     short = reset(window.starts, state.short)
-    recall = self._recall_short(params, short, window.held, short_key)
-    valid = jnp.pad(window.valid, ((0, 0), (0, u.shape[1])), constant_values=True)
-
-    def arrange(own_key: Heads, own_value: Heads, heads: slice) -> Slots:
-      return join(of_heads(recall, heads), Slots(own_key, own_value, valid))
-
-    tokens = jnp.concatenate([x, u], axis=1)
-    long = self._recall_long(fixed, state, window)
-    tokens, row = self.read(params, tokens, None, arrange, long, read_key)
-    above, u = jnp.split(tokens, [length], axis=1)
-    first = self.spec.short_tokens
-    own = Slots(*(leaf[:, first : first + length] for leaf in row))
-    shares = self.shares(params, self.entries(x, above, own), window.valid)
-    u, update = self.mix(params, u, shares)
-
-    new_key, new_value = self.increment_heads(params, update, own, increment_key)
-    state = State(
-      rewrite(short, self.next_short(update, own), window.writes),
-      jax.lax.dynamic_update_index_in_dim(state.key, new_key, index, 1),
-      jax.lax.dynamic_update_index_in_dim(state.value, new_value, index, 1),
+    recall = Recall(
+      self._recall_short(params, short, window.held > 0, short_rng),
+      self.long.seen(params, fixed, state.long, window),
     )
-    return WindowResult(state, above, u, update)
+    summary = jnp.ones(u.shape[:2], bool)
+    before = self.open(x.shape[0])
+    nothing = KeyValues(*(leaf[:, :0] for leaf in before.tokens))
+    row = Row(recall.short, nothing, None, jnp.concatenate([window.valid, summary], axis=1))
+    tokens = jnp.concatenate([x, u], axis=1)
+    tokens, own = self.reader.read(params, tokens, row, self._reads(recall, told), read_rng)
 
-  def tell(self, params: Params, state: Any, window: Windows) -> Array | None:
-    """See `Cell.tell`."""
-    return None
+    above, u = jnp.split(tokens, [x.shape[1]], axis=1)
+    own = KeyValues(*(leaf[:, : x.shape[1]] for leaf in own))
+    opened = self._collect(params, before, own, self._read_tokens(x, above, own, None))
+    u, update = self._finish(params, u, recall, opened)
+    long, pushed = self.long.step(
+      self.reader, params, state.long, update.long, own, window, index, long_rng
+    )
+    new = self.short.next(update.short, own)
+    state = State(rewrite(short, new, window.writes), long)
+    return WindowResult(state, Streams(above, u, told), update, pushed)
 
-  def end(self, memory: LayerMemory, state: Any, updates: Update, windows: Windows) -> LayerMemory:
-    """See `Cell.end`; `state` has a field `short`."""
-    return LayerMemory(self.stored_short(state.short), replay(memory.long, updates, windows))
+  def end(self, memory: LayerMemory, state: State, pushed: Any, windows: Windows) -> LayerMemory:
+    """The memory after the segment; leaves of `pushed` and `windows` have K in front."""
+    return LayerMemory(
+      self.short.kept(state.short), self.long.end(memory.long, state.long, pushed, windows)
+    )
 
   # -- Parts ---------------------------------------------------------------------------------------
 
-  def _filled(self, held: Int[Array, "B"]) -> Bool[Array, "B M"]:
-    """The slots of a queue of M tokens that `held` windows have filled: its newest end."""
-    from_end = self.spec.queue_tokens - jnp.arange(self.spec.queue_tokens, dtype=jnp.int32)
-    return from_end[None] <= held[:, None] * self.spec.increment
+  def _recall_short(self, params: P, short: Any, filled: Rows, rng: Rng | None) -> KeyValues:
+    key, value = self.short.heads(self.reader, params, short, rng)
+    seen = filled if self.config.mask_empty_slots else jnp.ones_like(filled)
+    return KeyValues(key, value, jnp.broadcast_to(seen[:, None], key.shape[:2]))
 
-  def _recall_short(
+  def _reads(self, recall: Recall, told: KeyValues | None) -> Any:
+    return self.long.reads(recall.long) if told is None else told
+
+  def _read_tokens(
     self,
-    params: Params,
-    short: Any,
-    held: Int[Array, "B"],
-    key: Key | None,
-  ) -> Slots:
-    keys, values = self.short_heads(params, short, key)
-    visible = jnp.broadcast_to((held > 0)[:, None], keys.shape[:2])
-    if not self.config.mask_empty_slots:
-      visible = jnp.ones_like(visible)
-    return Slots(keys, values, visible)
+    below: Float[Array, "B t D"],
+    above: Float[Array, "B t D"],
+    own: KeyValues,
+    place: Int[Array, "B"] | None,
+  ) -> ReadTokens:
+    return ReadTokens(below, below if self.reader.mixes_inputs else above, own, place)
 
-  def _recall_long(self, fixed: Fixed, state: State, window: Windows) -> Slots:
-    """The queue as this window sees it, without moving it: old slots, then increments.
+  @property
+  def _summary(self) -> Mixture:
+    """What makes the summary tokens of the layer above."""
+    tokens = self.config.summary_tokens if self.spec.mixes_summary else 0
+    return Mixture(self.config, "summary_mixer", tokens, True, self.dtype)
 
-    The p windows pushed so far have evicted the first p * L old slots.  Old slots of another
-    document are zero tokens, which have zero keys and values.
-    """
-    spec, batch = self.spec, window.pushed.shape[0]
-    slot = jnp.arange(spec.queue_tokens, dtype=jnp.int32)[None]
-    evicted = 0 if self.config.reference_defects else window.pushed[:, None] * spec.increment
-    visible = jnp.broadcast_to(slot >= evicted, (batch, spec.queue_tokens))
-    if self.config.mask_empty_slots:
-      old = jnp.where(window.carried, window.held - window.pushed, 0)
-      visible &= self._filled(old)
-    carried = window.carried[:, None, None, None]
-    recent = jnp.repeat(window.recent, spec.increment, axis=1)
-    seen = recent[:, :, None, None]  # what is not seen may be another document's, even NaN
-
-    def flat(leaf: Float[Array, "B K L N H"]) -> Heads:
-      return jnp.where(seen, leaf.reshape(batch, recent.shape[1], *leaf.shape[3:]), 0)
-
-    return join(
-      Slots(
-        jnp.where(carried, fixed.queue_key, 0), jnp.where(carried, fixed.queue_value, 0), visible
-      ),
-      Slots(flat(state.key), flat(state.value), recent),
+  def _collect(
+    self, params: P, opened: OpenWindow, tokens: KeyValues, read: ReadTokens
+  ) -> OpenWindow:
+    return OpenWindow(
+      tokens,
+      self._summary.collect(params, opened.summary, read),
+      self.short.collect(params, opened.short, read),
+      self.long.collect(params, opened.long, read),
     )
+
+  def _finish(
+    self, params: P, u: Summary, recall: Recall, opened: OpenWindow
+  ) -> tuple[Summary, Update]:
+    """From the same u: the next layer's, the next window's memory, and the increment."""
+    row = join(recall.short, opened.tokens)
+    update = Update(
+      opened.tokens,
+      self.short.close(params, u, opened.short),
+      self.long.close(params, u, opened.long, recall.long, row),
+    )
+    if self.spec.mixes_summary:
+      u = self._summary.close(params, u, opened.summary)
+    return u, update

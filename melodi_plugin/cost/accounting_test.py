@@ -10,7 +10,6 @@ from flax import nnx
 from melodi_plugin.bench.windows import CONFIG as BENCHMARK
 from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.core.attention import T5_BUCKETS
-from melodi_plugin.core.memory import empty_memory
 from melodi_plugin.cost.accounting import (
   T5_TABLE,
   MemoryNumbers,
@@ -25,7 +24,7 @@ from melodi_plugin.cost.accounting import (
 from melodi_plugin.systems.paper.params import small_init
 from melodi_plugin.systems.params import summary_embeddings
 from melodi_plugin.systems.stock.params import StockMemoryParams
-from melodi_plugin.systems.table import filling
+from melodi_plugin.systems.table import empty_memory, make_cell, parts
 from melodi_plugin.testing.tiny import TINY, tiny_config
 from melodi_plugin.testing.variants import SYSTEMS, VARIANTS, tiny_baseline
 
@@ -85,7 +84,7 @@ def test_closed_form_equals_sizes_of_real_parameters(name):
   config = CONFIGS[name]
 
   def layer(spec):
-    module = filling(config, spec).params
+    module = parts(config, spec).params
     return numbers(lambda rngs: module(config, spec, dtype=jnp.float32, rngs=rngs))
 
   def table(rngs):
@@ -175,12 +174,11 @@ def test_decode_state_equals_sizes_of_an_open_window(name):
   config = CONFIGS[name]
   state = decode_state(config)
   opened = [
-    jax.eval_shape(lambda spec=spec: filling(config, spec).cell(config, spec).open_window(1))
-    for spec in config.layers
+    jax.eval_shape(lambda spec=spec: make_cell(config, spec).open(1)) for spec in config.layers
   ]
   assert state.past == memory_numbers(config)
   assert state.window == sum(one.tokens.key.size + one.tokens.value.size for one in opened)
-  sums = [leaf.size for one in opened for leaf in (one[1], one[2], one[3])]
+  sums = [leaf.size for leaf in jax.tree.leaves([one[1:] for one in opened])]
   assert state.mixers == sum(sums)
   assert state.all == state.past.all + state.window + state.mixers
 

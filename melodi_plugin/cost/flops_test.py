@@ -10,11 +10,11 @@ import pytest
 from flax import nnx
 
 from melodi_plugin.config.systems import BLOCK_RECURRENT
-from melodi_plugin.core.memory import empty_memory
-from melodi_plugin.core.schedules.segment import Stage, read_segment
+from melodi_plugin.core.schedules.segment import read_segment
 from melodi_plugin.core.segments import plan_windows
+from melodi_plugin.core.stack import Section
 from melodi_plugin.cost.flops import model_work, stack_work
-from melodi_plugin.systems.table import filling
+from melodi_plugin.systems.table import empty_memory, make_cell, parts
 from melodi_plugin.testing.products import counted
 from melodi_plugin.testing.tiny import tiny_config
 from melodi_plugin.testing.variants import SYSTEMS, tiny_baseline
@@ -39,9 +39,8 @@ def program(config):
 
   def make(run):
     with nnx.use_eager_sharding(False):  # there is no mesh here
-      module = filling(config, run.spec).params(
-        config, run.spec, dtype=jnp.float32, rngs=nnx.Rngs(0)
-      )
+      make = parts(config, run.spec).params
+      module = make(config, run.spec, dtype=jnp.float32, rngs=nnx.Rngs(0))
     return jax.tree.map(lambda leaf: jnp.stack([leaf] * run.length), module.parameters())
 
   def read(params, summary, x, memory, positions):
@@ -52,13 +51,13 @@ def program(config):
       window_length=config.window_length,
       queue_windows=config.long_term_windows,
     )
-    stages = [
-      Stage(run, filling(config, run.spec).cell(config, run.spec), own)
+    sections = [
+      Section(run, make_cell(config, run.spec), own)
       for run, own in zip(config.runs(), params, strict=True)
     ]
     feedback = config.system == BLOCK_RECURRENT and config.recurrence.feedback
     schedule = "windows" if feedback else "layers"
-    return read_segment(stages, config, x, summary, memory, windows, schedule=schedule)
+    return read_segment(sections, config, x, summary, memory, windows, schedule=schedule)
 
   arguments = jax.eval_shape(
     lambda: (

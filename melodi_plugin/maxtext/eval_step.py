@@ -5,13 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from maxtext.utils import sharding
 
 from melodi_plugin.config.model import MelodiConfig
-from melodi_plugin.core.memory import empty_memory
-from melodi_plugin.maxtext.decoders.base import MEMORY_AXES, MelodiMemory
+from melodi_plugin.maxtext.decoders.state import MelodiMemory, empty_variables, memory_axes
 
 Memory = dict[str, jax.Array]
 
@@ -32,14 +30,15 @@ class EvalStep:
     batch_sharding: jax.sharding.NamedSharding,
     eval_step: Callable,
   ):
+    sizes = MelodiConfig.from_maxtext(config)
+    axes = memory_axes(sizes)
+    empty = empty_variables(sizes, config.micro_batch_size_to_eval_on, config.melodi_memory_dtype)
     shardings = {
-      f"memory_{name}": sharding.create_sharding(
-        batch_sharding.mesh, axes, rules=config.logical_axis_rules_for_eval
+      name: sharding.create_sharding(
+        batch_sharding.mesh, axes[name], rules=config.logical_axis_rules_for_eval
       )
-      for name, axes in MEMORY_AXES.items()
+      for name in empty
     }
-    empty = _empty(config)
-    shardings = {name: shardings[name] for name in empty}
     self._memory: Memory = jax.device_put(empty, shardings)
     self._jitted = jax.jit(
       functools.partial(_step, eval_step, graphdef, config),
@@ -56,15 +55,6 @@ class EvalStep:
   def lower(self, state: Any, batch: Any) -> Any:
     """What MaxText compiles before its loop begins."""
     return self._jitted.lower(state, self._memory, batch)
-
-
-def _empty(config: Any) -> Memory:
-  memory = empty_memory(
-    MelodiConfig.from_maxtext(config),
-    config.micro_batch_size_to_eval_on,
-    jnp.dtype(config.melodi_memory_dtype),
-  )
-  return {f"memory_{name}": array for name, array in memory._asdict().items() if array.size}
 
 
 def _step(

@@ -1,4 +1,4 @@
-"""The systems: what a layer of each is, and its parameters.
+"""The systems: how a layer of each reads, what it remembers, and its parameters.
 
 Read in this order; each file imports only what stands above it:
 
@@ -7,5 +7,5 @@ Read in this order; each file imports only what stands above it:
   stock/      a layer of somebody else with memory around it
   cached/     Transformer-XL and the Memorizing Transformer
   recurrent/  the Block-Recurrent Transformer
-  table       which cell and which parameters a layer of a system has
+  table       which parts a layer of a system is made of
 """

@@ -1,37 +1,125 @@
-"""Which cell reads a layer of a system, and which module holds its parameters: one table."""
+"""The systems in one table: how a layer reads, what it remembers, and which parameters it has.
 
+  system                  reader                          short-term  long-term
+  melodi                  PaperReader                     Mixed       Queue of mixtures
+  around a stock block    StockReader                     Mixed       Queue of mixtures
+  transformer_xl          LocalReader                     Cache       Nothing
+  memorizing_transformer  DenseReader / RetrievingReader  Cache       Queue of tokens as they are
+  block_recurrent         StateReader                     Cache       States
+
+A layer that does not have a long-term memory in its system has Nothing; the cache of a layer that
+attends to its whole queue has no tokens.
+"""
+
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
 from melodi_plugin.config.model import LayerSpec, MelodiConfig
-from melodi_plugin.config.systems import BLOCK_RECURRENT, MELODI
-from melodi_plugin.systems.cached.cell import CachedCell, QueueCell, RetrievingCell
-from melodi_plugin.systems.paper.cell import PaperCell
+from melodi_plugin.config.systems import BLOCK_RECURRENT, MELODI, MEMORIZING, TRANSFORMER_XL
+from melodi_plugin.core import stack
+from melodi_plugin.core.cell import LongMemory, ShortMemory
+from melodi_plugin.core.memories.contents import Mixture, Verbatim
+from melodi_plugin.core.memories.nothing import Nothing
+from melodi_plugin.core.memories.queue import Queue
+from melodi_plugin.core.memories.rewritten import Rewritten
+from melodi_plugin.core.memories.short_term import Cache, Mixed
+from melodi_plugin.core.memory import LayerMemory, Memory
+from melodi_plugin.core.window_cell import WindowCell
+from melodi_plugin.systems.cached.readers import DenseReader, LocalReader, RetrievingReader
 from melodi_plugin.systems.paper.params import PaperLayerParams
-from melodi_plugin.systems.recurrent.cell import RecurrentCell
+from melodi_plugin.systems.paper.reader import PaperReader
 from melodi_plugin.systems.recurrent.params import RecurrentLayerParams
+from melodi_plugin.systems.recurrent.reader import StateReader, States
+
+Make = Callable[[MelodiConfig, LayerSpec, Any], Any]  # the last is the dtype of activations
 
 
-class Filling(NamedTuple):
-  """How one layer reads windows, and its parameters."""
+class Parts(NamedTuple):
+  """What a layer is made of."""
 
-  cell: type[Any]
-  params: type[Any]
-
-
-MELODI_LAYER = Filling(PaperCell, PaperLayerParams)
-CACHED_LAYER = Filling(CachedCell, PaperLayerParams)
-QUEUE_LAYER = Filling(QueueCell, PaperLayerParams)
-RETRIEVING_LAYER = Filling(RetrievingCell, PaperLayerParams)
-RECURRENT_LAYER = Filling(RecurrentCell, RecurrentLayerParams)
+  reader: Make
+  short: Make
+  long: Make
+  params: type[Any]  # an NNX module: (config, spec, *, dtype, rngs) with a method `parameters`
 
 
-def filling(config: MelodiConfig, spec: LayerSpec) -> Filling:
-  """The filling of a layer of the paper's kind; stock blocks have their own (`stock_decoder`)."""
-  if config.system == MELODI:
-    return MELODI_LAYER
-  if config.system == BLOCK_RECURRENT:
-    reads = spec.increment or config.recurrence.feedback
-    return RECURRENT_LAYER if reads else CACHED_LAYER
+def mixtures(config: MelodiConfig, spec: LayerSpec, dtype: Any) -> Queue:
+  """MELODI's long-term queue."""
+  contents = Mixture(config, "long_mixer", spec.increment, False, dtype)
+  return Queue(config, spec, contents, dtype=dtype)
+
+
+def verbatim(config: MelodiConfig, spec: LayerSpec, dtype: Any) -> Queue:
+  """A queue of tokens as they are, from which nothing is learned once their segment is over."""
+  contents = Verbatim(config, spec.increment, dtype)
+  # Stored keys and values are no function of the parameters anyway.
+  return Queue(config, spec, contents, learns=config.stores_pairs, dtype=dtype)
+
+
+def states(config: MelodiConfig, spec: LayerSpec, dtype: Any) -> Rewritten:
+  """The states of a recurrent layer."""
+  return Rewritten(States(config, spec), dtype)
+
+
+def _melodi(config: MelodiConfig, spec: LayerSpec) -> Parts:
+  return Parts(PaperReader, Mixed, mixtures if spec.increment else Nothing, PaperLayerParams)
+
+
+def _transformer_xl(config: MelodiConfig, spec: LayerSpec) -> Parts:
+  return Parts(LocalReader, Cache, Nothing, PaperLayerParams)
+
+
+def _memorizing(config: MelodiConfig, spec: LayerSpec) -> Parts:
+  if not spec.increment:
+    return _transformer_xl(config, spec)
+  reader = RetrievingReader if config.neighbors.count else DenseReader
+  return Parts(reader, Cache, verbatim, PaperLayerParams)
+
+
+def _block_recurrent(config: MelodiConfig, spec: LayerSpec) -> Parts:
   if spec.increment:
-    return RETRIEVING_LAYER if config.neighbors.count else QUEUE_LAYER
-  return CACHED_LAYER
+    return Parts(StateReader, Cache, states, RecurrentLayerParams)
+  if config.recurrence.feedback:
+    return Parts(StateReader, Cache, Nothing, RecurrentLayerParams)
+  return _transformer_xl(config, spec)
+
+
+SYSTEMS: dict[str, Callable[[MelodiConfig, LayerSpec], Parts]] = {
+  MELODI: _melodi,
+  TRANSFORMER_XL: _transformer_xl,
+  MEMORIZING: _memorizing,
+  BLOCK_RECURRENT: _block_recurrent,
+}
+
+
+def parts(config: MelodiConfig, spec: LayerSpec) -> Parts:
+  """The parts of a layer.  A stock block has a reader and parameters of its own (`stock/`)."""
+  return SYSTEMS[config.system](config, spec)
+
+
+def make_cell(
+  config: MelodiConfig, spec: LayerSpec, dtype: Any = jnp.float32, reader: Any = None
+) -> WindowCell:
+  """The cell of a layer; `reader` takes the place of the system's own."""
+  own = parts(config, spec)
+  if reader is None:
+    reader = own.reader(config, spec, dtype)
+  short: ShortMemory = own.short(config, spec, dtype)
+  long: LongMemory = own.long(config, spec, dtype)
+  return WindowCell(config, spec, reader, short, long, dtype)
+
+
+def stored(config: MelodiConfig) -> list[LayerMemory]:
+  """What every layer of a stack stores between segments, from the bottom up."""
+  layers = [(parts(config, spec), spec) for spec in config.layers]
+  return [
+    LayerMemory(own.short(config, spec, None).stored, own.long(config, spec, None).stored)
+    for own, spec in layers
+  ]
+
+
+def empty_memory(config: MelodiConfig, batch: int, dtype: Any = jnp.float32) -> Memory:
+  """The memory of `batch` rows that have read nothing."""
+  return stack.empty(stored(config), batch, dtype)

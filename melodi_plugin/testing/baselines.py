@@ -11,11 +11,9 @@ from flax import nnx
 from melodi_plugin.config.model import MelodiConfig, Neighbors, Recurrence
 from melodi_plugin.config.systems import BLOCK_RECURRENT, MEMORIZING, TRANSFORMER_XL
 from melodi_plugin.core.memory import Memory
-from melodi_plugin.core.schedules.segment import read_segment
-from melodi_plugin.core.segments import plan_windows
 from melodi_plugin.reference import baselines as naive_baselines
-from melodi_plugin.systems.table import filling
-from melodi_plugin.testing.tiny import document_rows, random_memory, stack_layers
+from melodi_plugin.systems.table import parts
+from melodi_plugin.testing.tiny import document_rows, random_memory, read_rows, stack_layers
 
 SIZES: dict[str, Any] = dict(
   num_layers=2, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=32, window_length=4, position="t5"
@@ -56,7 +54,7 @@ def random_layers(config: MelodiConfig, seed: int = 0, dtype: Any = jnp.float64)
 
   def parameters(spec) -> Any:
     with nnx.use_eager_sharding(False):  # there is no mesh here
-      module = filling(config, spec).params(config, spec, dtype=dtype, rngs=nnx.Rngs(0))
+      module = parts(config, spec).params(config, spec, dtype=dtype, rngs=nnx.Rngs(0))
     return module.parameters()
 
   def draw(path, leaf) -> jax.Array:
@@ -82,20 +80,12 @@ def memory_of(config: MelodiConfig, seed: int = 0) -> Memory:
 
 
 def fast(config: MelodiConfig, schedule: str = "layers", scan_layers: bool = True):
-  """`schedule.read_segment`; outputs at padding are zeros."""
+  """One segment by the fast path; outputs at padding are zeros."""
 
   def read(layers, x, memory: Memory, positions, ids):
-    windows = plan_windows(
-      positions,
-      ids,
-      memory.windows,
-      window_length=config.window_length,
-      queue_windows=config.long_term_windows,
-    )
-    stages = stack_layers(layers, config, scan_layers, x.dtype)
+    sections = stack_layers(layers, config, scan_layers, x.dtype)
     summary = jnp.zeros((0, config.emb_dim), x.dtype)
-    y, memory = read_segment(stages, config, x, summary, memory, windows, schedule=schedule)
-    return jnp.where(ids[..., None] > 0, y, 0), memory
+    return read_rows(sections, config, x, summary, memory, positions, ids, schedule=schedule)
 
   return read
 

@@ -1,22 +1,16 @@
 """What must hold for every system that MELODI is compared with."""
 
-import itertools
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from melodi_plugin.config.model import MelodiConfig
-from melodi_plugin.core.memory import LayerMemory, write
-from melodi_plugin.core.segments import reset
-from melodi_plugin.systems.table import filling
 from melodi_plugin.testing.baselines import (
   BATCH,
   SEGMENT,
-  W,
   batch_of,
   compiled,
-  jit,
   memory_of,
   random_layers,
   read,
@@ -106,56 +100,3 @@ def assert_nan_stays_in_document(config: MelodiConfig) -> None:
     short=memory.short.at[:, 0].set(jnp.nan), long=memory.long.at[:, 0].set(jnp.nan)
   )
   assert_close(read(config, batch, broken_memory)[:2], (y, after), 0.0, 0.0)
-
-
-# -- The three verbs ------------------------------------------------------------------------------
-
-
-def read_by_verbs(config: MelodiConfig, chunks: tuple[int, ...]):
-  """One window of all layers, read as a decoder does: a piece ends at each of `chunks`."""
-  cells = [filling(config, spec).cell(config, spec, jnp.float64) for spec in config.layers]
-
-  def read_window(layers, x, valid, starts, memories, held):
-    memories, held = reset(starts, (memories, held))
-    stack = list(zip(cells, layers, memories, strict=True))
-    recalls = [cell.recall(layer, memory, held) for cell, layer, memory in stack]
-    opened, ys = [cell.open_window(BATCH) for cell in cells], []
-    for first, last in itertools.pairwise((0, *chunks)):
-      y, place = x[:, first:last], jnp.full(BATCH, first, jnp.int32)
-      for i, (cell, layer, _) in enumerate(stack):
-        own = valid[:, first:last]
-        y, opened[i] = cell.context(layer, y, place, own, recalls[i], opened[i])
-      ys.append(y)
-    u, writes, after = x[:, :0], valid.any(1), []
-    for (cell, layer, memory), recall, window in zip(stack, recalls, opened, strict=True):
-      u, update = cell.close(layer, u, recall, window)
-      after.append(write(memory, update, writes))
-    return jnp.concatenate(ys, axis=1), after, held + writes.astype(jnp.int32)
-
-  return jit(read_window)
-
-
-def assert_verbs_equal_schedule(config: MelodiConfig, chunks: tuple[int, ...] = (1, W)) -> None:
-  """`recall`, `context`, `close` and `write` give what whole windows give."""
-  batch, memory = batch_of(config, rows_of(config)[0]), memory_of(config)
-  y, after, _ = read(config, batch, memory)
-  layers, run, held = random_layers(config), read_by_verbs(config, chunks), memory.windows
-  shorts, longs, memories = iter(memory.short), iter(memory.long), []
-  absent = jnp.zeros((BATCH, 0, config.emb_dim))
-  for spec in config.layers:
-    short = next(shorts) if spec.short_tokens else absent
-    memories.append(LayerMemory(short, next(longs) if spec.increment else absent))
-  for first in range(0, SEGMENT, config.window_length):
-    window = slice(first, first + config.window_length)
-    valid = batch.ids[:, window] > 0
-    starts = valid[:, 0] & (batch.positions[:, first] == 0)
-    out, memories, held = run(layers, batch.x[:, window], valid, starts, memories, held)
-    assert_close(np.where(valid[..., None], out, 0), y[:, window], 1e-9, 1e-9)
-  short = [
-    own.short for own, spec in zip(memories, config.layers, strict=True) if spec.short_tokens
-  ]
-  long = [own.long for own, spec in zip(memories, config.layers, strict=True) if spec.increment]
-  for parts, expected in ((short, after.short), (long, after.long)):
-    if parts:
-      assert_close(jnp.stack(parts), expected, 1e-9, 1e-9)
-  assert held.tolist() == after.windows.tolist()

@@ -15,11 +15,12 @@ import numpy as np
 from flax import nnx
 
 from melodi_plugin.core.memory import Memory
-from melodi_plugin.core.schedules.segment import Stage
+from melodi_plugin.core.stack import Section
 from melodi_plugin.reference import melodi as naive
-from melodi_plugin.systems.stock.cell import Attention, StockCell, StockLayer
 from melodi_plugin.systems.stock.params import StockMemoryParams
-from melodi_plugin.testing.tiny import tiny_config
+from melodi_plugin.systems.stock.reader import Attention, StockLayer, StockReader
+from melodi_plugin.systems.table import make_cell
+from melodi_plugin.testing.tiny import stack_layers, tiny_config
 
 W, SEGMENT = 6, 18
 ATTENTIONS = (Attention(sliding_window=3), Attention(soft_cap=1.5))
@@ -121,19 +122,20 @@ def random_stock_layers(config) -> list[StockLayer]:
   return layers
 
 
-def cell_of(config, spec, **options) -> StockCell:
+def reader_of(config, spec, **options) -> StockReader:
+  """The reader around the block."""
+  return StockReader(config, spec, jnp.float64, TwoAttentions(config, **options))
+
+
+def cell_of(config, spec, **options):
   """The cell around the block."""
-  return StockCell(config, spec, jnp.float64, block=TwoAttentions(config, **options))
+  return make_cell(config, spec, jnp.float64, reader_of(config, spec, **options))
 
 
-def stages(layers, config, **options):
-  """One stage per run of equal layers."""
-  found = []
-  for run in config.runs():
-    own = layers[run.first : run.first + run.length]
-    params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *own)
-    found.append(Stage(run, cell_of(config, run.spec, **options), params))
-  return found
+def sections(layers, config, **options) -> list[Section]:
+  """One section per run of equal layers."""
+  make = functools.partial(reader_of, config, **options)
+  return stack_layers(layers, config, dtype=jnp.float64, reader_of=make)
 
 
 # -- The slow, obvious version ---------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Small models, random inputs and comparisons for tests, ours and yours."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,12 +10,15 @@ import numpy as np
 from flax import nnx
 
 from melodi_plugin.config.keys import MelodiKeys
-from melodi_plugin.config.model import MelodiConfig, Run
-from melodi_plugin.core.memory import Memory, empty_memory
-from melodi_plugin.core.schedules.segment import Stage
+from melodi_plugin.config.model import LayerSpec, MelodiConfig, Run
+from melodi_plugin.core.array_typing import Array
+from melodi_plugin.core.memory import Memory
+from melodi_plugin.core.schedules.segment import read_segment
+from melodi_plugin.core.segments import Windows, plan_windows
+from melodi_plugin.core.stack import Section
 from melodi_plugin.systems.paper.layer import PaperLayer
 from melodi_plugin.systems.paper.params import PaperLayerParams
-from melodi_plugin.systems.table import filling
+from melodi_plugin.systems.table import empty_memory, make_cell
 
 TINY = dict(
   num_layers=3,
@@ -81,16 +85,50 @@ def quick_layers(config: MelodiConfig) -> list[PaperLayer]:
 
 
 def stack_layers(
-  layers: list, config: MelodiConfig, scan_layers: bool = True, dtype: Any = jnp.float32
-) -> list[Stage]:
-  """Stages for `schedule.read_segment` from one parameter tuple per layer."""
+  layers: list,
+  config: MelodiConfig,
+  scan_layers: bool = True,
+  dtype: Any = jnp.float32,
+  reader_of: Callable[[LayerSpec], Any] = lambda spec: None,
+) -> list[Section]:
+  """The sections of a stack from one parameter tuple per layer.
 
-  def stage(run: Run) -> Stage:
+  `reader_of` makes the reader of a layer, where it is not that of the system.
+  """
+
+  def section(run: Run) -> Section:
     own = layers[run.first : run.first + run.length]
     params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *own)
-    return Stage(run, filling(config, run.spec).cell(config, run.spec, dtype), params)
+    return Section(run, make_cell(config, run.spec, dtype, reader_of(run.spec)), params)
 
-  return [stage(run) for run in config.runs(scan_layers)]
+  return [section(run) for run in config.runs(scan_layers)]
+
+
+def plan(config: MelodiConfig, held: Any, positions: Any, ids: Any) -> Windows:
+  """The plan of a segment; `held` windows are in memory."""
+  return plan_windows(
+    jnp.asarray(positions),
+    jnp.asarray(ids),
+    jnp.asarray(held),
+    window_length=config.window_length,
+    queue_windows=config.long_term_windows,
+  )
+
+
+def read_rows(
+  sections: list[Section],
+  config: MelodiConfig,
+  x: Array,
+  summary: Array,
+  memory: Memory,
+  positions: Any,
+  ids: Any,
+  **options: Any,
+) -> tuple[Array, Memory]:
+  """`read_segment` of rows of documents; outputs at padding are zeros."""
+  windows = plan(config, memory.windows, positions, ids)
+  y, memory = read_segment(sections, config, x, summary, memory, windows, **options)
+  return jnp.where(jnp.asarray(ids)[..., None] > 0, y, 0), memory
 
 
 def random_memory(

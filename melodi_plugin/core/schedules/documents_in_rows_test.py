@@ -7,13 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from melodi_plugin.core.schedules.segment import read_segment
-from melodi_plugin.core.segments import plan_windows
 from melodi_plugin.testing.tiny import (
   assert_close,
   document_rows,
   quick_layers,
   random_memory,
+  read_rows,
   stack_layers,
   tiny_config,
 )
@@ -43,10 +42,9 @@ def compiled(schedule):
   def loss(layers, x, summary, short, long, held, positions, ids, weights):
     memory = random_memory(CONFIG, BATCH, dtype=jnp.float64)
     memory = memory._replace(short=short, long=long, windows=held)
-    windows = plan_windows(positions, ids, held, window_length=W, queue_windows=2)
-    stages = stack_layers(layers, CONFIG, dtype=jnp.float64)
-    y, after = read_segment(stages, CONFIG, x, summary, memory, windows, schedule=schedule)
-    y = jnp.where(ids[..., None] > 0, y, 0)
+    sections = stack_layers(layers, CONFIG, dtype=jnp.float64)
+    arguments = x, summary, memory, positions, ids
+    y, after = read_rows(sections, CONFIG, *arguments, schedule=schedule)
     return jnp.sum(y * weights), (y, after)
 
   return jit(jax.grad(loss, argnums=(0, 1, 2, 3, 4), has_aux=True))

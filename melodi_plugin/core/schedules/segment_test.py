@@ -7,14 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from melodi_plugin.core.schedules.segment import read_segment
-from melodi_plugin.core.segments import plan_windows
 from melodi_plugin.reference import melodi as naive
 from melodi_plugin.testing.tiny import (
   assert_close,
   document_rows,
   quick_layers,
   random_memory,
+  read_rows,
   stack_layers,
   tiny_config,
 )
@@ -31,18 +30,10 @@ LONGER = [[-5, 8, 3], [5, 16]]
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
-def fast(config, schedule, scan_layers=True):
-  def run(layers, x, summary, memory, positions, ids):
-    windows = plan_windows(
-      positions,
-      ids,
-      memory.windows,
-      window_length=config.window_length,
-      queue_windows=config.long_term_windows,
-    )
-    stages = stack_layers(layers, config, scan_layers, jnp.float64)
-    y, memory = read_segment(stages, config, x, summary, memory, windows, schedule=schedule)
-    return jnp.where(ids[..., None] > 0, y, 0), memory
+def fast(config, schedule):
+  def run(layers, *arguments):
+    sections = stack_layers(layers, config, dtype=jnp.float64)
+    return read_rows(sections, config, *arguments, schedule=schedule)
 
   return run
 

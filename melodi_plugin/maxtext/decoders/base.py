@@ -2,7 +2,7 @@
 
 Embedding, final norm and output head are MaxText's own; the walk over layers and windows is ours.
 The memory is state of the model: the stock train step returns it, Orbax saves it, and it is sharded
-by its logical axes.  `paper_decoder` and `stock_decoder` say what the layers are.
+by its logical axes.  `paper` and `stock` say what the layers are.
 """
 
 import abc
@@ -20,25 +20,21 @@ from maxtext.utils import max_utils, maxtext_utils, sharding
 
 from melodi_plugin.config.model import MelodiConfig, Run
 from melodi_plugin.config.systems import system_of
-from melodi_plugin.core.memory import Memory, empty_memory
-from melodi_plugin.core.schedules.segment import Stage, read_segment
+from melodi_plugin.core.memory import Memory
+from melodi_plugin.core.schedules.segment import read_segment
 from melodi_plugin.core.segments import plan_windows
+from melodi_plugin.core.stack import Section
+from melodi_plugin.maxtext.decoders.state import (
+  MelodiMemory,
+  by_name,
+  empty_variables,
+  memory_axes,
+  with_names,
+)
 from melodi_plugin.maxtext.refusals import check
+from melodi_plugin.systems.table import empty_memory
 
 _TOKENS = ("activation_batch", "activation_length", "activation_embed")
-MEMORY_AXES = {
-  "short": (None, "activation_batch", None, "activation_embed"),
-  "long": (None, "activation_batch", None, "activation_embed"),
-  "windows": ("activation_batch",),
-}
-
-
-class MelodiMemory(nnx.BatchStat):
-  """Memory as model state.
-
-  A BatchStat, because MaxText carries, saves and restores it, and does not count it as a weight
-  that a parameter checkpoint must hold.
-  """
 
 
 class MelodiDecoder(NNXDecoder):
@@ -62,14 +58,13 @@ class MelodiDecoder(NNXDecoder):
 
   def _init_memory(self) -> None:
     batch, _ = max_utils.get_batch_seq_len_for_mode(self.config, self.model_mode)
-    empty = empty_memory(self.melodi, batch, jnp.dtype(self.config.melodi_memory_dtype))
-    for field, array in empty._asdict().items():
-      if array.size:  # Orbax does not save arrays without elements
-        variable = MelodiMemory(array, out_sharding=MEMORY_AXES[field])
-        setattr(self, f"memory_{field}", variable)
+    axes = memory_axes(self.melodi)
+    dtype = self.config.melodi_memory_dtype
+    for name, array in empty_variables(self.melodi, batch, dtype).items():
+      setattr(self, name, MelodiMemory(array, out_sharding=axes[name]))
 
   @abc.abstractmethod
-  def stages(self) -> list[Stage]:
+  def sections(self) -> list[Section]:
     """The runs with their parameters; layers are the first axis of every leaf."""
 
   # -- Parameters ----------------------------------------------------------------------------------
@@ -100,25 +95,28 @@ class MelodiDecoder(NNXDecoder):
 
   def memory(self, batch: int) -> Memory:
     """The memory of `batch` rows, before this segment."""
-    empty = empty_memory(self.melodi, batch, jnp.dtype(self.config.melodi_memory_dtype))
-    fields = {}
-    for field, array in empty._asdict().items():
-      variable = getattr(self, f"memory_{field}", None)
-      fields[field] = array if variable is None else variable[...]
-      if fields[field].shape != array.shape:
+
+    def kept(name: str, empty: jax.Array) -> jax.Array:
+      variable = getattr(self, name, None)
+      array = empty if variable is None else variable[...]
+      if array.shape != empty.shape:
         raise ValueError(
           f"a batch of {batch} rows cannot use the memory of {self.memory_windows.shape[0]} rows: "
           "memory belongs to the rows of the training batch, so keep per_device_batch_size and the "
           "number of devices."
         )
-    return Memory(**fields)
+      return array
+
+    empty = empty_memory(self.melodi, batch, jnp.dtype(self.config.melodi_memory_dtype))
+    return with_names(empty, kept)
 
   def keep(self, memory: Memory) -> None:
     """Stores the memory after this segment."""
-    for field, array in memory._asdict().items():
-      variable = getattr(self, f"memory_{field}", None)
+    axes = memory_axes(self.melodi)
+    for name, array in by_name(memory).items():
+      variable = getattr(self, name, None)
       if variable is not None:
-        variable[...] = self.shard(array, MEMORY_AXES[field])
+        variable[...] = self.shard(array, axes[name])
 
   def shard(self, array: jax.Array, axes: tuple[str | None, ...]) -> Any:
     """MaxText's sharding of an array with these logical axes."""
@@ -152,14 +150,14 @@ class MelodiDecoder(NNXDecoder):
       summary = self.summary_embeddings[...]
     dropout_rngs = None if deterministic else self.dropout.rngs  # also None at rate 0
     x, memory = read_segment(
-      self.stages(),
+      self.sections(),
       self.melodi,
       self.shard(x, _TOKENS),
       summary,
       memory,
       windows,
       schedule=config.melodi_schedule,
-      key=None if dropout_rngs is None else dropout_rngs.dropout(),
+      rng=None if dropout_rngs is None else dropout_rngs.dropout(),
       remat=self._remat,
     )
     self.keep(memory)

@@ -9,11 +9,11 @@ from flax import nnx
 from maxtext.layers.normalizations import RMSNorm
 
 from melodi_plugin.core.attention import NORM_EPSILON
-from melodi_plugin.core.schedules.segment import Stage
+from melodi_plugin.core.stack import Section
 from melodi_plugin.maxtext.decoders.base import MelodiDecoder
 from melodi_plugin.systems.paper.params import small_init
 from melodi_plugin.systems.params import summary_embeddings
-from melodi_plugin.systems.table import filling
+from melodi_plugin.systems.table import make_cell, parts
 
 _LOGITS = ("activation_embed_and_logits_batch", "activation_length", "activation_vocab")
 
@@ -43,7 +43,7 @@ class PaperDecoder(MelodiDecoder):
     """Creates the parameters of every run."""
     dtype = self.config.weight_dtype
     for run in self.runs:
-      module = filling(self.melodi, run.spec).params
+      module = parts(self.melodi, run.spec).params
       make = functools.partial(module, self.melodi, run.spec, dtype=dtype)
       setattr(self, self.name_of(run), self.make_run(run, make, rngs))
     if self.melodi.summary_tokens:
@@ -51,9 +51,9 @@ class PaperDecoder(MelodiDecoder):
 
   # -- The stack and the head ----------------------------------------------------------------------
 
-  def stages(self) -> list[Stage]:
+  def sections(self) -> list[Section]:
     """The runs with their parameters; layers are the first axis of every leaf."""
-    stages = []
+    sections = []
     for run in self.runs:
       params = getattr(self, self.name_of(run)).parameters()
       axis = self.config.param_scan_axis
@@ -61,9 +61,9 @@ class PaperDecoder(MelodiDecoder):
         params = jax.tree.map(lambda leaf, axis=axis: jnp.moveaxis(leaf, axis, 0), params)
       else:
         params = jax.tree.map(lambda leaf: leaf[None], params)
-      cell = filling(self.melodi, run.spec).cell(self.melodi, run.spec, self.config.dtype)
-      stages.append(Stage(run, cell, params))
-    return stages
+      cell = make_cell(self.melodi, run.spec, self.config.dtype)
+      sections.append(Section(run, cell, params))
+    return sections
 
   def apply_output_head(
     self,

@@ -12,7 +12,7 @@ from flax import nnx
 
 from melodi_plugin.config.model import Run
 from melodi_plugin.config.parameter_names import MEMORY_PREFIX
-from melodi_plugin.core.schedules.segment import Stage
+from melodi_plugin.core.stack import Section
 from melodi_plugin.maxtext.decoders.base import MelodiDecoder
 from melodi_plugin.maxtext.decoders.stock_block import (
   PARTS,
@@ -22,8 +22,9 @@ from melodi_plugin.maxtext.decoders.stock_block import (
   layers_of,
 )
 from melodi_plugin.systems.params import summary_embeddings
-from melodi_plugin.systems.stock.cell import StockCell
 from melodi_plugin.systems.stock.params import StockMemoryParams, table_init
+from melodi_plugin.systems.stock.reader import StockReader
+from melodi_plugin.systems.table import make_cell
 
 
 class StockDecoder(MelodiDecoder):
@@ -53,7 +54,7 @@ class StockDecoder(MelodiDecoder):
     """The attribute that holds what memory adds to a run."""
     return MEMORY_PREFIX + self.name_of(run).removeprefix("layers_")
 
-  def stages(self) -> list[Stage]:
+  def sections(self) -> list[Section]:
     """Runs of layers that are equal in memory and in what their attentions do."""
     melodi, config = self.melodi, self.config
     parts, layers = PARTS[melodi.base_block], layers_of(self, melodi.base_block)
@@ -67,13 +68,15 @@ class StockDecoder(MelodiDecoder):
       alone = None if config.scan_layers else index
       return melodi.layers[index], layers[index].attentions(parts), alone
 
-    stages = []
+    sections = []
     for (spec, attentions, _), group in groupby(range(len(layers)), key=kind):
       indices = list(group)
       span = slice(indices[0], indices[-1] + 1)
       graphdef, arrays = gather(layers[span], config.param_scan_axis)
       memory = nnx.merge(*gather(memories[span], config.param_scan_axis))
       block = MaxTextBlock(graphdef, parts, attentions, config.rope_type.startswith("yarn"))
-      cell = StockCell(melodi, spec, config.dtype, block=block)
-      stages.append(Stage(Run(spec, span.start, len(indices)), cell, memory.parameters(arrays)))
-    return stages
+      reader = StockReader(melodi, spec, config.dtype, block)
+      cell = make_cell(melodi, spec, config.dtype, reader)
+      run = Run(spec, span.start, len(indices))
+      sections.append(Section(run, cell, memory.parameters(arrays)))
+    return sections

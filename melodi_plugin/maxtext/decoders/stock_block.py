@@ -15,7 +15,7 @@ from maxtext.common.common_types import MODEL_MODE_TRAIN, AttentionType
 from maxtext.models.gemma3 import GEMMA3_ATTENTION_PATTERN
 
 from melodi_plugin.core.array_typing import Array, Float, Heads
-from melodi_plugin.systems.stock.cell import Attention, Core, KeyHeads
+from melodi_plugin.systems.stock.reader import Attention, Core, KeyHeads
 
 
 class Part(NamedTuple):

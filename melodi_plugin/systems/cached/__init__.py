@@ -3,5 +3,5 @@
 Read in this order; each file imports only what stands above it:
 
   retrieval  attention to the k best of many pairs
-  cell       how they read a window
+  readers    how they read tokens
 """

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 from melodi_plugin.config.model import Neighbors
 from melodi_plugin.core.array_typing import Array, Float, Heads, Int
 from melodi_plugin.core.attention import MASKED_LOGIT, attention_weights, wide_dtype
-from melodi_plugin.core.cell import Slots
+from melodi_plugin.core.cell import KeyValues
 
 
 def retrieve(
-  query: Heads, slots: Slots, temperature: Float[Array, "N"], neighbors: Neighbors
+  query: Heads, slots: KeyValues, temperature: Float[Array, "N"], neighbors: Neighbors
 ) -> Heads:
   """Every query's attention to the `neighbors.count` slots that it likes best.
 
@@ -34,7 +34,7 @@ def retrieve(
   return jnp.einsum("BNtk,BNtkH->BtNH", weights, pick(value))
 
 
-def nearest(query: Heads, slots: Slots, neighbors: Neighbors) -> Int[Array, "B N t k"]:
+def nearest(query: Heads, slots: KeyValues, neighbors: Neighbors) -> Int[Array, "B N t k"]:
   """The slots with the greatest q.k: exactly, or the best of each of k strided buckets."""
   scores = jnp.einsum("BtNH,BsNH->BNts", query, slots.key)
   # A slot that nothing has filled is taken only where its bucket has no other.

@@ -3,6 +3,6 @@
 Read in this order; each file imports only what stands above it:
 
   layer   projections, attention and feed-forward network of one layer
-  cell    how it reads a window
+  reader  how it reads tokens
   params  its parameters as an NNX module
 """

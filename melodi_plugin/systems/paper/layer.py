@@ -12,8 +12,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.core import attention
-from melodi_plugin.core.array_typing import Array, Float, Heads, Int, Key
-from melodi_plugin.core.cell import Slots
+from melodi_plugin.core.array_typing import Array, Float, Heads, Int, Rng
+from melodi_plugin.core.cell import KeyValues
 from melodi_plugin.core.token_mixer import TokenMixer
 
 
@@ -39,11 +39,11 @@ class PaperLayer(NamedTuple):
 
 
 def normed_input(
-  params: PaperLayer, config: MelodiConfig, tokens: Float[Array, "B t D"], key: Key | None
+  params: PaperLayer, config: MelodiConfig, tokens: Float[Array, "B t D"], rng: Rng | None
 ) -> Float[Array, "B t D"]:
   """What queries, keys and values are made of."""
   normed = attention.rms_norm(tokens, params.attention_norm)
-  return attention.dropout(key, config.dropout_rate, normed)
+  return attention.dropout(rng, config.dropout_rate, normed)
 
 
 def to_heads(
@@ -67,10 +67,10 @@ def project(
 
 
 def remembered_heads(
-  params: PaperLayer, config: MelodiConfig, tokens: Float[Array, "B t D"], key: Key | None
+  params: PaperLayer, config: MelodiConfig, tokens: Float[Array, "B t D"], rng: Rng | None
 ) -> tuple[Heads, Heads]:
   """Keys and values of stored tokens; the compiler removes the unused queries."""
-  return project(params, config, normed_input(params, config, tokens, key))[1:]
+  return project(params, config, normed_input(params, config, tokens, rng))[1:]
 
 
 def attend_to_row(
@@ -78,8 +78,8 @@ def attend_to_row(
   config: MelodiConfig,
   query: Heads,
   places: Int[Array, "B t"] | None,
-  row: Slots,
-  key: Key | None,
+  row: KeyValues,
+  rng: Rng | None,
   *,
   reach: int | None = None,
   positions: bool = True,
@@ -112,13 +112,13 @@ def attend_to_row(
     params.temperature,
     visible,
     bias,
-    dropout_key=key,
+    dropout_rng=rng,
     dropout_rate=config.dropout_rate,
   )
 
 
 def attend_to_slots(
-  params: PaperLayer, config: MelodiConfig, query: Heads, slots: Slots, key: Key | None
+  params: PaperLayer, config: MelodiConfig, query: Heads, slots: KeyValues, rng: Rng | None
 ) -> Heads:
   """Cross-attention: all visible slots, whatever their order."""
   return attention.attend(
@@ -127,7 +127,7 @@ def attend_to_slots(
     slots.value,
     params.temperature,
     slots.visible[:, None],
-    dropout_key=key,
+    dropout_rng=rng,
     dropout_rate=config.dropout_rate,
   )
 
@@ -137,7 +137,7 @@ def finish(
   config: MelodiConfig,
   tokens: Float[Array, "B t D"],
   heads: Float[Array, "B t _ H"],
-  key: Key | None,
+  rng: Rng | None,
 ) -> Float[Array, "B t D"]:
   """Output projection and feed-forward network, with their residuals."""
   dtype = tokens.dtype
@@ -150,7 +150,7 @@ def finish(
   hidden = checkpoint_name(_plus(hidden, params.ffn_in_bias), "mlpwi")
   fed = jnp.einsum("BtF,FD->BtD", jax.nn.relu(hidden), params.ffn_out.astype(dtype))
   fed = checkpoint_name(_plus(fed, params.ffn_out_bias), "mlpwo")
-  return tokens + attention.dropout(key, config.dropout_rate, fed)
+  return tokens + attention.dropout(rng, config.dropout_rate, fed)
 
 
 def _plus(x: Float[Array, "*x"], bias: Float[Array, "f"] | None) -> Float[Array, "*x"]:

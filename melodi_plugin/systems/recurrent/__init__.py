@@ -3,6 +3,6 @@
 Read in this order; each file imports only what stands above it:
 
   states  how states read tokens and are rewritten
-  cell    how such a layer reads a window
+  reader  how tokens read states, and the states as a memory
   params  its parameters as an NNX module
 """

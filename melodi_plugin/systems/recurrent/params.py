@@ -8,7 +8,7 @@ from jax.nn import initializers
 from melodi_plugin.config.model import LayerSpec, MelodiConfig, Recurrence
 from melodi_plugin.systems.paper.params import PaperLayerParams
 from melodi_plugin.systems.params import kernel_init, new_param, value_of
-from melodi_plugin.systems.recurrent.cell import RecurrentLayer
+from melodi_plugin.systems.recurrent.reader import RecurrentLayer
 from melodi_plugin.systems.recurrent.states import Gate, StateLayer
 
 _small_normal = initializers.normal(0.1)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from melodi_plugin.config.model import MelodiConfig, Recurrence
 from melodi_plugin.core.array_typing import Array, Float, Heads
 from melodi_plugin.core.attention import attend, rms_norm, unit_norm, wide_dtype
-from melodi_plugin.core.cell import Slots
+from melodi_plugin.core.cell import KeyValues
 from melodi_plugin.systems.paper.layer import to_heads
 
 LSTM_START = 1.0  # added to the forget gate's logit, taken from the input gate's
@@ -63,7 +63,11 @@ def state_heads(
 
 
 def next_states(
-  params: StateLayer, config: MelodiConfig, states: Float[Array, "B R D"], own: Slots, tokens: Slots
+  params: StateLayer,
+  config: MelodiConfig,
+  states: Float[Array, "B R D"],
+  own: KeyValues,
+  tokens: KeyValues,
 ) -> Float[Array, "B R D"]:
   """The states after a window, from their own keys and values and those of the tokens."""
   normed = _normed(params, states)

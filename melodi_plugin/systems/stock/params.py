@@ -14,7 +14,7 @@ from jax.nn import initializers
 from melodi_plugin.config.model import LayerSpec, MelodiConfig
 from melodi_plugin.core.array_typing import Array, Float
 from melodi_plugin.systems.params import TokenMixerParams, new_param, value_of
-from melodi_plugin.systems.stock.cell import StockLayer
+from melodi_plugin.systems.stock.reader import StockLayer
 
 table_init = initializers.normal(0.02)  # small next to what the first layer adds to it
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from melodi_plugin.core.branching import context_shares, mix
+from melodi_plugin.core.cell import KeyValues, ReadTokens
+from melodi_plugin.core.memories.contents import Mixture
 from melodi_plugin.systems.params import summary_embeddings
 from melodi_plugin.systems.stock.params import StockMemoryParams, table_init
 from melodi_plugin.testing.tiny import tiny_config
@@ -31,35 +32,43 @@ def by_name(config=CONFIG, layer=LONG):
 
 
 @functools.cache
-def updated(config=CONFIG, layer=LONG):
+def updated(config=CONFIG):
   """A window's tokens, its summary tokens, and what the new mixers make of them."""
   chance = np.random.default_rng(0)
   draw = lambda *shape: jnp.asarray(chance.normal(size=shape), jnp.float32)  # noqa: E731
   x, u = draw(1, config.window_length, config.emb_dim), draw(1, config.summary_tokens, 16)
-  params, spec = module(config, layer).parameters(None), config.layer(layer)
-  shares = context_shares(params, config, x, jnp.ones(x.shape[:2], bool))
-  return x, u, *mix(params, spec, u, shares)
+  heads = jnp.zeros((*x.shape[:2], 1, 8))
+  tokens = ReadTokens(x, x, KeyValues(heads, heads, jnp.ones(x.shape[:2], bool)), None)
+  params, spec, mixed = module(config).parameters(None), config.layer(LONG), {}
+  for name, outputs, residual in (
+    ("summary", config.summary_tokens, True),
+    ("short", spec.short_tokens, spec.residual_short),
+    ("long", spec.increment, False),
+  ):
+    mixture = Mixture(config, f"{name}_mixer", outputs, residual, jnp.float32)
+    mixed[name] = mixture.close(params, u, mixture.collect(params, mixture.open(1), tokens))
+  return x, u, mixed
 
 
 def test_short_term_memory_starts_as_the_last_tokens_of_the_window():
-  x, _, _, update = updated()
-  np.testing.assert_array_equal(update.short, x[:, -3:])
+  x, _, mixed = updated()
+  np.testing.assert_array_equal(mixed["short"], x[:, -3:])
 
 
 def test_increment_starts_as_tokens_spread_over_the_window():
-  x, _, _, update = updated()
-  np.testing.assert_array_equal(update.increment, x[:, [1, 3, 5, 7]])
+  x, _, mixed = updated()
+  np.testing.assert_array_equal(mixed["long"], x[:, [1, 3, 5, 7]])
 
 
 def test_summary_tokens_start_by_passing_through():
-  _, u, above, _ = updated()
-  np.testing.assert_array_equal(above, u)
+  _, u, mixed = updated()
+  np.testing.assert_array_equal(mixed["summary"], u)
 
 
 @pytest.mark.parametrize("tokens", [8, 11])
 def test_more_short_term_tokens_than_the_window_repeat_its_first(tokens):
-  x, _, _, update = updated(tiny_config(**AROUND, short_term_tokens=tokens))
-  np.testing.assert_array_equal(update.short, x[:, np.maximum(np.arange(8 - tokens, 8), 0)])
+  x, _, mixed = updated(tiny_config(**AROUND, short_term_tokens=tokens))
+  np.testing.assert_array_equal(mixed["short"], x[:, np.maximum(np.arange(8 - tokens, 8), 0)])
 
 
 def test_offsets_and_gates_start_where_the_keys_say():
@@ -94,8 +103,8 @@ def test_short_term_memory_gets_no_residual_even_where_it_is_as_long_as_the_summ
   config = tiny_config(**AROUND)
   assert config.short_term_tokens == config.summary_tokens
   assert "short_mixer.context_norm" not in by_name(config)
-  x, _, _, update = updated(config)
-  np.testing.assert_array_equal(update.short, x[:, -4:])
+  x, _, mixed = updated(config)
+  np.testing.assert_array_equal(mixed["short"], x[:, -4:])
 
 
 def test_all_are_float32_and_replicated_but_for_the_width_of_the_table():

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from melodi_plugin.core.schedules.segment import _Walk
-from melodi_plugin.systems.paper.cell_test import (
+from melodi_plugin.core.schedules.walk import Walk
+from melodi_plugin.systems.paper.reader_test import (
   SEGMENT,
   W,
   draw,
@@ -30,7 +30,7 @@ def dropped(schedule="layers", rate=0.2):
   """A compiled reader with a dropout key as first argument, and its inputs."""
   config = small_config(dropout_rate=rate)
   read = reader(config, schedule=schedule)
-  return jit(lambda key, *arguments: read(*arguments, key=key)), inputs(config)
+  return jit(lambda key, *arguments: read(*arguments, rng=key)), inputs(config)
 
 
 def read_dropped(key, **options):
@@ -58,9 +58,9 @@ def test_dropout_at_rate_zero_equals_no_key():
 
 
 def test_every_cell_has_a_dropout_key_of_its_own():
-  walk = _Walk(windows=None, key=jax.random.key(1), remat=None)
+  walk = Walk(windows=None, rng=jax.random.key(1), remat=None)
   cells = [(layer, window) for layer in range(4) for window in range(-1, 4)]
-  keys = [jax.random.key_data(walk.key_of(*map(jnp.int32, cell))) for cell in cells]
+  keys = [jax.random.key_data(walk.rng_of(*map(jnp.int32, cell))) for cell in cells]
   assert len(np.unique(np.array(keys), axis=0)) == len(cells)
 
 
@@ -70,7 +70,7 @@ def test_dropout_differs_between_windows_and_rows():
   layers, x, summary, memory, *_ = inputs(config)
   positions, ids = document_rows([[6] * 5] * 3, SEGMENT, W)
   x = jnp.tile(x[:1, :W], (3, 5, 1))
-  read = jit(lambda key, *arguments: reader(config)(*arguments, key=key))
+  read = jit(lambda key, *arguments: reader(config)(*arguments, rng=key))
   y = np.asarray(read(KEY(), layers, x, summary, memory, positions, ids)[0])
   windows = y.reshape(3 * 5, -1)
   assert len(np.unique(windows, axis=0)) == 15
@@ -87,7 +87,7 @@ def test_checkpointed_cells_have_the_same_gradients():
 
   def loss(layers, x, summary, **options):
     read = reader(config, **options)
-    y, _ = read(layers, x, summary, memory, positions, ids, key=KEY())
+    y, _ = read(layers, x, summary, memory, positions, ids, rng=KEY())
     return jnp.sum(y * weights)
 
   def gradients(**options):

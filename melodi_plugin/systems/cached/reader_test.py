@@ -16,7 +16,6 @@ from melodi_plugin.testing.checks import (
   assert_gradient_stays_in_document,
   assert_nan_stays_in_document,
   assert_packed_equals_alone,
-  assert_verbs_equal_schedule,
 )
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -64,9 +63,6 @@ def test_parameters_of_a_longer_queue_read_with_a_shorter_one():
 
 @pytest.mark.parametrize("config", [XL, DENSE, NEAREST], ids=["xl", "dense", "blocked"])
 class TestDocuments:
-  def test_reading_in_pieces_equals_the_schedule(self, config):
-    assert_verbs_equal_schedule(config)
-
   def test_documents_packed_in_rows_give_what_each_gives_alone(self, config):
     assert_packed_equals_alone(config)
 

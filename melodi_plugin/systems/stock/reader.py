@@ -1,4 +1,4 @@
-"""The cell around a stock block: any decoder layer that lets its attention core be replaced.
+"""How a stock block reads: any decoder layer that lets its attention core be replaced.
 
 The block runs its own `__call__` on [context | summary]; each of its attentions calls our core,
 which sees finished queries, keys and values (norms, RoPE and head groups are the block's business)
@@ -12,16 +12,16 @@ such a sink only as long as it sees nothing but itself (Xiao et al., ICLR 2024).
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, final, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 
-from melodi_plugin.core.array_typing import Array, Bool, Float, Heads, Int, Key
+from melodi_plugin.config.model import LayerSpec, MelodiConfig
+from melodi_plugin.core.array_typing import Array, Bool, Float, Heads, Int, Rng
 from melodi_plugin.core.attention import wide_dtype
-from melodi_plugin.core.cell import Slots, of_heads
+from melodi_plugin.core.cell import KeyValues, Row, of_heads
 from melodi_plugin.core.token_mixer import TokenMixer
-from melodi_plugin.core.window_cell import Arrange, MelodiCell
 
 MASKED_LOGIT = -1e30
 
@@ -36,6 +36,7 @@ class Attention(NamedTuple):
   soft_cap: float | None = None  # logits l become cap * tanh(l / cap)
 
 
+@runtime_checkable
 class Block(Protocol):
   """A decoder layer of somebody else, as a pure function of its parameters."""
 
@@ -73,75 +74,69 @@ class StockLayer(NamedTuple):
   long_mixer: TokenMixer | None
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StockCell(MelodiCell[StockLayer]):
-  """Reads windows with a stock block.  Keys and values of all its attentions are stored side by
-  side, in the order in which the block calls them.
+@final
+@dataclasses.dataclass(frozen=True)
+class StockReader:
+  """Reads with a stock block.  Keys and values of all its attentions are stored side by side, in
+  the order in which the block calls them.
   """
 
+  config: MelodiConfig
+  spec: LayerSpec
+  dtype: Any
+  block: Block
   mixes_inputs: ClassVar[bool] = True
-  block: Any  # a Block
 
-  def project_short(
-    self, params: StockLayer, tokens: Float[Array, "B S D"], key: Key | None
+  def remembered(
+    self, params: StockLayer, tokens: Float[Array, "B s D"], where: str, rng: Rng | None
   ) -> tuple[Heads, Heads]:
-    """See `MelodiCell.project_short`: the S places before the window."""
-    positions = self._positions(jnp.arange(tokens.shape[1], dtype=jnp.int32)[None])
-    return self._project(params, tokens, positions)
-
-  def project_long(
-    self, params: StockLayer, tokens: Float[Array, "B t D"], key: Key | None
-  ) -> tuple[Heads, Heads]:
-    """See `MelodiCell.project_long`: every slot stands where the window begins."""
-    here = jnp.full((1, tokens.shape[1]), self.spec.short_tokens, jnp.int32)
-    return self._project(params, tokens, self._positions(here))
+    """See `Reader.remembered`: the s places before the window, or all where it begins."""
+    if not tokens.shape[1]:
+      heads = (self.config.stored_heads, self.config.head_dim)
+      empty = jnp.zeros((tokens.shape[0], 0, *heads), self.dtype)
+      return empty, empty
+    if where == "short":
+      places = jnp.arange(tokens.shape[1], dtype=jnp.int32)
+    else:
+      places = jnp.full(tokens.shape[1], self.spec.short_tokens, jnp.int32)
+    positions = jnp.broadcast_to(self._positions(places[None]), tokens.shape[:2])
+    keys, values = zip(*self.block.project(params.block, tokens, positions), strict=True)
+    return jnp.concatenate(keys, axis=2), jnp.concatenate(values, axis=2)
 
   def read(
     self,
     params: StockLayer,
     tokens: Float[Array, "B t D"],
-    places: Int[Array, "B t"] | None,
-    arrange: Arrange,
-    long: Slots,
-    key: Key | None,
-  ) -> tuple[Float[Array, "B t D"], Slots]:
-    """See `MelodiCell.read`.  Stock blocks have no dropout here, so `key` is not used."""
+    row: Row,
+    long: KeyValues | None,
+    rng: Rng | None,
+  ) -> tuple[Float[Array, "B t D"], KeyValues]:
+    """See `Reader.read`.  Stock blocks have no dropout here, so `rng` is not used."""
+    places = row.places
     if places is None:
       end = self.spec.short_tokens + self.config.mixer_inputs
       places = jnp.arange(end - tokens.shape[1], end, dtype=jnp.int32)[None]
-    rows: list[Slots] = []
+    pairs: list[tuple[KeyHeads, KeyHeads]] = []
 
     def core(index: int) -> Core:
       heads = slice(index * self.config.num_kv_heads, (index + 1) * self.config.num_kv_heads)
 
-      def attend(query: Heads, new_key: KeyHeads, new_value: KeyHeads) -> Heads:
-        row = arrange(new_key, new_value, heads)
-        rows.append(row)
-        return self._attend(params, index, query, places, row, of_heads(long, heads))
+      def attend(query: Heads, key: KeyHeads, value: KeyHeads) -> Heads:
+        pairs.append((key, value))
+        queue = None if long is None else of_heads(long, heads)
+        return self._attend(params, index, query, places, row.join(key, value, heads), queue)
 
       return attend
 
     cores = [core(index) for index in range(len(self.block.attentions))]
     tokens = self.block(params.block, tokens, self._positions(places), cores)
-    keys, values, visible = zip(*rows, strict=True)
-    return tokens, Slots(jnp.concatenate(keys, 2), jnp.concatenate(values, 2), visible[0])
+    keys, values = (jnp.concatenate(leaves, axis=2) for leaves in zip(*pairs, strict=True))
+    return tokens, KeyValues(keys, values, row.valid)
 
   def _positions(self, places: Int[Array, "B t"]) -> Int[Array, "B t"]:
     """Positions as the block's RoPE sees them: 0 where the window begins, if it can count down."""
     shift = 0 if self.block.looks_up_positions else self.spec.short_tokens
     return places - shift
-
-  def _project(
-    self, params: StockLayer, tokens: Float[Array, "B t D"], positions: Int[Array, "1 t"]
-  ) -> tuple[Heads, Heads]:
-    if not tokens.shape[1]:
-      empty = jnp.zeros(
-        (tokens.shape[0], 0, self.config.stored_heads, self.config.head_dim), self.dtype
-      )
-      return empty, empty
-    positions = jnp.broadcast_to(positions, tokens.shape[:2])
-    keys, values = zip(*self.block.project(params.block, tokens, positions), strict=True)
-    return jnp.concatenate(keys, axis=2), jnp.concatenate(values, axis=2)
 
   def _attend(
     self,
@@ -149,8 +144,8 @@ class StockCell(MelodiCell[StockLayer]):
     index: int,
     query: Heads,
     places: Int[Array, "#B t"],
-    row: Slots,
-    long: Slots,
+    row: KeyValues,
+    long: KeyValues | None,
   ) -> Heads:
     """Attention `index` of the block over the row, and through the gate over the queue."""
     attention = self.block.attentions[index]
@@ -161,7 +156,7 @@ class StockCell(MelodiCell[StockLayer]):
       bias = jnp.where(in_memory, offset[:, None].astype(jnp.float32), 0.0)
     visible = row.visible[:, None] & self._seen(attention, places, row.key.shape[1])
     own = grouped_attention(query, row, visible, attention.soft_cap, bias)
-    if params.gate is None:
+    if long is None or params.gate is None:
       return own
     cross = grouped_attention(query, long, long.visible[:, None], attention.soft_cap, None)
     reads = long.visible.any(-1)[:, None] & (places != self.spec.short_tokens)
@@ -186,7 +181,7 @@ class StockCell(MelodiCell[StockLayer]):
 
 def grouped_attention(
   query: Heads,
-  slots: Slots,
+  slots: KeyValues,
   visible: Bool[Array, "#B #t s"],
   soft_cap: float | None,
   bias: Float[Array, "N s"] | None,

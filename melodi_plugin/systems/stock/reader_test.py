@@ -1,4 +1,4 @@
-"""The cell around a stock block, with a block of a few lines: against loops, and its verbs."""
+"""Memory around a stock block, here one of a few lines: against loops."""
 
 import functools
 import math
@@ -8,23 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from melodi_plugin.core.cell import Slots
-from melodi_plugin.core.memory import write
-from melodi_plugin.core.schedules.segment import read_segment
+from melodi_plugin.core.cell import KeyValues
 from melodi_plugin.core.schedules.segment_test import value_and_grads
-from melodi_plugin.core.segments import reset, select_rows
-from melodi_plugin.systems.paper.cell_test import draw, jit, plan, split
-from melodi_plugin.systems.stock.cell import grouped_attention
+from melodi_plugin.systems.paper.reader_test import draw, jit
+from melodi_plugin.systems.stock.reader import grouped_attention
 from melodi_plugin.testing.stock import (
   SEGMENT,
   W,
-  cell_of,
   random_stock_layers,
+  sections,
   slow_read,
-  stages,
   stock_config,
 )
-from melodi_plugin.testing.tiny import assert_close, document_rows, random_memory
+from melodi_plugin.testing.tiny import assert_close, document_rows, random_memory, read_rows
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -39,14 +35,10 @@ SPECS = {
 
 
 def reader(config, schedule="layers", **options):
-  """`read_segment`; outputs at padding are zeros."""
+  """One segment; outputs at padding are zeros."""
 
-  def read(layers, x, summary, memory, positions, ids):
-    windows = plan(config, memory, positions, ids)
-    y, memory = read_segment(
-      stages(layers, config, **options), config, x, summary, memory, windows, schedule=schedule
-    )
-    return jnp.where(ids[..., None] > 0, y, 0), memory
+  def read(layers, *arguments):
+    return read_rows(sections(layers, config, **options), config, *arguments, schedule=schedule)
 
   return read
 
@@ -82,66 +74,6 @@ def test_gradients_equal_those_of_loops():
     fast = reader(config, schedule)
     found = jit(lambda *args, fast=fast: value_and_grads(fast, *args))(*arguments, positions, ids)
     assert_close(found, truth, 1e-6, 1e-6)  # gates and offsets are read in float32
-
-
-# -- The three verbs -------------------------------------------------------------------------------
-
-
-def by_window(config, x, u, memory, positions, ids, **options):
-  """The first window of the rows in the upper layer: outputs, u, update."""
-  spec = config.layer(1)
-  cell, layer = cell_of(config, spec, **options), random_stock_layers(config)[1]
-
-  @jit
-  def read(layer, x, u, memory):  # a constant gate would be rounded by the compiler
-    windows, own = plan(config, memory, positions, ids), split(config, memory)[1]
-    first = jax.tree.map(lambda leaf: leaf[0], windows)
-    fixed, state = cell.begin(layer, own, windows)
-    result = cell.window(layer, fixed, state, x[:, :W], u, first, jnp.int32(0))
-    return jnp.where(ids[:, :W, None] > 0, result.x, 0), result.u, result.update, result.state.short
-
-  return read(layer, x, u, memory)
-
-
-def by_verbs(config, x, u, memory, positions, ids, chunks, lags, **options):
-  """The same by recall, context, close and write; row r begins `lags[r]` chunks later."""
-  spec = config.layer(1)
-  cell, layer = cell_of(config, spec, **options), random_stock_layers(config)[1]
-  starts, batch = jnp.asarray(positions[:, 0] == 0), len(positions)
-  own, held = reset(starts, (split(config, memory)[1], memory.windows))
-  recall, opened = jit(cell.recall)(layer, own, held), cell.open_window(batch)
-  context = jit(cell.context)
-  edges, y = np.concatenate([[0], np.cumsum(chunks)]), np.zeros((batch, W, config.emb_dim))
-  for tick in range(len(chunks) + max(lags)):
-    turn = tick - np.asarray(lags)
-    reads = (turn >= 0) & (turn < len(chunks))
-    # Rows out of phase: in one call they read other chunks of the window, of one size.
-    size = {chunks[t] for t in turn[reads]}
-    for length in size:
-      own_rows = reads & (np.asarray([chunks[t % len(chunks)] for t in turn]) == length)
-      place = np.where(own_rows, edges[turn % len(chunks)], 0)
-      index = np.arange(batch)[:, None], place[:, None] + np.arange(length)
-      valid = (ids[index] > 0) & own_rows[:, None]
-      out, new = context(
-        layer, x[index], jnp.asarray(place, jnp.int32), jnp.asarray(valid), recall, opened
-      )
-      opened = select_rows(jnp.asarray(own_rows), new, opened)
-      y[index] = np.where(valid[..., None], out, y[index])
-  u, update = jit(cell.close)(layer, u, recall, opened)
-  return jnp.asarray(y), u, update, write(own, update, jnp.ones(batch, bool)).short
-
-
-@pytest.mark.parametrize("chunks", [[1] * W, [2, 1, 3], [W]], ids=str)
-@pytest.mark.parametrize("looks_up", [False, True], ids=["counts down", "looks positions up"])
-def test_reading_in_pieces_out_of_phase_equals_one_window(chunks, looks_up):
-  config = stock_config()
-  _, x, _, memory, positions, ids = inputs(config)
-  ids = np.where(np.arange(SEGMENT) < np.array([[SEGMENT], [4]]), ids, 0)  # row 1 ends after 4
-  u = draw(len(ROWS), config.summary_tokens, config.emb_dim, seed=2)
-  arguments = config, x, u, memory, positions, ids
-  expected = by_window(*arguments, looks_up_positions=looks_up)
-  found = by_verbs(*arguments, chunks, [0, 1], looks_up_positions=looks_up)
-  assert_close(found, expected, 1e-9, 1e-9)
 
 
 @pytest.mark.parametrize("schedule", ["layers", "windows"])
@@ -236,7 +168,7 @@ def test_grouped_attention_equals_attention_with_repeated_keys():
   key, value = key, draw(2, 5, 2, 4, seed=9)
   visible = jnp.tril(jnp.ones((1, 5, 5), bool))
   bias = draw(6, 5, seed=8)
-  found = grouped_attention(query, Slots(key, value, visible[:, 0]), visible, 2.0, bias)
+  found = grouped_attention(query, KeyValues(key, value, visible[:, 0]), visible, 2.0, bias)
   key, value = (jnp.repeat(leaf, 3, axis=2) for leaf in (key, value))
   logits = 2.0 * jnp.tanh(jnp.einsum("btnh,bsnh->bnts", query, key) / 2.0) + bias[None, :, None]
   weights = jax.nn.softmax(jnp.where(visible[:, None], logits, -jnp.inf))

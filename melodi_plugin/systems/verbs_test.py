@@ -1,0 +1,91 @@
+"""Rows read by the verbs of a stack give what the schedule gives: every system, every variant."""
+
+import functools
+
+import jax.numpy as jnp
+import pytest
+
+from melodi_plugin.systems.paper.reader_test import small_config
+from melodi_plugin.testing import baselines, stock
+from melodi_plugin.testing.baselines import block_recurrent, memorizing, transformer_xl
+from melodi_plugin.testing.tiny import document_rows, quick_layers, random_memory, stack_layers
+from melodi_plugin.testing.verbs import Stack, assert_verbs_equal_schedule
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+MELODI = {
+  "melodi": {},
+  "melodi, S is not U": dict(short_term_tokens=3),
+  "melodi, no branching": dict(summary_branching=False),
+  "melodi, no short-term memory": dict(short_term_tokens=0),
+  "melodi, no queue": dict(long_term_increment=0),
+  "melodi, no summary": dict(summary_tokens=0),
+  "melodi, masked": dict(mask_empty_slots=True),
+}
+OTHERS = {
+  "xl": transformer_xl(),
+  "xl, rotary": transformer_xl(position="rotary"),
+  "xl, no position": transformer_xl(position="none"),
+  "xl, reference": transformer_xl(reference_defects=True),
+  "dense": memorizing(),
+  "dense, reference": memorizing(queue_windows=3, reference_defects=True),
+  "blocked": memorizing(2),
+  "exact": memorizing(3, exact=True),
+  "blocked, reference": memorizing(2, queue_windows=3, reference_defects=True),
+  "feedback": block_recurrent(feedback=True, memory_layers=(1,)),
+  "feedback, lstm": block_recurrent("lstm", "dual", feedback=True, memory_layers=(0,)),
+  "states, reference": block_recurrent(reference_defects=True),
+} | {
+  f"{gate} {cell}": block_recurrent(gate, cell)
+  for gate in ("bias", "lstm")
+  for cell in ("skip", "dual", "single")
+}
+STOCK = {
+  "stock": {},
+  "stock, looks positions up": dict(looks_up_positions=True),
+  "stock, no branching": dict(summary_branching=False, short_term_tokens=4),
+  "stock, no short-term memory": dict(short_term_tokens=0),
+  "stock, no summary": dict(summary_tokens=0),
+}
+# Carried on for two windows, then a document of a window and a token, and one that is shorter than
+# a window; a document of four windows, which overflows the queue; one, padding, another one.
+LENGTHS = ((-2.0, 1.25, 0.5), (4.0,), (0.75, 2.5))
+
+
+def batch_of(config, seed=0):
+  """Tokens, memory, positions and segment ids of rows that are five windows long."""
+  window = config.window_length
+  lengths = [[round(windows * window) for windows in row] for row in LENGTHS]
+  positions, ids = document_rows(lengths, 5 * window, window)
+  x = jnp.asarray(baselines.draw(seed, *ids.shape, config.emb_dim))
+  return x, random_memory(config, len(ids), windows=1, dtype=jnp.float64), positions, ids
+
+
+def assert_holds(config, layers, sections):
+  """`sections` makes a stack of layers."""
+  summary = jnp.asarray(baselines.draw(1, config.summary_tokens, config.emb_dim))
+  stack = Stack(config, functools.partial(sections, config=config), layers, summary)
+  assert_verbs_equal_schedule(stack, *batch_of(config))
+
+
+stacked = functools.partial(stack_layers, dtype=jnp.float64)
+
+
+@pytest.mark.parametrize("name", MELODI)
+def test_melodi(name):
+  config = small_config(**MELODI[name])
+  assert_holds(config, quick_layers(config), stacked)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_systems_that_melodi_is_compared_with(name):
+  assert_holds(OTHERS[name], baselines.random_layers(OTHERS[name]), stacked)
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_memory_around_a_stock_block(name):
+  changes = dict(STOCK[name])
+  looks_up = changes.pop("looks_up_positions", False)
+  config = stock.stock_config(**changes)
+  sections = functools.partial(stock.sections, looks_up_positions=looks_up)
+  assert_holds(config, stock.random_stock_layers(config), sections)
