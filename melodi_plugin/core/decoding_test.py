@@ -1,0 +1,124 @@
+"""What decoding needs of the verbs besides the numbers: little work, no trace, wide sums."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from melodi_plugin.config.model import MelodiConfig
+from melodi_plugin.core.cell import KeyValues, ReadTokens
+from melodi_plugin.core.memories.contents import Mixture
+from melodi_plugin.core.memory import LayerMemory
+from melodi_plugin.core.token_mixer import TokenMixer
+from melodi_plugin.systems.table import make_cell
+from melodi_plugin.testing.baselines import memorizing, random_layers
+from melodi_plugin.testing.products import counted
+from melodi_plugin.testing.tiny import quick_layers, tiny_config
+
+PAPER = MelodiConfig(
+  num_layers=1,
+  emb_dim=1024,
+  num_heads=8,
+  head_dim=128,
+  mlp_dim=4096,
+  window_length=512,
+  summary_tokens=64,
+  short_term_tokens=128,
+  long_term_increment=64,
+  long_term_windows=128,
+  long_term_layers=(0,),
+  short_term_layers=(0,),
+)
+
+
+def shapes_of(config, dtype=jnp.float32):
+  """A cell, and the shapes of its parameters, memory, recall and update of one row."""
+  cell = make_cell(config, config.layer(0), dtype)
+  layer = jax.eval_shape(lambda: random_layers(config, dtype=dtype)[0])
+  memory = jax.eval_shape(
+    lambda: LayerMemory(*(jnp.zeros((1, *leaf.shape), dtype) for leaf in cell.stored))
+  )
+  held, u = jnp.ones(1, jnp.int32), jnp.zeros((1, config.summary_tokens, config.emb_dim), dtype)
+  recall = jax.eval_shape(cell.recall, layer, memory, held)
+  update = jax.eval_shape(
+    lambda layer, recall: cell.close(layer, u, recall, cell.open(1))[1], layer, recall
+  )
+  return cell, layer, memory, recall, update
+
+
+def projections(config, tokens):
+  """Operations that make keys and values of tokens."""
+  return 2 * 2 * tokens * config.emb_dim * config.num_heads * config.head_dim
+
+
+@pytest.mark.parametrize("system", ["melodi", "memorizing"])
+def test_write_projects_only_what_is_new(system):
+  config = PAPER if system == "melodi" else memorizing(num_layers=1, memory_layers=(0,))
+  cell, layer, memory, recall, update = shapes_of(config)
+  held, writes = jnp.ones(1, jnp.int32), jnp.ones(1, bool)
+  spec, melodi = cell.spec, system == "melodi"
+  whole = counted(cell.recall, (layer, memory, held))
+  increment = counted(
+    lambda *arguments: cell.write(*arguments, writes), (layer, memory, recall, update)
+  )
+  # Tokens that are kept verbatim have the keys and values that they had in the window.
+  new = spec.short_tokens + spec.increment if melodi else 0
+  assert whole == projections(config, spec.short_tokens + spec.queue_tokens)
+  assert increment == projections(config, new)
+  if melodi:
+    queue, added = (projections(config, n) for n in (spec.queue_tokens, spec.increment))
+    assert (round(queue / 1e9, 1), round(added / 1e9, 2)) == (34.4, 0.27)
+
+
+@pytest.mark.parametrize("place", [0, 3, 7, 8], ids=lambda place: f"at {place}")
+@pytest.mark.parametrize("system", ["melodi", "memorizing"])
+def test_token_that_is_not_valid_leaves_every_bit(system, place):
+  """Also behind the last place of a full window (of 8), and next to a row that reads."""
+  if system == "melodi":
+    config = tiny_config(num_layers=1, short_term_layers=(0,), long_term_layers=(0,))
+    layers = [jax.tree.map(lambda leaf: leaf.astype(jnp.float32), quick_layers(config)[0])]
+  else:
+    config = memorizing(2, num_layers=1, memory_layers=(0,), window_length=8)
+    layers = random_layers(config, dtype=jnp.float32)
+  (layer,), cell = layers, make_cell(config, config.layer(0))
+  rng = np.random.default_rng(0)
+  draw = lambda leaf: jnp.asarray(rng.normal(size=(2, *leaf.shape)), jnp.float32)  # noqa: E731
+  memory = LayerMemory(*map(draw, cell.stored))
+  recall = cell.recall(layer, memory, jnp.full(2, 2, jnp.int32))
+  x = jnp.asarray(rng.normal(size=(2, 8, config.emb_dim)), jnp.float32)
+  start = jnp.zeros(2, jnp.int32)
+  first = jnp.broadcast_to(jnp.arange(8) < np.array([[place], [0]]), (2, 8))
+  _, opened = cell.context(layer, x, start, first, recall, cell.open(2))
+  valid = jnp.array([[False, False], [True, False]])
+  _, after = cell.context(layer, x[:, :2], jnp.array([place, 5]), valid, recall, opened)
+  for old, new in zip(jax.tree.leaves(opened), jax.tree.leaves(after), strict=True):
+    np.testing.assert_array_equal(new[0], old[0])
+  assert after.tokens.visible[1].tolist() == [False] * 5 + [True] + [False] * 2
+
+
+def test_sums_of_an_open_window_keep_small_terms_in_bfloat16():
+  """512 tokens of one sign, one at a time: a sum in bfloat16 stops growing."""
+  config = tiny_config(window_length=512)
+  rng = np.random.default_rng(0)
+  kernel = jnp.asarray(rng.uniform(0.5, 1.0, size=(512 + 4, 3)), jnp.float32)
+  layer = SimpleNamespace(long_mixer=TokenMixer(kernel, jnp.zeros(3)))
+  mixture = Mixture(config, "long_mixer", 3, False, jnp.bfloat16)
+  x = jnp.asarray(rng.uniform(0.5, 1.0, size=(1, 512, config.emb_dim)), jnp.bfloat16)
+  heads = jnp.zeros((1, 1, 1, 1), jnp.bfloat16)
+
+  def step(collected, place):
+    token = jax.lax.dynamic_slice_in_dim(x, place, 1, 1)
+    own = KeyValues(heads, heads, jnp.ones((1, 1), bool))
+    return mixture.collect(layer, collected, ReadTokens(token, token, own, place[None])), None
+
+  collected, _ = jax.lax.scan(step, mixture.open(1), jnp.arange(512, dtype=jnp.int32))
+  assert collected.dtype == jnp.float32
+  exact = np.einsum(
+    "to,Btd->Bod", np.asarray(kernel[:512].astype(jnp.bfloat16), "f8"), np.asarray(x, "f8")
+  )
+  assert np.abs(collected / exact - 1).max() < 1e-5
+  mixed = mixture.close(layer, jnp.zeros((1, 4, config.emb_dim), jnp.bfloat16), collected)
+  assert mixed.dtype == jnp.bfloat16
+  assert np.abs(np.asarray(mixed, "f8") / exact - 1).max() < 2**-8
