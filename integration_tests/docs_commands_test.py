@@ -151,7 +151,9 @@ def test_named_verbs_are_verbs():
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_blocks_of_yaml_have_keys_that_are_known(page):
   for block in blocks(page, "yaml"):
-    check_keys(yaml.safe_load(block.text))
+    keys = yaml.safe_load(block.text)
+    own = "melodi_imports" in keys  # a module of the reader's own, which may bring keys
+    check_keys({key: value for key, value in keys.items() if not own or key in known_keys()})
 
 
 def test_every_verb_is_run_by_a_test():
