@@ -13,6 +13,7 @@ from melodi_plugin.output.figures import (
   colour,
   new_figure,
   over_steps,
+  plain,
   png,
   show_differences,
   style,
@@ -51,14 +52,14 @@ def loss(rows: Sequence[RowResult]) -> bytes:
       late += [*(curves - first)[:, len(steps) // 4 :].flat]
   panels[0].set_ylabel("training loss,\nnats per token")
   if len(rows) > 1:
-    panels[1].set_ylabel(f"difference to\n{shortened(rows[0].row.name)}")
+    panels[1].set_ylabel(f"difference to\n{plain(shortened(rows[0].row.name))}")
     show_differences(panels[1], late)  # what the first steps do does not set the height
   over_steps(panels[-1])
   return png(figure)
 
 
 def _shaded(axes: Axes, x: np.ndarray, curves: np.ndarray, number: int, name: str) -> None:
-  axes.plot(x, curves.mean(0), color=colour(number), linewidth=1.2, label=name)
+  axes.plot(x, curves.mean(0), color=colour(number), linewidth=1.2, label=plain(name))
   if len(curves) > 1:
     shade = {"color": colour(number), "alpha": 0.15, "linewidth": 0}
     axes.fill_between(x, curves.min(0), curves.max(0), **shade)
@@ -86,12 +87,12 @@ def memory(rows: Sequence[RowResult], *, after_training: bool = False) -> bytes:
     if perplexity is None:
       continue
     if not size:
-      _across(axes, perplexity, number, label=f"{name} (no memory)")
+      _across(axes, perplexity, number, label=plain(f"{name} (no memory)"))
       continue
     if after_training:
       axes.scatter([size], [perplexity.mean], s=100, color=colour(number))
     points = memory_curve(found) if after_training else {size: perplexity}
-    _points(axes, points, number, label=name)
+    _points(axes, points, number, label=plain(name))
   axes.set_xscale("log")
   axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
   axes.xaxis.set_major_formatter(EngFormatter())

@@ -12,7 +12,7 @@ from matplotlib.ticker import (
   StrMethodFormatter,
 )
 
-from melodi_plugin.output.figures import new_figure, png, show_differences, style
+from melodi_plugin.output.figures import new_figure, plain, png, show_differences, style
 
 Evaluation = Mapping[str, Any]
 
@@ -33,7 +33,7 @@ def by_position(evaluations: Sequence[Evaluation], names: Sequence[str]) -> byte
     rows = [row for row in evaluation["positions"] if row["perplexity"] is not None]
     ticks |= {row["to"]: f"{row['to']:,}" for row in rows}
     middles = [_middle(row, smallest) for row in rows]
-    looks = {"label": name, "linewidth": 1, **style(number)}
+    looks = {"label": plain(name), "linewidth": 1, **style(number)}
     panels[0].plot(middles, [row["perplexity"] for row in rows], **looks)
   _label_perplexity(panels[0])
   if several:
@@ -68,10 +68,10 @@ def _changes(
       changes.append(row["perplexity"] / other["perplexity"] - 1)
       if other["tokens"] >= _TELLING * tokens:
         telling.append(changes[-1])
-    axes.plot(x, changes, label=name, linewidth=1, **style(number))
+    axes.plot(x, changes, label=plain(name), linewidth=1, **style(number))
   show_differences(axes, telling)
   axes.yaxis.set_major_formatter(PercentFormatter(1))
-  axes.set_ylabel(f"change against\n{shortened(names[0])}")
+  axes.set_ylabel(f"change against\n{plain(shortened(names[0]))}")
 
 
 def _middle(row: Mapping[str, Any], smallest: int) -> float:
@@ -97,12 +97,14 @@ def per_document(evaluations: Sequence[Evaluation], names: Sequence[str]) -> byt
     perplexity = [row["perplexity"] for row in rows]
     if named:
       places = [documents.index(row["id"]) for row in rows]
-      axes.plot(perplexity, places, linestyle="none", label=name, **style(number))
+      axes.plot(perplexity, places, linestyle="none", label=plain(name), **style(number))
     else:
       lengths = [row["tokens"] for row in rows]
-      axes.plot(lengths, perplexity, linestyle="none", label=name, alpha=0.6, **style(number))
+      axes.plot(
+        lengths, perplexity, linestyle="none", label=plain(name), alpha=0.6, **style(number)
+      )
   if named:
-    axes.set_yticks(range(len(documents)), [shortened(document) for document in documents])
+    axes.set_yticks(range(len(documents)), [plain(shortened(document)) for document in documents])
     axes.set_ylim(len(documents) - 0.5, -0.5)
     axes.set_xlabel("perplexity")
   else:

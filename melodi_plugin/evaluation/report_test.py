@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from melodi_plugin.cli.main import main
-from melodi_plugin.evaluation import report
+from melodi_plugin.evaluation import plots, report
 from melodi_plugin.evaluation import statistics as scores
+from melodi_plugin.output import figures
 
 FILES = {"report.md", "report.csv", "by_position.png", "per_document.png"}
 
@@ -75,6 +76,40 @@ def test_the_markdown_lists_the_first_documents_and_the_csv_all():
   whole = next(row for row in rows if row["of"] == "all")
   assert float(whole["perplexity"]) == pytest.approx(many["perplexity"])
   assert float(whole["low"]) < float(whole["perplexity"]) < float(whole["high"])
+
+
+IDS = [
+  "$x_{1$ and $y^$",
+  r"$\frac{$",
+  "a [bold]b[/red]",
+  "_id",
+  "\u4e2d",
+  "a\nb",
+  "\x1b[31m",
+  "<b>|",
+]
+
+
+@pytest.mark.parametrize("nats", [3.0, float("nan"), float("inf")])
+def test_any_id_and_any_loss_can_be_reported(nats):
+  one, two = (evaluation(nats, documents=len(IDS), run=run) for run in (r"$\frac{$", "_[b]"))
+  for document, name in zip(one["documents"] + two["documents"], IDS * 2, strict=True):
+    document["id"] = name
+  names = report.labels([one, two])
+  assert plots.by_position([one, two], names).startswith(b"\x89PNG")
+  assert plots.per_document([one, two], names).startswith(b"\x89PNG")
+  whole = report.tables([one, two])[2].markdown().splitlines()
+  assert len(whole) == 2 + len(IDS)
+  assert "a [bold]b[/red]" in whole[4] and "\x1b" not in "".join(whole)
+
+
+def test_names_in_pictures_are_as_they_are():
+  figure, [axes] = figures.new_figure(2.0)
+  for name in ("$a$", r"\$b", "_c"):
+    axes.plot([0, 1], label=figures.plain(name))
+  figures.png(figure)
+  drawn = [text.get_text() for text in figure.legends[0].get_texts()]
+  assert drawn == [r"\$a\$", r"\\$b", " _c"]  # a dollar behind a backslash is a dollar
 
 
 @pytest.mark.parametrize("documents", [1, 3, 60])

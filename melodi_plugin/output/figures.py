@@ -1,6 +1,7 @@
 """The looks of all pictures, as PNG, without pyplot's global state."""
 
 import io
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,7 +35,9 @@ def png(figure: Figure) -> bytes:
     columns = max(1, min(len(names), _LEGEND // (max(map(len, names)) + 8)))
     figure.legend(handles, names, loc="outside upper left", frameon=False, ncols=columns)
   file = io.BytesIO()
-  figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
+  with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", "Glyph .* missing from font")  # it is drawn as a box
+    figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
   return file.getvalue()
 
 
@@ -45,6 +48,15 @@ def _labelled(axes: Sequence[Axes]) -> tuple[list[Any], list[str]]:
     for handle, name in zip(*one.get_legend_handles_labels(), strict=True):
       found.setdefault(name, handle)
   return list(found.values()), list(found)
+
+
+def plain(name: str) -> str:
+  """A name that comes from a user, as matplotlib draws it as it is.
+
+  It would read dollars as formulas, and leave out of the legend what begins with an underscore.
+  """
+  shown = "".join(char if char.isprintable() else " " for char in name).replace("$", r"\$")
+  return f" {shown}" if shown.startswith("_") else shown
 
 
 def colour(number: int) -> str:

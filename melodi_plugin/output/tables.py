@@ -60,7 +60,12 @@ class Table(NamedTuple):
     """The table for rich, with cells of `Text`: it reads brackets in plain strings as colours."""
     drawn = RichTable(title=None if title is None else Text(title), box=lines)
     for number, name in enumerate(self.header):
-      drawn.add_column(Text(name), justify="right" if number else "left")
+      drawn.add_column(_cell(name), justify="right" if number else "left")
     for row in self.rows:
-      drawn.add_row(*map(Text, row))
+      drawn.add_row(*map(_cell, row))
     return drawn
+
+
+def _cell(content: str) -> Text:
+  """One line, and nothing that a terminal would obey."""
+  return Text("".join(char if char.isprintable() else " " for char in content))

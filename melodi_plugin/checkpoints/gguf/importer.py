@@ -73,7 +73,7 @@ def import_file(
   with Console(stderr=True).status("writing parameters"):
     save_params(output / "0", parameters)
   count = sum(array.size for array in parameters.values())
-  console = Console(soft_wrap=True, highlight=False)
+  console = Console(soft_wrap=True, highlight=False, markup=False)
   console.print(f"{count:,} parameters: load_parameters_path={output / '0' / 'items'}")
   console.print(f"{len(tokenizer):,} tokens: tokenizer_path={output / 'tokenizer'}")
   console.print(f"config of the model: {output / 'model.yml'}")

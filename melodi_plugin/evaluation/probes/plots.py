@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from melodi_plugin.output.figures import new_figure, png, style
+from melodi_plugin.output.figures import new_figure, plain, png, style
 
 _FIRST_USE = -1
 
@@ -20,10 +20,10 @@ def against_distance(results: Sequence[dict[str, Any]], names: Sequence[str]) ->
     curve = [point for point in result["points"] if point["nats"] is not None or not in_nats]
     x = [places[point["from"], point["to"]] for point in curve]
     if in_nats:
-      axes.plot(x, [point["nats"] for point in curve], label=name, **looks)
+      axes.plot(x, [point["nats"] for point in curve], label=plain(name), **looks)
       axes.plot([_FIRST_USE], [result["first_use"]["nats"]], **looks)
     else:
-      axes.plot(x, [point["accuracy"] for point in curve], label=name, **looks)
+      axes.plot(x, [point["accuracy"] for point in curve], label=plain(name), **looks)
       low, high = ([point[end] for point in curve] for end in ("low", "high"))
       axes.fill_between(x, low, high, color=looks["color"], alpha=0.15, linewidth=0)
   _label_distances(axes, places, in_nats)
