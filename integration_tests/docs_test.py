@@ -16,6 +16,7 @@ _LINK = re.compile(r"\]\(([^)\s]+)\)|<img[^>]* src=\"([^\"]+)\"")
 _PATH = re.compile(
   r"(?<![\w/.-])(?:melodi_plugin|integration_tests|configs|docs|examples|patches)/[\w./{},*-]*\w"
 )
+_MODULE = re.compile(r"`([\w/]+\.py)`")
 
 
 def anchors(page) -> set[str]:
@@ -44,6 +45,13 @@ def test_named_files_are_there():
   files = {name(file): file.read_text() for file in (*PAGES, *YAMLS, *CODE)}
   named = [(file, path) for file in files.keys() - LOGS for path in _PATH.findall(files[file])]
   assert not [(file, path) for file, path in named if missing(path)]
+
+
+def test_modules_that_docstrings_name_are_there():
+  """As in `reference/melodi.py`: any end of a path."""
+  there = [f"/{name(path)}" for path in (*CODE, *ROOT.glob("integration_tests/*.py"))]
+  named = [(name(file), path) for file in CODE for path in _MODULE.findall(file.read_text())]
+  assert not [pair for pair in named if not any(path.endswith(f"/{pair[1]}") for path in there)]
 
 
 @pytest.mark.parametrize("page", ["keys.md", "commands.md"])

@@ -1,4 +1,4 @@
-"""`naive.py` for the systems that MELODI is compared with: SEMANTICS 4.1 to 4.4 in Python loops.
+"""The systems that MELODI is compared with, in Python loops: SEMANTICS 4.1 to 4.4.
 
 Written from SEMANTICS.md, not from the fast path, and shares with it only the parameters'
 containers and the config.  A row is a list of documents; each remembers, per layer, the windows

@@ -1,4 +1,4 @@
-"""What documents remember in `naive_baselines`, and the same as the fast path's arrays."""
+"""What documents remember in `baselines`, and the same as the fast path's arrays."""
 
 import dataclasses
 from typing import Any

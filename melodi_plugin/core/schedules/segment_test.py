@@ -1,4 +1,4 @@
-"""Both schedules against `naive.py`: outputs, memory and gradients."""
+"""Both schedules against `reference/melodi.py`: outputs, memory and gradients."""
 
 import functools
 

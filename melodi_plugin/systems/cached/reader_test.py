@@ -1,4 +1,4 @@
-"""Transformer-XL and the Memorizing Transformer against `naive_baselines.py`."""
+"""Transformer-XL and the Memorizing Transformer against `reference/baselines.py`."""
 
 import pytest
 

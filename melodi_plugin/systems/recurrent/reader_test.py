@@ -1,4 +1,4 @@
-"""The Block-Recurrent Transformer: against `naive_baselines.py`."""
+"""The Block-Recurrent Transformer: against `reference/baselines.py`."""
 
 import numpy as np
 import pytest
