@@ -33,10 +33,10 @@ def segment_function(config, schedule):
 
   def run(params, x, short, long, held, positions):
     layers, summary, final_norm = params
-    windows = plan(config, held, positions, jnp.ones_like(positions))
-    memory = Memory(short, long, held)
+    memory, sections = Memory(short, long, held), stack_layers(layers, config)
+    ids = jnp.ones_like(positions)
     y, memory = read_segment(
-      stack_layers(layers, config), config, x, summary, memory, windows, schedule=schedule
+      sections, config, x, summary, memory, positions, ids, schedule=schedule
     )
     return rms_norm(y, final_norm), memory
 

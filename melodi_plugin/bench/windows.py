@@ -17,7 +17,6 @@ from flax import nnx
 
 from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.core.schedules.segment import read_segment
-from melodi_plugin.core.segments import plan_windows
 from melodi_plugin.core.stack import Section
 from melodi_plugin.systems.paper.params import PaperLayerParams
 from melodi_plugin.systems.table import empty_memory, make_cell
@@ -54,18 +53,14 @@ def make_step(config: MelodiConfig, schedule: str):
   """The jitted step: (params, summary, x, weights, memory, positions) -> loss, memory, grads."""
 
   def loss(params, summary, x, weights, memory, positions):
-    windows = plan_windows(
-      positions,
-      jnp.ones_like(positions),
-      memory.windows,
-      window_length=config.window_length,
-      queue_windows=config.long_term_windows,
-    )
+    ids = jnp.ones_like(positions)
     sections = [
       Section(run, make_cell(config, run.spec), own)
       for run, own in zip(config.runs(), params, strict=True)
     ]
-    y, memory = read_segment(sections, config, x, summary, memory, windows, schedule=schedule)
+    y, memory = read_segment(
+      sections, config, x, summary, memory, positions, ids, schedule=schedule
+    )
     return jnp.sum(y * weights), memory
 
   return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))

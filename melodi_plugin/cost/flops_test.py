@@ -11,7 +11,6 @@ from flax import nnx
 
 from melodi_plugin.config.systems import BLOCK_RECURRENT
 from melodi_plugin.core.schedules.segment import read_segment
-from melodi_plugin.core.segments import plan_windows
 from melodi_plugin.core.stack import Section
 from melodi_plugin.cost.flops import model_work, stack_work
 from melodi_plugin.systems.table import empty_memory, make_cell, parts
@@ -44,20 +43,14 @@ def program(config):
     return jax.tree.map(lambda leaf: jnp.stack([leaf] * run.length), module.parameters())
 
   def read(params, summary, x, memory, positions):
-    windows = plan_windows(
-      positions,
-      jnp.ones_like(positions),
-      memory.windows,
-      window_length=config.window_length,
-      queue_windows=config.long_term_windows,
-    )
+    ids = jnp.ones_like(positions)
     sections = [
       Section(run, make_cell(config, run.spec), own)
       for run, own in zip(config.runs(), params, strict=True)
     ]
     feedback = config.system == BLOCK_RECURRENT and config.recurrence.feedback
     schedule = "windows" if feedback else "layers"
-    return read_segment(sections, config, x, summary, memory, windows, schedule=schedule)
+    return read_segment(sections, config, x, summary, memory, positions, ids, schedule=schedule)
 
   arguments = jax.eval_shape(
     lambda: (

@@ -126,9 +126,9 @@ def read_rows(
   **options: Any,
 ) -> tuple[Array, Memory]:
   """`read_segment` of rows of documents; outputs at padding are zeros."""
-  windows = plan(config, memory.windows, positions, ids)
-  y, memory = read_segment(sections, config, x, summary, memory, windows, **options)
-  return jnp.where(jnp.asarray(ids)[..., None] > 0, y, 0), memory
+  positions, ids = jnp.asarray(positions), jnp.asarray(ids)
+  y, memory = read_segment(sections, config, x, summary, memory, positions, ids, **options)
+  return jnp.where(ids[..., None] > 0, y, 0), memory
 
 
 def random_memory(

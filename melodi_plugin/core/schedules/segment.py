@@ -9,13 +9,13 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 
 from melodi_plugin.config.model import MelodiConfig
-from melodi_plugin.core.array_typing import Array, Float, Rng
+from melodi_plugin.core.array_typing import Array, Float, Int, Rng
 from melodi_plugin.core.cell import Streams
 from melodi_plugin.core.memory import Memory, settle
 from melodi_plugin.core.schedules.layers import by_layers
 from melodi_plugin.core.schedules.walk import Walk, Wrap
 from melodi_plugin.core.schedules.windows import by_windows
-from melodi_plugin.core.segments import Windows
+from melodi_plugin.core.segments import plan_windows
 from melodi_plugin.core.stack import Section, merge, split
 
 ORDERS = {"layers": by_layers, "windows": by_windows}
@@ -27,8 +27,10 @@ def read_segment(
   x: Float[Array, "B T D"],
   summary: Float[Array, "U D"],
   memory: Memory,
-  windows: Windows,
+  positions: Int[Array, "B T"],
+  segment_ids: Int[Array, "B T"],
   *,
+  reset_every_window: bool = False,
   schedule: str = "layers",
   rng: Rng | None = None,
   remat: Wrap = lambda function: function,
@@ -41,7 +43,9 @@ def read_segment(
     x: embedded tokens, in the compute dtype.
     summary: the learned summary embeddings, which enter below layer 0 in every window.
     memory: what each row remembers from earlier segments.
-    windows: the plan of the segment.
+    positions: position of each token in its document.
+    segment_ids: 0 for padding, greater than 0 for text.
+    reset_every_window: treat every window as the start of a document (a control in evaluation).
     schedule: 'layers' or 'windows'.
     rng: for dropout; None turns dropout off.
     remat: wrapped around every cell.
@@ -50,10 +54,19 @@ def read_segment(
     The context stream after the last layer, before the final norm, and the memory to carry on.
 
   Raises:
-    ValueError: a layer tells its memory to all, and the schedule is not 'windows'.
+    ValueError: T is not a whole number of windows; or a layer tells its memory to all, and the
+      schedule is not 'windows'.
   """
   if schedule != "windows" and any(section.cell.long.tells for section in sections):
     raise ValueError("a layer with feedback is read by all others: use melodi_schedule=windows.")
+  windows = plan_windows(
+    positions,
+    segment_ids,
+    memory.windows,
+    window_length=config.window_length,
+    queue_windows=config.long_term_windows,
+    reset_every_window=reset_every_window,
+  )
   batch, length, width = x.shape
   num_windows = length // config.window_length
   x_KBWD = jnp.moveaxis(x.reshape(batch, num_windows, config.window_length, width), 1, 0)

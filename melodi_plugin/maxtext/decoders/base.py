@@ -22,7 +22,6 @@ from melodi_plugin.config.model import MelodiConfig, Run
 from melodi_plugin.config.systems import system_of
 from melodi_plugin.core.memory import Memory
 from melodi_plugin.core.schedules.segment import read_segment
-from melodi_plugin.core.segments import plan_windows
 from melodi_plugin.core.stack import Section
 from melodi_plugin.maxtext.decoders.state import (
   MelodiMemory,
@@ -137,14 +136,6 @@ class MelodiDecoder(NNXDecoder):
     if segment_ids is None:
       segment_ids = jnp.ones_like(positions)
     memory = self.memory(batch)
-    windows = plan_windows(
-      positions,
-      segment_ids,
-      memory.windows,
-      window_length=self.melodi.window_length,
-      queue_windows=self.melodi.long_term_windows,
-      reset_every_window=config.melodi_reset_every_window,
-    )
     summary = jnp.zeros((0, x.shape[2]), x.dtype)
     if self.melodi.summary_tokens:
       summary = self.summary_embeddings[...]
@@ -155,7 +146,9 @@ class MelodiDecoder(NNXDecoder):
       self.shard(x, _TOKENS),
       summary,
       memory,
-      windows,
+      positions,
+      segment_ids,
+      reset_every_window=config.melodi_reset_every_window,
       schedule=config.melodi_schedule,
       rng=None if dropout_rngs is None else dropout_rngs.dropout(),
       remat=self._remat,
