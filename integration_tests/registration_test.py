@@ -37,7 +37,6 @@ CHANGED = {
   ("maxtext.utils.maxtext_utils", "create_learning_rate_schedule"),
   ("maxtext.utils.maxtext_utils", "calculate_tflops_training_per_device"),
   ("maxtext.utils.train_utils", "jit_eval_step"),
-  ("MetricLogger", "_log_training_metrics"),
   ("MetricLogger", "record_train_metrics"),
   ("DecoderBlockType", "MELODI"),
   ("DecoderBlockType", "TRANSFORMER_XL"),

@@ -44,8 +44,6 @@ def train(argv: Sequence[str]) -> Any:
 
 def _check(config: Any) -> None:
   """What MaxText says in a traceback, or not at all."""
-  if not config.run_name:
-    raise UserError("run_name is not set; add run_name=<a name for the folder of this run>.")
   if config.model_call_mode:
     raise UserError(
       f"model_call_mode={config.model_call_mode} is for decoding and would change what is trained; "
@@ -56,6 +54,7 @@ def _check(config: Any) -> None:
       found = weights.find_checkpoints(config.load_parameters_path)
       if len(found) > 1:
         raise ValueError(f"load_parameters_path names {len(found)} checkpoints; name one.")
+      weights.stored_shapes(found[0])  # raises if it is something else
     # MaxText takes no relative path, no pattern, and no folder above `items`.
     config.get_keys()["load_parameters_path"] = found[0]
 

@@ -12,6 +12,8 @@ from absl import logging as absl_logging
 
 from melodi_plugin.errors import UserError
 
+# Warnings of how MaxText calls Orbax, and of a key that an error says better.
+_UNTOLD = ("is deprecated", "Ignoring invalid/unsupported field")
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -88,7 +90,7 @@ class _Sentence(logging.Formatter):
 
 def _matters(record: logging.LogRecord) -> bool:
   """Warnings of ours and MaxText's, but for how it calls others, and anybody's errors."""
-  if "deprecated" in record.getMessage():
+  if any(words in record.getMessage() for words in _UNTOLD):
     return False
   ours = any(f"/{package}/" in record.pathname for package in ("melodi_plugin", "maxtext"))
   return record.levelno >= (logging.WARNING if ours else logging.ERROR)

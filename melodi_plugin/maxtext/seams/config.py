@@ -50,6 +50,8 @@ def complete(values: dict[str, Any]) -> dict[str, Any]:
   block, base = values.get("decoder_block"), values.get("melodi_base_block", PAPER)
   if base != PAPER:
     values = {**values, **_around(block, base, values)}
+  elif as_written(block) not in SYSTEMS:
+    return values
   folder = values.get("base_output_directory")
   if folder and "://" not in folder:
     # Orbax refuses a relative folder, but only when the first checkpoint is due.
