@@ -110,7 +110,7 @@ def test_every_parameter_of_memory_learns_within_three_steps(run):
 
 def test_warm_start_says_that_memory_starts_anew(keys, stock, capsys):
   Run(running.initialize(**keys | {"load_parameters_path": str(stock)}), 0)
-  assert f"warm start: {stock.parent} holds a stock model; " in capsys.readouterr().out
+  assert f"warm start: {stock.parent} holds a stock model; " in capsys.readouterr().err
 
 
 def test_warm_start_equals_the_grafted_checkpoint(keys, run, stock, grafted):
@@ -137,7 +137,7 @@ def test_checkpoint_with_memory_is_loaded_with_its_memory_parameters(keys, folde
   capsys.readouterr()
   path = str(folder / "random" / "items")
   trainer = running.Trainer(running.initialize(**keys | {"load_parameters_path": path}))
-  assert "warm start" not in capsys.readouterr().out
+  assert "warm start" not in capsys.readouterr().err
   expected = stock_model.params_of(model)
   assert trainer.params().keys() == expected.keys()
   for name, leaf in trainer.params().items():

@@ -1,6 +1,7 @@
 """Stock weights in a model with memory."""
 
 import functools
+import sys
 
 from melodi_plugin.maxtext.seams.seam import Undo, parameters, replace
 
@@ -29,6 +30,7 @@ def apply_load_params() -> Undo:
       print(
         f"warm start: {load_parameters_from_path} holds a stock model; summary tokens, mixers, "
         "gates and offsets start anew.",
+        file=sys.stderr,  # standard output goes into the run's log
         flush=True,
       )
     return original(load_parameters_from_path, wanted, *args, **kwargs)
