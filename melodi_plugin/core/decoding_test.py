@@ -15,7 +15,7 @@ from melodi_plugin.core.token_mixer import TokenMixer
 from melodi_plugin.systems.table import make_cell
 from melodi_plugin.testing.baselines import memorizing, random_layers
 from melodi_plugin.testing.products import counted
-from melodi_plugin.testing.tiny import quick_layers, tiny_config
+from melodi_plugin.testing.tiny import tiny_config
 
 PAPER = MelodiConfig(
   num_layers=1,
@@ -78,11 +78,9 @@ def test_token_that_is_not_valid_leaves_every_bit(system, place):
   """Also behind the last place of a full window (of 8), and next to a row that reads."""
   if system == "melodi":
     config = tiny_config(num_layers=1, short_term_layers=(0,), long_term_layers=(0,))
-    layers = [jax.tree.map(lambda leaf: leaf.astype(jnp.float32), quick_layers(config)[0])]
   else:
     config = memorizing(2, num_layers=1, memory_layers=(0,), window_length=8)
-    layers = random_layers(config, dtype=jnp.float32)
-  (layer,), cell = layers, make_cell(config, config.layer(0))
+  (layer,), cell = random_layers(config, dtype=jnp.float32), make_cell(config, config.layer(0))
   rng = np.random.default_rng(0)
   draw = lambda leaf: jnp.asarray(rng.normal(size=(2, *leaf.shape)), jnp.float32)  # noqa: E731
   memory = LayerMemory(*map(draw, cell.stored))

@@ -77,7 +77,13 @@ def test_melodi(name):
   assert_holds(config, quick_layers(config), stacked)
 
 
-@pytest.mark.parametrize("name", OTHERS)
+# Of these only the rewriting of states differs from others here, or what is stored.
+SLOW = ("bias dual", "bias single", "lstm skip", "lstm single", "xl, reference", "xl, no position")
+
+
+@pytest.mark.parametrize(
+  "name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in OTHERS]
+)
 def test_systems_that_melodi_is_compared_with(name):
   assert_holds(OTHERS[name], baselines.random_layers(OTHERS[name]), stacked)
 
