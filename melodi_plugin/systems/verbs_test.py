@@ -61,11 +61,16 @@ def batch_of(config, seed=0):
   return x, random_memory(config, len(ids), windows=1, dtype=jnp.float64), positions, ids
 
 
-def assert_holds(config, layers, sections):
+# One of each kind reads token by token in frames of one token, as decoding does.
+FRAMES_OF_ONE = ("melodi", "dense", "blocked", "lstm dual", "feedback", "stock")
+
+
+def assert_holds(name, config, layers, sections):
   """`sections` makes a stack of layers."""
   summary = jnp.asarray(baselines.draw(1, config.summary_tokens, config.emb_dim))
   stack = Stack(config, functools.partial(sections, config=config), layers, summary)
-  assert_verbs_equal_schedule(stack, *batch_of(config))
+  frame = 1 if name in FRAMES_OF_ONE else config.window_length
+  assert_verbs_equal_schedule(stack, *batch_of(config), frame=frame)
 
 
 stacked = functools.partial(stack_layers, dtype=jnp.float64)
@@ -74,7 +79,7 @@ stacked = functools.partial(stack_layers, dtype=jnp.float64)
 @pytest.mark.parametrize("name", MELODI)
 def test_melodi(name):
   config = small_config(**MELODI[name])
-  assert_holds(config, quick_layers(config), stacked)
+  assert_holds(name, config, quick_layers(config), stacked)
 
 
 # Of these only the rewriting of states differs from others here, or what is stored.
@@ -85,7 +90,7 @@ SLOW = ("bias dual", "bias single", "lstm skip", "lstm single", "xl, reference",
   "name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in OTHERS]
 )
 def test_systems_that_melodi_is_compared_with(name):
-  assert_holds(OTHERS[name], baselines.random_layers(OTHERS[name]), stacked)
+  assert_holds(name, OTHERS[name], baselines.random_layers(OTHERS[name]), stacked)
 
 
 @pytest.mark.parametrize("name", STOCK)
@@ -94,4 +99,4 @@ def test_memory_around_a_stock_block(name):
   looks_up = changes.pop("looks_up_positions", False)
   config = stock.stock_config(**changes)
   sections = functools.partial(stock.sections, looks_up_positions=looks_up)
-  assert_holds(config, stock.random_stock_layers(config), sections)
+  assert_holds(name, config, stock.random_stock_layers(config), sections)

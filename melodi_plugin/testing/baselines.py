@@ -104,10 +104,18 @@ def value_and_grads(read, layers, x, memory: Memory, weights, share, positions, 
   return y, after, gradients
 
 
+def value(read, layers, x, memory: Memory, weights, share, positions, ids):
+  """Outputs and memory after, of the arguments of `value_and_grads`."""
+  return read(layers, x, memory, positions, ids)
+
+
 @functools.cache
-def compiled(config: MelodiConfig, schedule: str = "layers", scan_layers: bool = True):
-  """`value_and_grads` of the fast path."""
-  return jit(functools.partial(value_and_grads, fast(config, schedule, scan_layers)))
+def compiled(
+  config: MelodiConfig, schedule: str = "layers", scan_layers: bool = True, gradients: bool = True
+):
+  """What the fast path makes of the arguments of `value_and_grads`."""
+  of = value_and_grads if gradients else value
+  return jit(functools.partial(of, fast(config, schedule, scan_layers)))
 
 
 class Batch(NamedTuple):
@@ -134,7 +142,7 @@ def read(config: MelodiConfig, batch: Batch, memory: Memory | None = None, share
 
 
 @functools.cache
-def truth(config: MelodiConfig) -> list[tuple]:
+def truth(config: MelodiConfig, gradients: bool = True) -> list[tuple]:
   """What `naive_baselines` makes of two segments, the second with the memory of the first."""
   layers, memory, results = random_layers(config), memory_of(config), []
   for seed, documents in enumerate(rows_of(config)):
@@ -145,9 +153,8 @@ def truth(config: MelodiConfig) -> list[tuple]:
       memory = memory._replace(windows=windows)
       return naive_baselines.read_segment(layers, config, x, memory, positions, ids)
 
-    results.append(
-      value_and_grads(read_naively, layers, batch.x, memory, batch.weights, 1.0, *batch[2:])
-    )
+    of = value_and_grads if gradients else value
+    results.append(of(read_naively, layers, batch.x, memory, batch.weights, 1.0, *batch[2:]))
     memory = results[-1][1]
   return results
 

@@ -25,11 +25,13 @@ def assert_equals_naive(
   schedule: str = "layers",
   scan_layers: bool = True,
   layers: list[Any] | None = None,
+  gradients: bool = True,
 ) -> None:
   """Compares two consecutive segments with `naive_baselines`."""
   layers = random_layers(config) if layers is None else layers
-  memory, run = memory_of(config), compiled(config, schedule, scan_layers)
-  for seed, (documents, expected) in enumerate(zip(rows_of(config), truth(config), strict=True)):
+  memory, run = memory_of(config), compiled(config, schedule, scan_layers, gradients)
+  truths = zip(rows_of(config), truth(config, gradients), strict=True)
+  for seed, (documents, expected) in enumerate(truths):
     batch = batch_of(config, documents, seed)
     result = run(layers, batch.x, memory, batch.weights, 1.0, *batch[2:])
     assert_close(result, expected, 1e-9, 1e-9)

@@ -102,9 +102,12 @@ def _end(at: Any, window: int) -> Any:
 
 
 def assert_verbs_equal_schedule(
-  stack: Stack, x: Any, memory: Memory, positions: Any, ids: Any, tolerance: float = 1e-9
+  stack: Stack, x: Any, memory: Memory, positions: Any, ids: Any, *, frame: int = 1
 ) -> None:
-  """Outputs and final memory, whole windows at once, token by token, and in uneven pieces."""
+  """Outputs and final memory, whole windows at once, token by token, and in uneven pieces.
+
+  Token by token the frames hold `frame` places; with W of them, one program reads all paces.
+  """
   schedule = "windows" if any(s.cell.long.tells for s in _sections(stack)) else "layers"
 
   def segment(params, x, memory):
@@ -115,10 +118,14 @@ def assert_verbs_equal_schedule(
 
   expected, reader = jit(segment)(stack.params, x, memory), Reader(stack)
   window = stack.config.window_length
-  paces: Sequence[tuple[int, Pace]] = ((1, one_by_one), (window, in_windows), (window, unevenly))
+  paces: Sequence[tuple[int, Pace]] = (
+    (frame, one_by_one),
+    (window, in_windows),
+    (window, unevenly),
+  )
   for size, pace in paces:
     result = reader.read(x, memory, positions, ids, size, pace)
-    assert_close(result, expected, tolerance, tolerance)
+    assert_close(result, expected, 1e-9, 1e-9)
 
 
 def _sections(stack: Stack) -> list[Section]:

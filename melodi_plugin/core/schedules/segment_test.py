@@ -82,7 +82,7 @@ SCHEDULES = ("layers", "windows")
 DIFFERENTIATED = ("paper", "empty slots masked")
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", [n for n in VARIANTS if n not in DIFFERENTIATED])
 def test_schedules_equal_naive(name):
   config, plan, _, arguments = inputs(name)
   truth = jit(slow(config, *plan, arguments[-1].windows))(*arguments)
@@ -94,7 +94,7 @@ def test_schedules_equal_naive(name):
   "name",
   [pytest.param(n, marks=() if n in DIFFERENTIATED else pytest.mark.slow) for n in VARIANTS],
 )
-def test_gradients_equal_those_of_naive(name):
+def test_schedules_and_gradients_equal_naive(name):
   config, plan, weights, arguments = inputs(name)
   naive_read = slow(config, *plan, arguments[-1].windows)
   truth = jit(lambda *args: value_and_grads(naive_read, *args))(*arguments, weights)
