@@ -36,6 +36,7 @@ ENVIRONMENT = {  # as text, what becomes of it
   "melodi_recurrent_cell": ("dual", "dual"),
   "melodi_recurrent_feedback": ("true", True),
   "melodi_reference_defects": ("true", True),
+  "melodi_imports": ("json,csv", "json,csv"),
   "melodi_schedule": ("windows", "windows"),
   "melodi_reset_every_window": ("true", True),
   "melodi_prepare_data": ("shakespeare", "shakespeare"),

@@ -19,6 +19,7 @@ from flax import nnx
 
 import melodi_plugin
 from integration_tests import running
+from melodi_plugin.config import systems
 from melodi_plugin.maxtext import registration
 from melodi_plugin.maxtext.registration import UnsupportedMaxText, register, unregister
 from melodi_plugin.maxtext.seams import table
@@ -53,8 +54,9 @@ CHANGED = {
 
 
 @pytest.fixture(autouse=True)
-def unregistered():
-  """Stock MaxText, and everything imported that the trainer imports."""
+def unregistered(monkeypatch):
+  """Stock MaxText, everything imported that the trainer imports, and no system of a user."""
+  monkeypatch.setattr(systems, "USERS", {})
   with running.maxtext_process(registered=False):
     import maxtext.inference.maxengine.maxengine
     import maxtext.trainers.pre_train.train  # noqa: F401

@@ -17,6 +17,7 @@ The rooms, in the order in which to read them; each file imports only what stand
   systems/      what a layer of each system is, and its parameters
   reference/    the same in slow, obvious loops: the truth of the tests
   maxtext/      the only room that sees MaxText
+  conformance/  what must hold for every system, ours and yours
   bench/        how fast it is
   checkpoints/  stock checkpoints and those with memory; GGUF files
   evaluation/   whole documents read by a checkpoint; recall probes
@@ -32,8 +33,16 @@ if TYPE_CHECKING:
   from melodi_plugin.config.keys import MelodiKeys
   from melodi_plugin.config.model import MelodiConfig
   from melodi_plugin.maxtext.registration import UnsupportedMaxText, register, unregister
+  from melodi_plugin.systems.table import register_system
 
-__all__ = ["MelodiConfig", "MelodiKeys", "UnsupportedMaxText", "register", "unregister"]
+__all__ = [
+  "MelodiConfig",
+  "MelodiKeys",
+  "UnsupportedMaxText",
+  "register",
+  "register_system",
+  "unregister",
+]
 
 # Imported when first asked for: `melodi --help` must wait for neither JAX nor MaxText.
 _HOMES = {
@@ -41,6 +50,7 @@ _HOMES = {
   "MelodiConfig": "config.model",
   "UnsupportedMaxText": "maxtext.registration",
   "register": "maxtext.registration",
+  "register_system": "systems.table",
   "unregister": "maxtext.registration",
 }
 

@@ -120,6 +120,11 @@ class MelodiKeys(BaseModel):
     "stored and go stale, empty slots are attended to, and the Memorizing Transformer's own layer "
     "doubles the residual stream and forgets at the end of a segment only.",
   )
+  melodi_imports: str = Field(
+    "",
+    description="Python modules that register systems of your own (docs/own_memory.md), joined by "
+    "commas; they are looked for beside the config and in the current folder, too.",
+  )
   melodi_schedule: Literal["layers", "windows"] = Field(
     "layers",
     description="Order of the walk over (layer, window): 'layers' reads all windows with a layer "
@@ -181,7 +186,7 @@ class MelodiKeys(BaseModel):
     """MaxText reads the word none as null."""
     return "none" if value is None else value
 
-  @field_validator("melodi_prepare_data", "melodi_probe", mode="before")
+  @field_validator("melodi_imports", "melodi_prepare_data", "melodi_probe", mode="before")
   @classmethod
   def _null_is_empty(cls, value: Any) -> Any:
     """MaxText reads `key=` as null."""

@@ -9,7 +9,14 @@ from typing import Any, NamedTuple
 
 from melodi_plugin.config.keys import PAPER
 from melodi_plugin.config.settings import parse_layers
-from melodi_plugin.config.systems import BLOCK_RECURRENT, MELODI, MEMORIZING, system_of
+from melodi_plugin.config.systems import (
+  BLOCK_RECURRENT,
+  MELODI,
+  MEMORIZING,
+  USERS,
+  own_settings,
+  system_of,
+)
 
 
 class LayerSpec(NamedTuple):
@@ -20,12 +27,12 @@ class LayerSpec(NamedTuple):
   the R states, as a queue of one window (Block-Recurrent).
   """
 
-  short_tokens: int  # S of this layer, 0 without short-term memory
-  increment: int  # L of this layer, 0 without a long-term queue
-  queue_tokens: int  # M of this layer
-  mixes_summary: bool  # has a mixer for the next layer's summary tokens
-  mixes_short: bool  # has a mixer for the next window's short-term memory
-  residual_short: bool  # that mixer has norms and the residual (the paper's layers, S = U)
+  short_tokens: int = 0  # S of this layer, 0 without short-term memory
+  increment: int = 0  # L of this layer, 0 without a long-term queue
+  queue_tokens: int = 0  # M of this layer
+  mixes_summary: bool = False  # has a mixer for the next layer's summary tokens
+  mixes_short: bool = False  # has a mixer for the next window's short-term memory
+  residual_short: bool = False  # that mixer has norms and the residual (paper's layers, S = U)
   has_positions: bool = True  # self-attention knows distances
   mixed: bool = True  # memory holds mixed tokens: MELODI
 
@@ -96,6 +103,7 @@ class MelodiConfig:
   neighbors: Neighbors = WHOLE_QUEUE
   recurrence: Recurrence = BIAS_SKIP
   reference_defects: bool = False
+  own: Any = None  # the settings of a user's system: its keys, frozen
 
   def __post_init__(self):
     for name in ("long_term_layers", "short_term_layers"):
@@ -132,7 +140,7 @@ class MelodiConfig:
       position=config.melodi_position,
       dropout_rate=config.dropout_rate,
     )
-    if system != MELODI:
+    if system not in (MELODI, *USERS):
       recurrent = system == BLOCK_RECURRENT
       return cls.baseline(
         system,
@@ -161,6 +169,8 @@ class MelodiConfig:
       base_block=config.melodi_base_block,
       num_kv_heads=config.num_kv_heads,
       num_attentions=2 if config.melodi_base_block == "gemma2" else 1,
+      system=system,
+      own=own_settings(system, config),
     )
 
   @classmethod
@@ -252,10 +262,22 @@ class MelodiConfig:
     return self.window_length + self.summary_tokens
 
   def layer(self, index: int) -> LayerSpec:
-    """The spec of layer `index` (SEMANTICS: S = 0 and 'no branching' rules)."""
+    """The spec of layer `index`."""
+    if self.system not in USERS:
+      return self.layer_by_keys(index)
+    own = USERS[self.system].layer
+    spec = own(self, index) if own else LayerSpec()
+    if not isinstance(spec, LayerSpec):
+      raise ValueError(
+        f"`layer` of the system {self.system} must return a LayerSpec, not {spec!r}."
+      )
+    return spec
+
+  def layer_by_keys(self, index: int) -> LayerSpec:
+    """What the keys of MELODI ask for (SEMANTICS: S = 0 and 'no branching' rules)."""
     short = self.short_term_tokens if index in self.short_term_layers else 0
     long = index in self.long_term_layers and self.queue_tokens > 0
-    melodi = self.system == MELODI
+    melodi = self.system in (MELODI, *USERS)
     branching = self.summary_branching and self.summary_tokens > 0
     mixes_short = melodi and short > 0 and self.summary_branching
     return LayerSpec(

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.config.settings import as_written
-from melodi_plugin.config.systems import has_base_block, is_melodi
+from melodi_plugin.config.systems import has_base_block, is_counted, is_melodi
 from melodi_plugin.cost.accounting import (
   MemoryNumbers,
   decode_state,
@@ -44,8 +44,8 @@ class Sizes(NamedTuple):
   memory_bytes: int
   decode_state: int | None  # numbers; of a stock model after max_target_length tokens
   decode_state_bytes: int | None
-  training_flops_per_token: float  # products of matrices, forward and backward
-  training_flops_per_step: float  # of one device, like the next
+  training_flops_per_token: float | None  # products of matrices, forward and backward
+  training_flops_per_step: float | None  # of one device, like the next
   tokens_per_step: int
 
 
@@ -55,6 +55,8 @@ def closed_form(config: Any) -> Sizes | None:
   Raises:
     ValueError: if sizes contradict each other.
   """
+  if not is_counted(config):
+    return None
   around_stock = has_base_block(config)
   if (around_stock or not is_melodi(config)) and not is_ordinary(config):
     return None
@@ -72,13 +74,23 @@ def closed_form(config: Any) -> Sizes | None:
   return sizes(config, tables, tables + total, flops / config.max_target_length)
 
 
-def sizes(config: Any, tables: int, total: int, flops_per_token: float) -> Sizes:
-  """Sizes of a model of which is known: the vocabulary's tables, all parameters, operations."""
-  counted = stored = MemoryNumbers(0, 0)
+def sizes(
+  config: Any,
+  tables: int,
+  total: int,
+  flops_per_token: float | None,
+  memory: MemoryNumbers | None = None,
+) -> Sizes:
+  """Sizes of a model of which is known: the vocabulary's tables, all parameters, operations.
+
+  `memory` is what a row of a user's system stores; closed forms do not know it.
+  """
+  counted = stored = memory or MemoryNumbers(0, 0)
   if is_melodi(config):
     melodi, number = MelodiConfig.from_maxtext(config), _BYTES[config.melodi_memory_dtype]
-    counted = paper_memory(melodi)
-    stored = MemoryNumbers(*(number * count for count in memory_numbers(melodi)))
+    if memory is None:
+      counted, stored = paper_memory(melodi), memory_numbers(melodi)
+    stored = MemoryNumbers(*(number * count for count in stored))
   state, state_bytes = _decode_state(config)
   rows = config.per_device_batch_size * config.gradient_accumulation_steps
   tokens = rows * config.max_target_length
@@ -94,7 +106,7 @@ def sizes(config: Any, tables: int, total: int, flops_per_token: float) -> Sizes
     decode_state=state,
     decode_state_bytes=state_bytes,
     training_flops_per_token=flops_per_token,
-    training_flops_per_step=flops_per_token * tokens,
+    training_flops_per_step=None if flops_per_token is None else flops_per_token * tokens,
     tokens_per_step=int(tokens),
   )
 
@@ -102,6 +114,8 @@ def sizes(config: Any, tables: int, total: int, flops_per_token: float) -> Sizes
 def _decode_state(config: Any) -> tuple[int | None, int | None]:
   """Numbers and bytes; of a stock model its keys and values, if it keeps those of all tokens."""
   cache_bytes = getattr(config.dtype, "itemsize", None) or _BYTES[config.dtype]
+  if not is_counted(config):
+    return None, None
   if is_melodi(config):
     state = decode_state(MelodiConfig.from_maxtext(config))
     return state.all, state.size(_BYTES[config.melodi_memory_dtype], cache_bytes)[1]

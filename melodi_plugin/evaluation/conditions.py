@@ -4,12 +4,12 @@ from typing import Any
 
 from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.config.systems import is_melodi
+from melodi_plugin.systems.table import remembers
 
 
 def memory_of(config: Any) -> str:
   """What memory does while the model reads: 'carried', 'reset at every window' or 'none'."""
-  specs = MelodiConfig.from_maxtext(config).layers if is_melodi(config) else ()
-  if not any(spec.short_tokens or spec.queue_tokens for spec in specs):
+  if not is_melodi(config) or not remembers(MelodiConfig.from_maxtext(config)):
     return "none"
   return "reset at every window" if config.melodi_reset_every_window else "carried"
 

@@ -57,6 +57,8 @@ def _read(path: str, *arguments: str) -> Any:
   values = {k: None if str(v).lower() == "none" else v for k, v in values.items()}
   defaults: Any = OmegaConf.to_container(base)
   _check(values, defaults)
+  if values["melodi_imports"]:
+    raise _AskMaxText
   own = {key: value for key, value in values.items() if key in MelodiKeys.model_fields}
   values |= MelodiKeys(**own).model_dump()
   values = complete(values)

@@ -8,4 +8,5 @@ Read in this order; each file imports only what stands above it:
   cached/     Transformer-XL and the Memorizing Transformer
   recurrent/  the Block-Recurrent Transformer
   table       which parts a layer of a system is made of
+  fit         whether the parts of a user's system fit together
 """

@@ -8,16 +8,25 @@
   block_recurrent         StateReader                     Cache       States
 
 A layer that does not have a long-term memory in its system has Nothing; the cache of a layer that
-attends to its whole queue has no tokens.
+attends to its whole queue has no tokens.  `register_system` adds a row (docs/own_memory.md).
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+from pydantic import BaseModel
 
 from melodi_plugin.config.model import LayerSpec, MelodiConfig
-from melodi_plugin.config.systems import BLOCK_RECURRENT, MELODI, MEMORIZING, TRANSFORMER_XL
+from melodi_plugin.config.systems import (
+  BLOCK_RECURRENT,
+  MELODI,
+  MEMORIZING,
+  TRANSFORMER_XL,
+  UserSystem,
+  add_user_system,
+)
 from melodi_plugin.core import stack
 from melodi_plugin.core.cell import LongMemory, ShortMemory
 from melodi_plugin.core.memories.contents import Mixture, Verbatim
@@ -94,9 +103,40 @@ SYSTEMS: dict[str, Callable[[MelodiConfig, LayerSpec], Parts]] = {
 }
 
 
+def register_system(
+  name: str,
+  parts: Callable[[MelodiConfig, LayerSpec], Parts],
+  *,
+  keys: type[BaseModel] = BaseModel,
+  layer: Callable[[MelodiConfig, int], LayerSpec] | None = None,
+) -> None:
+  """Puts a memory of your own behind `decoder_block: name` (docs/own_memory.md).
+
+  Args:
+    name: a name that no other system and no block of MaxText has.
+    parts: what a layer is made of; called once per run of layers with equal specs.
+    keys: keys of a config that it adds, with defaults; `parts` finds them in `config.own`.
+    layer: what layer `index` keeps and mixes as MELODI's layers do; by default nothing.
+      `MelodiConfig.layer_by_keys` reads MELODI's own keys.
+
+  Raises:
+    ValueError: the name or a key is taken, or a key has no default.
+  """
+  if not callable(parts):
+    raise ValueError(f"`parts` of the system {name} must be a function of a config and a spec.")
+  add_user_system(UserSystem(name, keys, layer))
+  SYSTEMS[name] = parts
+
+
 def parts(config: MelodiConfig, spec: LayerSpec) -> Parts:
   """The parts of a layer.  A stock block has a reader and parameters of its own (`stock/`)."""
-  return SYSTEMS[config.system](config, spec)
+  own = SYSTEMS[config.system](config, spec)
+  if not isinstance(own, Parts) or not all(map(callable, own)):
+    raise ValueError(
+      f"`parts` of the system {config.system} must return Parts(reader, short, long, params), all "
+      f"of them callable, not {own!r}."
+    )
+  return own
 
 
 def make_cell(
@@ -123,3 +163,15 @@ def stored(config: MelodiConfig) -> list[LayerMemory]:
 def empty_memory(config: MelodiConfig, batch: int, dtype: Any = jnp.float32) -> Memory:
   """The memory of `batch` rows that have read nothing."""
   return stack.empty(stored(config), batch, dtype)
+
+
+def remembers(config: MelodiConfig) -> bool:
+  """Whether any layer stores anything."""
+  return any(map(stack.remembers, stored(config)))
+
+
+def stored_numbers(config: MelodiConfig) -> tuple[int, int]:
+  """Numbers that a row stores, in short-term and in long-term memory."""
+  layers = stored(config)
+  short, long = ([getattr(layer, name) for layer in layers] for name in ("short", "long"))
+  return tuple(sum(leaf.size for leaf in jax.tree.leaves(trees)) for trees in (short, long))

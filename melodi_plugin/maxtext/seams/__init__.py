@@ -6,6 +6,7 @@ neither MaxText nor JAX, and where MaxText lacks what a seam needs, the probe ca
 Read in this order; each file imports only what stands above it:
 
   seam             what a seam is, and the few tools that every seam needs
+  imports          modules of users, which register systems
   config           the names of our systems, and our keys
   model            our decoder, and its evaluation during training
   restored_memory  memory of a checkpoint in a model whose memory has another length

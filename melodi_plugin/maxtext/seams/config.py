@@ -1,5 +1,6 @@
 """The names of our systems, and our keys, in MaxText's configuration."""
 
+import difflib
 import enum
 import functools
 import os
@@ -11,8 +12,16 @@ from melodi_plugin.config.keys import PAPER, MelodiKeys
 from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.config.parameter_names import MEMORY_PATTERNS
 from melodi_plugin.config.settings import as_written
-from melodi_plugin.config.systems import MELODI, SYSTEMS, is_melodi
+from melodi_plugin.config.systems import (
+  MELODI,
+  SYSTEMS,
+  is_counted,
+  is_melodi,
+  names,
+  user_keys,
+)
 from melodi_plugin.maxtext.refusals import check, check_base_block
+from melodi_plugin.maxtext.seams.imports import import_systems
 from melodi_plugin.maxtext.seams.seam import (
   Undo,
   add_member,
@@ -35,6 +44,17 @@ def probe_block() -> str | None:
 
 def apply_block() -> Undo:
   return all_of([add_member(_block_enum(), name) for name in SYSTEMS])
+
+
+def _add_users(added: dict[str, Undo]) -> None:
+  """Gives the systems that users have registered since a place beside MaxText's blocks."""
+  for name in [name for name in names() if name not in (*SYSTEMS, *added)]:
+    if probe_member(_block_enum(), name):
+      raise ValueError(
+        f"the system {name} has the name of a decoder_block of MaxText; register it under another "
+        "name."
+      )
+    added[name] = add_member(_block_enum(), name)
 
 
 def probe_initialize() -> str | None:
@@ -63,7 +83,7 @@ def _around(block: Any, base: str, values: dict[str, Any]) -> dict[str, Any]:
   """MaxText's branches on decoder_block must see the block that memory goes around."""
   block = as_written(block)
   check_base_block(base)
-  if block in SYSTEMS and block != MELODI:
+  if block in names() and block != MELODI:
     raise ValueError(
       f"decoder_block={block} has layers of its own and cannot go around {base}; leave "
       "melodi_base_block at 'paper'."
@@ -78,12 +98,29 @@ def _around(block: Any, base: str, values: dict[str, Any]) -> dict[str, Any]:
   return {"decoder_block": base, "adamw_mask": no_decay}
 
 
-@functools.cache
+def _checked(values: dict[str, Any]) -> dict[str, Any]:
+  """Completed; raises ValueError for a `decoder_block` that nobody has registered."""
+  block, known = values.get("decoder_block"), [member.value for member in _block_enum()]
+  if block is None or as_written(block) in known:
+    return complete(values)
+  near = difflib.get_close_matches(str(block), known, n=1)
+  raise ValueError(
+    f"there is no decoder_block {block}; {f'did you mean {near[0]}, or ' if near else ''}"
+    "is it a system of your own?  Then set melodi_imports to the module that registers it."
+  )
+
+
 def with_melodi_keys(base: type) -> type:
-  """MaxText's config class with our keys."""
-  validator = pydantic.model_validator(mode="before")(complete)
+  """MaxText's config class with our keys, and those of users."""
+  return _with_keys(base, user_keys(), names())
+
+
+@functools.cache
+def _with_keys(base: type, users: tuple[type, ...], blocks: tuple[str, ...]) -> type:
+  """One class per set of `blocks`: pydantic reads the members of an enum only once per class."""
+  validator = pydantic.model_validator(mode="before")(_checked)
   body = {"__module__": __name__, "complete": validator}
-  return type(f"Melodi{base.__name__}", (MelodiKeys, base), body)
+  return type(f"Melodi{base.__name__}", (*users, MelodiKeys, base), body)
 
 
 def _check_not_lost(config: Any, pyconfig: Any, argv: Any, kwargs: dict[str, Any]) -> None:
@@ -93,7 +130,7 @@ def _check_not_lost(config: Any, pyconfig: Any, argv: Any, kwargs: dict[str, Any
     return
   path, _ = pyconfig._resolve_or_infer_config(argv, **kwargs)
   block = pyconfig._load_config(path).get("decoder_block")
-  if block in SYSTEMS:
+  if block in names():
     raise ValueError(
       f"model_name={model} brings layers of its own, so decoder_block={block} would be lost; set "
       "melodi_base_block to the decoder_block of that model, or leave model_name out."
@@ -104,20 +141,27 @@ def apply_initialize() -> Undo:
   from maxtext.configs import pyconfig, types
 
   original = pyconfig._initialize_pydantic
+  added: dict[str, Undo] = {}  # enum members of the systems of users
 
   @functools.wraps(original)
   def initialize(argv=None, config_class=types.MaxTextConfig, **kwargs):
+    import_systems(argv or (), kwargs)
+    _add_users(added)
     config = original(argv, config_class=with_melodi_keys(config_class), **kwargs)
     if is_melodi(config):
       check(config)
-      MelodiConfig.from_maxtext(config)  # raises where the sizes contradict each other
+      sizes = MelodiConfig.from_maxtext(config)  # raises where they contradict each other
+      if not is_counted(config):
+        from melodi_plugin.systems.fit import check_fit
+
+        check_fit(sizes)
     else:
       _check_not_lost(config, pyconfig, argv, kwargs)
     return config
 
   undo_replace = replace(pyconfig, "_initialize_pydantic", initialize)
   # The cached classes know this registration's enum members.
-  return all_of([undo_replace, with_melodi_keys.cache_clear])
+  return all_of([_with_keys.cache_clear, lambda: all_of([*added.values()])(), undo_replace])
 
 
 def probe_load() -> str | None:
@@ -132,10 +176,10 @@ def apply_load() -> Undo:
   from maxtext.configs import pyconfig
 
   original = pyconfig._load_config
-  defaults = MelodiKeys.model_validate({}).model_dump()
 
   @functools.wraps(original)
   def load(config_name):
-    return omegaconf.OmegaConf.merge(defaults, original(config_name))
+    defaults = [keys().model_dump() for keys in (MelodiKeys, *user_keys())]
+    return omegaconf.OmegaConf.merge(*defaults, original(config_name))
 
   return replace(pyconfig, "_load_config", load)

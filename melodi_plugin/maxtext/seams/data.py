@@ -6,7 +6,7 @@ import inspect
 import time
 from typing import Any
 
-from melodi_plugin.config.systems import is_melodi
+from melodi_plugin.config.systems import is_counted, is_melodi
 from melodi_plugin.errors import user_errors
 from melodi_plugin.maxtext.seams.seam import Undo, all_of, parameters, replace
 from melodi_plugin.training.progress import INPUT_WAIT
@@ -120,7 +120,8 @@ def apply_restore() -> Undo:
         goes_on = pipeline.restore_place(maxtext_config, data_iterator, folder / "iter")
         data_iterator = None  # done
       if resumes:
-        keep = restored_memory.of_checkpoint(folder / "items", goes_on=goes_on)
+        queues = is_counted(maxtext_config)
+        keep = restored_memory.of_checkpoint(folder / "items", goes_on=goes_on, queues=queues)
     if path and not resumes and is_melodi(maxtext_config):
       _check_fits(path, checkpointing._abstract_params(state))
     with keep:

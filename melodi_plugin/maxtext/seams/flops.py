@@ -1,8 +1,9 @@
 """Floating-point operations from which MaxText reports TFLOP/s."""
 
 import functools
+import math
 
-from melodi_plugin.config.systems import has_base_block, is_melodi
+from melodi_plugin.config.systems import has_base_block, is_counted, is_melodi
 from melodi_plugin.cost.flops import training_flops
 from melodi_plugin.maxtext.seams.seam import Undo, parameters, replace
 
@@ -26,6 +27,10 @@ def apply_flops() -> Undo:
   def calculate_tflops_training_per_device(config, log=True):
     if not is_melodi(config):
       return original(config, log)
+    if not is_counted(config):
+      if log:
+        print(f"Operations of decoder_block: {config.decoder_block.value} are not counted.")
+      return math.nan, math.nan, math.nan
     rows = config.per_device_batch_size
     stock = original(config, log=False)[1] * 1e12 / rows if has_base_block(config) else 0.0
     flops = training_flops(config, stock)

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from melodi_plugin.config.model import MelodiConfig
+from melodi_plugin.config.systems import is_counted
 from melodi_plugin.core.memory import Memory, resize
 from melodi_plugin.errors import UserError
 from melodi_plugin.maxtext.seams.seam import replace
@@ -39,12 +40,15 @@ def _memory(tree: dict[str, Any]) -> dict[str, Any]:
   return tree
 
 
-def of_checkpoint(items: Any, *, goes_on: bool) -> contextlib.AbstractContextManager[None]:
+def of_checkpoint(
+  items: Any, *, goes_on: bool, queues: bool
+) -> contextlib.AbstractContextManager[None]:
   """Memory is restored as it is in the checkpoint, queues at their old length; `fit` comes next.
 
   Args:
     items: the folder of the checkpoint.
     goes_on: whether memory is restored at all; if not, it keeps its zeros.
+    queues: whether long-term memory may be a queue; that of a user's system need not.
 
   Raises, when the checkpoint is asked:
     UserError: if it holds other arrays than the configuration describes.
@@ -60,7 +64,7 @@ def of_checkpoint(items: Any, *, goes_on: bool) -> contextlib.AbstractContextMan
     if not goes_on:
       for name in [name for name in memory if name.startswith("memory_")]:
         del memory[name]
-    elif stored is not None and "memory_long" in memory:
+    elif queues and stored is not None and "memory_long" in memory:
       wanted = memory["memory_long"]
       *layers_and_rows, _, width = wanted.shape
       shape = (*layers_and_rows, stored.shape[2], width)
@@ -107,8 +111,8 @@ def _shapes(tree: dict[str, Any], group: str) -> dict[str, tuple[int, ...]]:
 def fit(state: Any, config: Any) -> None:
   """Cuts or lengthens restored queues if melodi_long_term_windows has changed."""
   sizes, decoder = MelodiConfig.from_maxtext(config), state["model"]["decoder"]
-  if "memory_long" not in decoder:
-    return
+  if "memory_long" not in decoder or not is_counted(config):
+    return  # what a user's system stores need not be a queue
   long, windows = (decoder[f"memory_{field}"].get_value() for field in ("long", "windows"))
   if not isinstance(long, jax.Array) or long.shape[2] == sizes.queue_tokens:
     return  # it was left out, or fits
