@@ -14,11 +14,12 @@ from flax import nnx
 
 from integration_tests import maxtext_model
 from integration_tests.golden_baselines import open_golden, recorded
+from melodi_plugin.conformance.stacks import plan, stack_layers
 from melodi_plugin.core.attention import rms_norm
 from melodi_plugin.core.cell import Streams
 from melodi_plugin.core.memory import LayerMemory, Memory
 from melodi_plugin.core.schedules.segment import read_segment
-from melodi_plugin.testing.tiny import assert_close, plan, stack_layers
+from melodi_plugin.testing.tiny import assert_close
 
 SCHEDULES = ("layers", "windows")
 

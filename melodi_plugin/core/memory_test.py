@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from melodi_plugin.conformance.stacks import document_rows
 from melodi_plugin.core.memory import (
   LayerMemory,
   Memory,
@@ -17,7 +18,7 @@ from melodi_plugin.core.memory import (
 )
 from melodi_plugin.core.segments import plan_windows
 from melodi_plugin.systems.table import empty_memory
-from melodi_plugin.testing.tiny import document_rows, random_memory, tiny_config
+from melodi_plugin.testing.tiny import random_memory, tiny_config
 
 D, S, L, Q, W = 2, 3, 2, 3, 4
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from melodi_plugin.conformance.stacks import document_rows
 from melodi_plugin.core.segments import plan_windows, reset, select_rows
-from melodi_plugin.testing.tiny import document_rows
 
 W = 4
 compiled = functools.partial(

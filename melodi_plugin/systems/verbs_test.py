@@ -5,11 +5,12 @@ import functools
 import jax.numpy as jnp
 import pytest
 
+from melodi_plugin.conformance.stacks import document_rows, stack_layers
+from melodi_plugin.conformance.verbs import LENGTHS, Stack, assert_verbs_equal_schedule
 from melodi_plugin.systems.paper.reader_test import small_config
 from melodi_plugin.testing import baselines, stock
 from melodi_plugin.testing.baselines import block_recurrent, memorizing, transformer_xl
-from melodi_plugin.testing.tiny import document_rows, quick_layers, random_memory, stack_layers
-from melodi_plugin.testing.verbs import Stack, assert_verbs_equal_schedule
+from melodi_plugin.testing.tiny import quick_layers, random_memory
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -47,9 +48,6 @@ STOCK = {
   "stock, no short-term memory": dict(short_term_tokens=0),
   "stock, no summary": dict(summary_tokens=0),
 }
-# Carried on for two windows, then a document of a window and a token, and one that is shorter than
-# a window; a document of four windows, which overflows the queue; one, padding, another one.
-LENGTHS = ((-2.0, 1.25, 0.5), (4.0,), (0.75, 2.5))
 
 
 def batch_of(config, seed=0):

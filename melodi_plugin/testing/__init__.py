@@ -5,7 +5,6 @@ Read in this order; each file imports only what stands above it:
   tiny        small models, random inputs, comparisons
   variants    every kind of memory that a config can ask for
   products    operations of the matrix products of a traced program
-  verbs       rows read by the verbs of a stack, as a server would
   baselines   small models of the systems that MELODI is compared with
   checks      what must hold for each of them
   stock       a block of a few lines, and its cell in loops

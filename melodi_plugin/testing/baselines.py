@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from melodi_plugin.config.model import MelodiConfig, Neighbors, Recurrence
 from melodi_plugin.config.systems import BLOCK_RECURRENT, MEMORIZING, TRANSFORMER_XL
+from melodi_plugin.conformance import stacks
+from melodi_plugin.conformance.stacks import document_rows, draw, jit, read_rows, stack_layers
 from melodi_plugin.core.memory import Memory
 from melodi_plugin.reference import baselines as naive_baselines
-from melodi_plugin.systems.table import parts
-from melodi_plugin.testing.tiny import document_rows, random_memory, read_rows, stack_layers
+from melodi_plugin.testing.tiny import random_memory
 
 SIZES: dict[str, Any] = dict(
   num_layers=2, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=32, window_length=4, position="t5"
@@ -24,8 +24,6 @@ W, SEGMENT, BATCH = 4, 12, 2
 # five windows, which no queue here holds.
 ROWS = ([[-4, 7], [-3, 8]], [[3, 4], [-12]])
 ONE_WINDOW = ([[-7], [12]], [[5], [-3]])  # the same for one window per segment
-# Compiling well would take longer than running.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def transformer_xl(**changes: Any) -> MelodiConfig:
@@ -48,30 +46,7 @@ def block_recurrent(
   return MelodiConfig.baseline(BLOCK_RECURRENT, recurrence=recurrence, **sizes)
 
 
-def random_layers(config: MelodiConfig, seed: int = 0, dtype: Any = jnp.float64) -> list[Any]:
-  """Layers off their initial values, so that a missing term shows; one head's temperatures < 0."""
-  rng = np.random.default_rng(seed)
-
-  def parameters(spec) -> Any:
-    with nnx.use_eager_sharding(False):  # there is no mesh here
-      module = parts(config, spec).params(config, spec, dtype=dtype, rngs=nnx.Rngs(0))
-    return module.parameters()
-
-  def draw(path, leaf) -> jax.Array:
-    vector = leaf.ndim == 1  # norms and temperatures, mostly: near 1
-    values = vector + 0.4 * rng.normal(size=leaf.shape)
-    if "temperature" in jax.tree_util.keystr(path):
-      values[0] *= -1.5
-    return jnp.asarray(values, dtype)
-
-  # Without initialisers, which would take longer to compile than a test.
-  shapes = [jax.eval_shape(lambda spec=spec: parameters(spec)) for spec in config.layers]
-  return jax.tree_util.tree_map_with_path(draw, shapes)
-
-
-def draw(seed: int, *shape: int) -> np.ndarray:
-  """Normal numbers."""
-  return np.random.default_rng(seed).normal(size=shape)
+random_layers = functools.partial(stacks.random_layers, spread=0.4)
 
 
 def memory_of(config: MelodiConfig, seed: int = 0) -> Memory:

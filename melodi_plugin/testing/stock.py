@@ -14,13 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from melodi_plugin.conformance.stacks import stack_layers
 from melodi_plugin.core.memory import Memory
 from melodi_plugin.core.stack import Section
 from melodi_plugin.reference import melodi as naive
 from melodi_plugin.systems.stock.params import StockMemoryParams
 from melodi_plugin.systems.stock.reader import Attention, StockLayer, StockReader
 from melodi_plugin.systems.table import make_cell
-from melodi_plugin.testing.tiny import stack_layers, tiny_config
+from melodi_plugin.testing.tiny import tiny_config
 
 W, SEGMENT = 6, 18
 ATTENTIONS = (Attention(sliding_window=3), Attention(soft_cap=1.5))

@@ -1,6 +1,5 @@
 """Small models, random inputs and comparisons for tests, ours and yours."""
 
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,15 +9,11 @@ import numpy as np
 from flax import nnx
 
 from melodi_plugin.config.keys import MelodiKeys
-from melodi_plugin.config.model import LayerSpec, MelodiConfig, Run
-from melodi_plugin.core.array_typing import Array
+from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.core.memory import Memory
-from melodi_plugin.core.schedules.segment import read_segment
-from melodi_plugin.core.segments import Windows, plan_windows
-from melodi_plugin.core.stack import Section
 from melodi_plugin.systems.paper.layer import PaperLayer
 from melodi_plugin.systems.paper.params import PaperLayerParams
-from melodi_plugin.systems.table import empty_memory, make_cell
+from melodi_plugin.systems.table import empty_memory
 
 TINY = dict(
   num_layers=3,
@@ -84,53 +79,6 @@ def quick_layers(config: MelodiConfig) -> list[PaperLayer]:
   return [layer._replace(temperature=layer.temperature.at[0].multiply(-1.5)) for layer in layers]
 
 
-def stack_layers(
-  layers: list,
-  config: MelodiConfig,
-  scan_layers: bool = True,
-  dtype: Any = jnp.float32,
-  reader_of: Callable[[LayerSpec], Any] = lambda spec: None,
-) -> list[Section]:
-  """The sections of a stack from one parameter tuple per layer.
-
-  `reader_of` makes the reader of a layer, where it is not that of the system.
-  """
-
-  def section(run: Run) -> Section:
-    own = layers[run.first : run.first + run.length]
-    params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *own)
-    return Section(run, make_cell(config, run.spec, dtype, reader_of(run.spec)), params)
-
-  return [section(run) for run in config.runs(scan_layers)]
-
-
-def plan(config: MelodiConfig, held: Any, positions: Any, ids: Any) -> Windows:
-  """The plan of a segment; `held` windows are in memory."""
-  return plan_windows(
-    jnp.asarray(positions),
-    jnp.asarray(ids),
-    jnp.asarray(held),
-    window_length=config.window_length,
-    queue_windows=config.long_term_windows,
-  )
-
-
-def read_rows(
-  sections: list[Section],
-  config: MelodiConfig,
-  x: Array,
-  summary: Array,
-  memory: Memory,
-  positions: Any,
-  ids: Any,
-  **options: Any,
-) -> tuple[Array, Memory]:
-  """`read_segment` of rows of documents; outputs at padding are zeros."""
-  positions, ids = jnp.asarray(positions), jnp.asarray(ids)
-  y, memory = read_segment(sections, config, x, summary, memory, positions, ids, **options)
-  return jnp.where(ids[..., None] > 0, y, 0), memory
-
-
 def random_memory(
   config: MelodiConfig, batch: int, seed: int = 0, windows: int = 2, dtype: Any = jnp.float32
 ) -> Memory:
@@ -139,29 +87,6 @@ def random_memory(
   short, long = (rng.normal(size=leaf.shape).astype(dtype) for leaf in (empty.short, empty.long))
   long[:, :, : max(0, config.queue_tokens - windows * config.long_term_increment)] = 0
   return Memory(jnp.asarray(short), jnp.asarray(long), jnp.full_like(empty.windows, windows))
-
-
-def document_rows(
-  rows: list[list[int]], segment: int, window: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """Positions and segment ids (B, T) of rows of documents.
-
-  Args:
-    rows: per row the lengths of its documents; a negative first length continues a document that
-      began two windows before this segment.
-    segment: T.
-    window: W; every document starts at a window boundary.
-  """
-  positions, ids = np.zeros((2, len(rows), segment), np.int32)
-  for row, lengths in enumerate(rows):
-    at = 0
-    for number, length in enumerate(lengths, start=1):
-      first = 2 * window if length < 0 else 0
-      stop = min(at + abs(length), segment)
-      positions[row, at:stop] = first + np.arange(stop - at)
-      ids[row, at:stop] = number
-      at = -(-stop // window) * window
-  return positions, ids
 
 
 def assert_close(

@@ -7,15 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from melodi_plugin.testing.tiny import (
-  assert_close,
-  document_rows,
-  quick_layers,
-  random_memory,
-  read_rows,
-  stack_layers,
-  tiny_config,
-)
+from melodi_plugin.conformance.stacks import document_rows, read_rows, stack_layers
+from melodi_plugin.testing.tiny import assert_close, quick_layers, random_memory, tiny_config
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from melodi_plugin.conformance.stacks import document_rows
 from melodi_plugin.core.schedules.walk import Walk
 from melodi_plugin.systems.paper.reader_test import (
   SEGMENT,
@@ -17,7 +18,7 @@ from melodi_plugin.systems.paper.reader_test import (
   reader,
   small_config,
 )
-from melodi_plugin.testing.tiny import assert_close, document_rows
+from melodi_plugin.testing.tiny import assert_close
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -7,20 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from melodi_plugin.conformance.stacks import document_rows, plan, read_rows, stack_layers
 from melodi_plugin.core.cell import Streams
 from melodi_plugin.core.memory import LayerMemory
 from melodi_plugin.core.segments import reset, select_rows
 from melodi_plugin.systems.table import make_cell
-from melodi_plugin.testing.tiny import (
-  assert_close,
-  document_rows,
-  plan,
-  quick_layers,
-  random_memory,
-  read_rows,
-  stack_layers,
-  tiny_config,
-)
+from melodi_plugin.testing.tiny import assert_close, quick_layers, random_memory, tiny_config
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from melodi_plugin.conformance.stacks import document_rows, read_rows
 from melodi_plugin.core.cell import KeyValues
 from melodi_plugin.core.schedules.segment_test import value_and_grads
 from melodi_plugin.systems.paper.reader_test import draw, jit
@@ -20,7 +21,7 @@ from melodi_plugin.testing.stock import (
   slow_read,
   stock_config,
 )
-from melodi_plugin.testing.tiny import assert_close, document_rows, random_memory, read_rows
+from melodi_plugin.testing.tiny import assert_close, random_memory
 
 pytestmark = pytest.mark.usefixtures("float64")
 

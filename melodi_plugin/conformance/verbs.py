@@ -8,18 +8,23 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from melodi_plugin.config.model import MelodiConfig
+from melodi_plugin.conformance.stacks import (
+  Subject,
+  assert_close,
+  in_float64,
+  jit,
+  read_rows,
+  stack_layers,
+)
 from melodi_plugin.core import decoding
 from melodi_plugin.core.memory import Memory
 from melodi_plugin.core.stack import Section
-from melodi_plugin.testing.tiny import assert_close, read_rows
 
 Pace = Callable[[int, int], int]  # (tick, row) -> how many tokens the row may read
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def one_by_one(tick: int, row: int) -> int:
@@ -126,6 +131,22 @@ def assert_verbs_equal_schedule(
   for size, pace in paces:
     result = reader.read(x, memory, positions, ids, size, pace)
     assert_close(result, expected, 1e-9, 1e-9)
+
+
+# Carried on for two windows, then a document of a window and a token, and one that is shorter than
+# a window; a document of four windows; one, padding, another one.
+LENGTHS = ((-2.0, 1.25, 0.5), (4.0,), (0.75, 2.5))
+
+
+@in_float64
+def verbs_equal_schedule(subject: Subject) -> None:
+  """Rows read as a server would, out of step and idle now and then, are read as a segment is."""
+  window = subject.config.window_length
+  lengths = [[round(windows * window) for windows in row] for row in LENGTHS]
+  batch, memory = subject.batch(lengths, windows=5), subject.memory(len(lengths))
+  sections = functools.partial(stack_layers, config=subject.config, dtype=jnp.float64)
+  stack = Stack(subject.config, sections, subject.layers, subject.summary)
+  assert_verbs_equal_schedule(stack, batch.x, memory, batch.positions, batch.ids)
 
 
 def _sections(stack: Stack) -> list[Section]:
