@@ -102,9 +102,9 @@ class ArmtLayerParams(nnx.Module):
   def __init__(self, config: MelodiConfig, spec: LayerSpec, *, dtype: Any, rngs: nnx.Rngs):
     width, keys = config.emb_dim, config.own.armt_key_width
     self.tokens = PaperLayerParams(config, spec, dtype=dtype, rngs=rngs)
-    self.query = new_param(rngs, kernel_init, (width, keys), ("embed", None), dtype)
-    self.key = new_param(rngs, kernel_init, (width, keys), ("embed", None), dtype)
-    self.value = new_param(rngs, zeros, (width, width), ("embed", None), dtype)
+    self.query = new_param(rngs, kernel_init, (width, keys), ("embed", "heads"), dtype)
+    self.key = new_param(rngs, kernel_init, (width, keys), ("embed", "heads"), dtype)
+    self.value = new_param(rngs, zeros, (width, width), ("embed", "heads"), dtype)
     self.strength = new_param(rngs, zeros, (width,), ("norm",), dtype)
 
   def parameters(self) -> ArmtLayer:

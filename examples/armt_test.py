@@ -16,8 +16,13 @@ def draw(seed, *shape):
   return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
 
 
-EMPTY = armt.Association(jnp.zeros((1, 5, 24)), jnp.zeros((1, 24)))
-CERTAIN = jnp.ones((1, 1))  # β
+@pytest.fixture
+def empty(float64):
+  return armt.Association(jnp.zeros((1, 5, 24)), jnp.zeros((1, 24)))
+
+
+def write(memory, key, value, strength=1.0):
+  return armt.write(memory, key, value, jnp.full((1, 1), strength))
 
 
 def keys_of(count):
@@ -25,31 +30,28 @@ def keys_of(count):
   return armt.dpfp(draw(count, 1, count, 4))
 
 
-@pytest.mark.usefixtures("float64")
-def test_what_was_written_is_found_and_nothing_is_found_in_an_empty_memory():
+def test_what_was_written_is_found_and_nothing_is_found_in_an_empty_memory(empty):
   key, value = keys_of(1), draw(1, 1, 1, 5)
-  assert not armt.find(EMPTY, key).any()
-  found = armt.find(armt.write(EMPTY, key, value, CERTAIN), key)
+  assert not armt.find(empty, key).any()
+  found = armt.find(write(empty, key, value), key)
   np.testing.assert_allclose(found, value, rtol=1e-12)
 
 
-@pytest.mark.usefixtures("float64")
-def test_writing_a_key_twice_replaces_its_value_and_counts_it_once():
+def test_writing_a_key_twice_replaces_its_value_and_counts_it_once(empty):
   key, (first, second) = keys_of(1), draw(2, 2, 1, 1, 5)
-  once = armt.write(EMPTY, key, first, CERTAIN)
-  twice = armt.write(once, key, second, CERTAIN)
+  once = write(empty, key, first)
+  twice = write(once, key, second)
   np.testing.assert_allclose(armt.find(twice, key), second, rtol=1e-12)
   np.testing.assert_allclose(twice.mass, once.mass, rtol=1e-12)
-  half = armt.write(once, key, second, CERTAIN / 2)
+  half = write(once, key, second, 0.5)
   np.testing.assert_allclose(armt.find(half, key), (first + second) / 2, rtol=1e-12)
 
 
-@pytest.mark.usefixtures("float64")
-def test_a_key_that_has_nothing_in_common_with_another_leaves_it_alone():
+def test_a_key_that_has_nothing_in_common_with_another_leaves_it_alone(empty):
   nothing = jnp.zeros((1, 1, 24))
   one, other = nothing.at[0, 0, 3].set(2.0), nothing.at[0, 0, 7].set(1.0)
   values = draw(3, 2, 1, 1, 5)
-  memory = armt.write(armt.write(EMPTY, one, values[0], CERTAIN), other, values[1], CERTAIN)
+  memory = write(write(empty, one, values[0]), other, values[1])
   np.testing.assert_allclose(armt.find(memory, one), values[0], rtol=1e-12)
   np.testing.assert_allclose(armt.find(memory, other), values[1], rtol=1e-12)
 

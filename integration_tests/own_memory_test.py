@@ -1,6 +1,7 @@
 """A system of a user: trained, saved, resumed, sharded, evaluated; and what can go wrong."""
 
 import sys
+from unittest import mock
 
 import pytest
 from pydantic import BaseModel, Field
@@ -27,10 +28,10 @@ MESH = ("ici_fsdp_parallelism=4", "ici_tensor_parallelism=2")
 @pytest.fixture(autouse=True)
 def nobody_else(monkeypatch):
   """Systems that a test registers are forgotten after it."""
-  monkeypatch.setattr(systems, "USERS", {})
-  monkeypatch.setattr(table, "SYSTEMS", dict(table.SYSTEMS))
   monkeypatch.setattr(sys, "path", list(sys.path))
   monkeypatch.delitem(sys.modules, "armt", raising=False)
+  with mock.patch.dict(systems.USERS, clear=True), mock.patch.dict(table.SYSTEMS):
+    yield
 
 
 @pytest.fixture(scope="module")

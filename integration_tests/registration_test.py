@@ -56,7 +56,8 @@ CHANGED = {
 @pytest.fixture(autouse=True)
 def unregistered(monkeypatch):
   """Stock MaxText, everything imported that the trainer imports, and no system of a user."""
-  monkeypatch.setattr(systems, "USERS", {})
+  for name in list(systems.USERS):
+    monkeypatch.delitem(systems.USERS, name)
   with running.maxtext_process(registered=False):
     import maxtext.inference.maxengine.maxengine
     import maxtext.trainers.pre_train.train  # noqa: F401
