@@ -18,7 +18,7 @@ NORM_EPSILON = 1e-6
 T5_BUCKETS = 32
 T5_MAX_DISTANCE = 128
 ROTARY_LONGEST = 10_000.0  # half-wavelength
-MASKED_LOGIT = -1e6
+MASKED_LOGIT = -1e30  # far below any logit, also of heads without unit norm
 NULL_LOGIT = -1e3  # a slot without value: a query that may see nothing gets zeros
 
 

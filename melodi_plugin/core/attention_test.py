@@ -215,7 +215,7 @@ def test_dropout_is_given_by_its_key():
 
 def test_attention_drops_normalised_weights_and_does_not_normalise_again():
   zeros, ones = jnp.zeros((1, 8, N, H)), jnp.ones((1, 8, N, H))
-  arguments = dict(dropout_key=jax.random.key(0), dropout_rate=0.5)
+  arguments = dict(dropout_rng=jax.random.key(0), dropout_rate=0.5)
   out = attend(zeros, zeros, ones, jnp.ones(N), jnp.ones((1, 1, 8), bool), **arguments)
   # Eight equal weights of which k are kept and doubled: 2 k / 8.
   kept = np.asarray(out) * 4

@@ -19,11 +19,9 @@ import jax.numpy as jnp
 
 from melodi_plugin.config.model import LayerSpec, MelodiConfig
 from melodi_plugin.core.array_typing import Array, Bool, Float, Heads, Int, Rng
-from melodi_plugin.core.attention import wide_dtype
+from melodi_plugin.core.attention import MASKED_LOGIT, wide_dtype
 from melodi_plugin.core.cell import KeyValues, Row, of_heads
 from melodi_plugin.core.token_mixer import TokenMixer
-
-MASKED_LOGIT = -1e30
 
 KeyHeads = Float[Array, "B t G H"]  # fewer heads of keys and values than of queries
 Core = Callable[[Heads, KeyHeads, KeyHeads], Heads]
