@@ -64,7 +64,7 @@ def read_segment(
   ys, shorts, longs, counts = [], [], [], []
   for row in range(x.shape[0]):
     own = jax.tree.map(lambda leaf, row=row: leaf[:, row], (memory.short, memory.long))
-    document = _Row(read_window, layers, config, *own, int(held[row]))
+    document = _Row(read_window, layers, config, own[0], own[1], int(held[row]))
     ys.append(document.read(x[row], summary, positions[row], segment_ids[row]))
     for found, part in ((shorts, "short"), (longs, "long")):
       found.append(document.stacked(part, getattr(memory, part), row))

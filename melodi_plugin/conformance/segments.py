@@ -112,7 +112,7 @@ def documents_begin_without_memory(subject: Subject) -> None:
   expected = subject.read(batch, empty)
   bad = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), (empty.short, empty.long))
   full = subject.memory()
-  for memory in (full, Memory(*bad, full.windows)):
+  for memory in (full, Memory(bad[0], bad[1], full.windows)):
     result = subject.read(batch, memory)
     assert_close((result.y, result.memory), (expected.y, expected.memory), 0.0, 0.0)
 
@@ -125,7 +125,8 @@ def segments_can_be_cut_anywhere(subject: Subject) -> None:
   expected = subject.read(batch, memory)
   own, ys = memory, []
   for first in range(0, subject.segment, w):
-    part = Batch(*(leaf[:, first : first + w] for leaf in batch[:4]))
+    cut = [leaf[:, first : first + w] for leaf in batch[:4]]
+    part = batch._replace(x=cut[0], weights=cut[1], positions=cut[2], ids=cut[3])
     y, own = subject.read_forwards(part, own)
     ys.append(y)
   assert_close((jnp.concatenate(ys, axis=1), own), (expected.y, expected.memory))

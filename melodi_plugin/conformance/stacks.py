@@ -41,7 +41,7 @@ def small_config(system: str, **keys: Any) -> MelodiConfig:
   given, keys = _SIZES | {"melodi_window_length": 4} | keys, {}
   for group in (MelodiKeys, *user_keys()):
     own = {name: given.pop(name) for name in group.model_fields if name in given}
-    keys |= group(**own).model_dump()
+    keys |= group.model_validate(own).model_dump()
   return MelodiConfig.from_maxtext(SimpleNamespace(decoder_block=system, **given, **keys))
 
 

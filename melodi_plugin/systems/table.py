@@ -172,6 +172,9 @@ def remembers(config: MelodiConfig) -> bool:
 
 def stored_numbers(config: MelodiConfig) -> tuple[int, int]:
   """Numbers that a row stores, in short-term and in long-term memory."""
-  layers = stored(config)
-  short, long = ([getattr(layer, name) for layer in layers] for name in ("short", "long"))
-  return tuple(sum(leaf.size for leaf in jax.tree.leaves(trees)) for trees in (short, long))
+
+  def numbers(name: str) -> int:
+    trees = [getattr(layer, name) for layer in stored(config)]
+    return sum(leaf.size for leaf in jax.tree.leaves(trees))
+
+  return numbers("short"), numbers("long")

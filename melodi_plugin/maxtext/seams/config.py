@@ -179,7 +179,7 @@ def apply_load() -> Undo:
 
   @functools.wraps(original)
   def load(config_name):
-    defaults = [keys().model_dump() for keys in (MelodiKeys, *user_keys())]
+    defaults = [keys.model_validate({}).model_dump() for keys in (MelodiKeys, *user_keys())]
     return omegaconf.OmegaConf.merge(*defaults, original(config_name))
 
   return replace(pyconfig, "_load_config", load)

@@ -49,6 +49,6 @@ def _in_files(path: str) -> Iterator[str | None]:
   while os.path.isfile(path) and not os.path.samefile(
     os.path.dirname(path) or ".", MAXTEXT_CONFIGS_DIR
   ):
-    config = omegaconf.OmegaConf.load(path)
+    config: Any = omegaconf.OmegaConf.load(path)
     yield config.get(KEY)
     path = os.path.join(os.path.dirname(path), config.get("base_config") or "")
