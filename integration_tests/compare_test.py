@@ -69,8 +69,8 @@ REFUSED = [
 
 @pytest.mark.parametrize(("arguments", "words"), REFUSED, ids=[words for _, words in REFUSED])
 def test_what_cannot_be_run_is_refused_before_anything_is(here, tmp_path, capsys, arguments, words):
-  words = ["compare", *write_configs(tmp_path), f"out={tmp_path}/out", *arguments]
-  assert main(words) == 2
+  command = ["compare", *write_configs(tmp_path), f"out={tmp_path}/out", *arguments]
+  assert main(command) == 2
   said = capsys.readouterr().err.splitlines()[-1]
   assert said.startswith("error: ") and words in said
   assert not (tmp_path / "out").exists()

@@ -17,11 +17,10 @@ REPORT = {"report.md", "report.csv", "by_position.png", "per_document.png"}
 # On one device, in a process of its own: other rows, and the files in another order.
 ONE_DEVICE = """
 import json, pathlib, sys
-from melodi_plugin.evaluation.evaluate import evaluate_config
-from melodi_plugin.maxtext.configs import load_config
+from melodi_plugin.evaluation.evaluate import evaluate_config, read_config
 
 file, *cases = sys.argv[1:]
-found = [evaluate_config(load_config(["", file, *case.split()])) for case in cases]
+found = [evaluate_config(read_config(["", file, *case.split()])) for case in cases]
 pathlib.Path("found.json").write_text(json.dumps(found))
 """
 
@@ -43,10 +42,8 @@ def trained(tmp_path_factory) -> pathlib.Path:
 def read(trained, *argv, step="1"):
   """What `evaluation.json` holds for one checkpoint, read on eight devices."""
   with running.maxtext_process():
-    from melodi_plugin.maxtext.configs import load_config
-
     path = f"load_parameters_path={trained}/tiny/checkpoints/{step}/items"
-    return evaluate.evaluate_config(load_config(["", str(trained / "own.yml"), path, *argv]))
+    return evaluate.evaluate_config(evaluate.read_config(["", str(trained / "own.yml"), path, *argv]))
 
 
 @pytest.fixture(scope="module")

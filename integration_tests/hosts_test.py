@@ -103,7 +103,8 @@ def test_run_of_two_processes_goes_on_exactly_in_one(folder):
 
 def test_evaluation_ends_in_both_processes_together(folder):
   """The first process has more held-out text than the second."""
-  logs = [(folder / f"process_{index}.txt").read_text() for index in range(2)]
+  run = checkpoints(folder, "moved").parent
+  logs = [(run / name).read_text() for name in ("log.txt", "log_1.txt")]
   for log in logs:
     assert len(re.findall(r"Completed eval after train step", log)) == 2, log[-2000:]
     assert "Generating a padding batch" in log or log is logs[0]

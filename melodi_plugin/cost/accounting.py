@@ -136,17 +136,18 @@ class DecodeState(NamedTuple):
 
   past: MemoryNumbers  # what is left of the text before the open window
   window: int  # keys and values of the open window
-  mixers: int  # what the open window has given to memory so far: mixers' sums, or entries
+  mixers: int  # sums of the mixers of the open window, in float32
+  entries: int  # tokens of the open window as they are, for a cache or a verbatim queue
 
   @property
   def all(self) -> int:
     """All numbers together."""
-    return self.past.all + self.window + self.mixers
+    return self.past.all + self.window + self.mixers + self.entries
 
   def size(self, memory_bytes: int = 4, cache_bytes: int = 2) -> tuple[int, int]:
-    """Bytes of past memory and of all decode state; mixer sums have the cache's dtype."""
+    """Bytes of past memory and of all decode state; the mixers' sums are float32."""
     past = self.past.all * memory_bytes
-    return past, past + (self.window + self.mixers) * cache_bytes
+    return past, past + 4 * self.mixers + (self.window + self.entries) * cache_bytes
 
 
 def decode_state(config: MelodiConfig) -> DecodeState:
@@ -154,16 +155,22 @@ def decode_state(config: MelodiConfig) -> DecodeState:
 
   Keys and values of past memory follow from it, so they are not counted; an engine may keep them.
   """
-  mixed = 0
+  mixed = entries = 0
   for spec in config.layers:
-    mixed += config.summary_tokens * config.emb_dim if spec.mixes_summary else 0
-    mixed += spec.short_tokens * config.short_width if spec.mixes_short or not spec.mixed else 0
-    mixed += spec.increment * config.long_width
+    if spec.mixed:
+      tokens = config.summary_tokens if spec.mixes_summary else 0
+      tokens += spec.short_tokens if spec.mixes_short else 0
+      mixed += (tokens + spec.increment) * config.emb_dim
+    else:
+      entries += spec.short_tokens * config.short_width
+      # States are rewritten when a window closes; nothing is collected for them.
+      entries += 0 if config.system == BLOCK_RECURRENT else spec.increment * config.long_width
   heads, tokens = config.stored_heads, config.window_length
   return DecodeState(
     past=memory_numbers(config),
     window=keys_and_values(config.num_layers, heads, config.head_dim, tokens),
     mixers=mixed,
+    entries=entries,
   )
 
 

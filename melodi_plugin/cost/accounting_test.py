@@ -174,13 +174,16 @@ def test_decode_state_equals_sizes_of_an_open_window(name):
   config = CONFIGS[name]
   state = decode_state(config)
   opened = [
-    jax.eval_shape(lambda spec=spec: make_cell(config, spec).open(1)) for spec in config.layers
+    jax.eval_shape(lambda spec=spec: make_cell(config, spec, jnp.bfloat16).open(1))
+    for spec in config.layers
   ]
   assert state.past == memory_numbers(config)
   assert state.window == sum(one.tokens.key.size + one.tokens.value.size for one in opened)
   sums = [leaf.size for leaf in jax.tree.leaves([one[1:] for one in opened])]
-  assert state.mixers == sum(sums)
-  assert state.all == state.past.all + state.window + state.mixers
+  assert state.mixers + state.entries == sum(sums)
+  assert state.all == state.past.all + state.window + sum(sums)
+  wide = [leaf.dtype.itemsize for one in opened for leaf in jax.tree.leaves(one[1:]) if leaf.size]
+  assert not state.mixers or set(wide) == {4}
 
 
 def test_decode_state_of_a_grafted_model_beside_the_stock_one():
@@ -191,7 +194,7 @@ def test_decode_state_of_a_grafted_model_beside_the_stock_one():
   assert keys_and_values(layers=30, heads=3, head_dim=64, tokens=8192) == 2 * 30 * 3 * 64 * 8192
   assert state.size(memory_bytes=4, cache_bytes=2) == (
     4 * state.past.all,
-    4 * state.past.all + 2 * (state.window + state.mixers),
+    4 * state.past.all + 2 * state.window + 4 * state.mixers,
   )
 
 
