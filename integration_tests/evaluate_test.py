@@ -43,7 +43,8 @@ def read(trained, *argv, step="1"):
   """What `evaluation.json` holds for one checkpoint, read on eight devices."""
   with running.maxtext_process():
     path = f"load_parameters_path={trained}/tiny/checkpoints/{step}/items"
-    return evaluate.evaluate_config(evaluate.read_config(["", str(trained / "own.yml"), path, *argv]))
+    config = evaluate.read_config(["", str(trained / "own.yml"), path, *argv])
+    return evaluate.evaluate_config(config)
 
 
 @pytest.fixture(scope="module")
@@ -140,12 +141,12 @@ def test_several_checkpoints_are_read_in_turn_and_the_report_shows_all(trained, 
 def test_the_model_is_compiled_once(trained):
   with running.maxtext_process():
     from melodi_plugin.evaluation.reading import Scorer
-    from melodi_plugin.maxtext.configs import load_config
     from melodi_plugin.maxtext.pipeline import make_document_batches
     from melodi_plugin.maxtext.weights import find_checkpoints
 
     checkpoints = find_checkpoints(f"{trained}/tiny/checkpoints/*")
-    config = load_config(["", str(trained / "own.yml"), f"load_parameters_path={checkpoints[0]}"])
+    path = f"load_parameters_path={checkpoints[0]}"
+    config = evaluate.read_config(["", str(trained / "own.yml"), path])
     batches = make_document_batches(config, config.grain_eval_files, rows=8)
     scorer = Scorer(config, rows=batches.order.rows)
     programs = scorer._step._cache_size()  # of other tests

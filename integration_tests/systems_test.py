@@ -9,13 +9,16 @@ from integration_tests.resume_test import KEYS, LENGTHS, assert_same_checkpoint
 
 STEPS, STOP = 4, 2
 MESH = {"ici_fsdp_parallelism": 4, "ici_tensor_parallelism": 2}
-DEFAULT = ("dense", "recurrent")
-each_system = [
-  pytest.param(name, marks=() if name in DEFAULT else pytest.mark.slow) for name in running.SYSTEMS
-]
 
 
-@pytest.fixture(scope="module", params=each_system)
+def each_system(default: str) -> pytest.MarkDecorator:
+  """Every system; one of them by default, since one code saves and shards what all declare."""
+  marks = {name: () if name == default else pytest.mark.slow for name in running.SYSTEMS}
+  params = [pytest.param(name, marks=mark) for name, mark in marks.items()]
+  return pytest.mark.parametrize("system", params, indirect=True)
+
+
+@pytest.fixture(scope="module")
 def system(request, tmp_path_factory):
   """Keys of a system, and the folder of its config file."""
   folder = tmp_path_factory.mktemp(request.param)
@@ -27,6 +30,7 @@ def system(request, tmp_path_factory):
   return keys, folder
 
 
+@each_system(default="recurrent")
 def test_resumed_run_ends_in_the_very_state_of_the_run_that_never_stopped(system):
   _, folder = system
   for run_name, steps in (("through", STEPS), ("resumed", STOP), ("resumed", STEPS)):
@@ -37,6 +41,7 @@ def test_resumed_run_ends_in_the_very_state_of_the_run_that_never_stopped(system
   assert all(array.any() for name, array in saved.items() if "/memory_" in name)
 
 
+@each_system(default="dense")
 def test_losses_and_memory_are_those_of_one_device(system):
   keys, _ = system
   results = []
