@@ -17,10 +17,10 @@ REPORT = {"report.md", "report.csv", "by_position.png", "per_document.png"}
 # On one device, in a process of its own: other rows, and the files in another order.
 ONE_DEVICE = """
 import json, pathlib, sys
-from melodi_plugin.evaluation.evaluate import evaluate_config, read_config
+from melodi_plugin.evaluation.evaluate import evaluate_config, evaluation_config
 
 file, *cases = sys.argv[1:]
-found = [evaluate_config(read_config(["", file, *case.split()])) for case in cases]
+found = [evaluate_config(evaluation_config(["", file, *case.split()])) for case in cases]
 pathlib.Path("found.json").write_text(json.dumps(found))
 """
 
@@ -43,7 +43,7 @@ def read(trained, *argv, step="1"):
   """What `evaluation.json` holds for one checkpoint, read on eight devices."""
   with running.maxtext_process():
     path = f"load_parameters_path={trained}/tiny/checkpoints/{step}/items"
-    config = evaluate.read_config(["", str(trained / "own.yml"), path, *argv])
+    config = evaluate.evaluation_config(["", str(trained / "own.yml"), path, *argv])
     return evaluate.evaluate_config(config)
 
 
@@ -146,7 +146,7 @@ def test_the_model_is_compiled_once(trained):
 
     checkpoints = find_checkpoints(f"{trained}/tiny/checkpoints/*")
     path = f"load_parameters_path={checkpoints[0]}"
-    config = evaluate.read_config(["", str(trained / "own.yml"), path])
+    config = evaluate.evaluation_config(["", str(trained / "own.yml"), path])
     batches = make_document_batches(config, config.grain_eval_files, rows=8)
     scorer = Scorer(config, rows=batches.order.rows)
     programs = scorer._step._cache_size()  # of other tests

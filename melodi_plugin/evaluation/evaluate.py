@@ -198,14 +198,14 @@ def show(evaluations: list[dict[str, Any]]) -> None:
     print(warning)
 
 
-def read_config(argv: Sequence[str]) -> Any:
+def evaluation_config(argv: Sequence[str]) -> Any:
   """The config of an evaluation, which reads grain_eval_files and asks for no training files."""
   return load_config([*argv, "dataset_type=synthetic"])
 
 
 def evaluate(argv: Sequence[str]) -> Any:
   """Evaluates the checkpoints that the arguments name; returns what `evaluation.json` holds."""
-  config = read_config(argv)
+  config = evaluation_config(argv)
   if not config.load_parameters_path:
     raise UserError(
       "load_parameters_path is not set, so there is no model to evaluate; add "
