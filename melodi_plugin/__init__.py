@@ -20,6 +20,7 @@ The rooms, in the order in which to read them; each file imports only what stand
   conformance/  what must hold for every system, ours and yours
   bench/        how fast it is
   checkpoints/  stock checkpoints and those with memory; GGUF files
+  serving/      text from a checkpoint: rows in slots, token by token
   evaluation/   whole documents read by a checkpoint; recall probes
   compare/      several configs trained and evaluated alike, side by side
   cli/          `melodi VERB …`

@@ -1,0 +1,7 @@
+"""Text from a model with memory: rows that read and write, token by token, in slots.
+
+Read in this order; each file imports only what stands above it:
+
+  sampling_settings  what a request may ask of the next token
+  sampling           the next token of every row, drawn on the device
+"""
