@@ -89,8 +89,7 @@ class Reader:
       count = np.minimum(left, np.minimum([pace(tick, r) for r in range(batch)], size))
       index = every[:, None], np.minimum(at[:, None] + np.arange(size), length - 1)
       valid = np.arange(size) < count[:, None]
-      place = np.where(full, window, at % window).astype(np.int32)
-      out, rows = self.context(rows, x[index], jnp.asarray(place), jnp.asarray(valid))
+      out, rows = self.context(rows, x[index], jnp.asarray(valid))
       for row in every:
         y[row, at[row] : at[row] + count[row]] = out[row, : count[row]]
       at += count

@@ -3,14 +3,18 @@
   begin    from the memory of earlier segments to rows between two windows;
   restart  the rows that begin a document;
   context  the next tokens of every row's open window, any number at a time;
-  close    the windows of the rows that are full; they open new ones.
+  close    the windows of the rows that are full; they open new ones;
+  read     any number of tokens, over as many windows as they fill;
+  take     some of the rows, by their places; `put` writes them back.
 
-What one layer tells all others goes round in here, so neither engine nor schedule knows of it.
-Everything has layers in front of rows, section by section.
+A row is exact at every token, not only between windows, and a full window stays open until its row
+reads on: the last window of a finished text is never closed in vain.  What one layer tells all
+others goes round in here, so neither engine nor schedule knows of it.  Everything has layers in
+front of rows, section by section.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +33,7 @@ class OpenRows(NamedTuple):
   recall: list[Recall]
   opened: list[OpenWindow]
   held: Int[Array, "B"]  # windows that memory holds
+  count: Int[Array, "B"]  # tokens of the open window, 0 ... W
 
 
 def begin(sections: Sequence[Section], memory: Memory) -> OpenRows:
@@ -48,6 +53,7 @@ def restart(sections: Sequence[Section], rows: OpenRows, starts: Rows) -> OpenRo
     _select(starts, fresh.recall, rows.recall),
     _select(starts, fresh.opened, rows.opened),
     jnp.where(starts, 0, rows.held),
+    jnp.where(starts, 0, rows.count),
   )
 
 
@@ -62,20 +68,30 @@ def _begin(
       return None, cell.recall(params, memory, held)
 
     recalls.append(jax.lax.scan(recall, None, (section.params, own))[1])
-  return OpenRows(memories, recalls, _open(sections, held.shape[0]), held)
+  return OpenRows(memories, recalls, _open(sections, held.shape[0]), held, jnp.zeros_like(held))
 
 
 def context(
   sections: Sequence[Section],
   rows: OpenRows,
   x: Float[Array, "B t D"],
+  valid: Bool[Array, "B t"],
+) -> tuple[Float[Array, "B t D"], OpenRows]:
+  """Reads t tokens of every row behind those of its open window; see `WindowCell.context`.
+
+  The valid tokens of a row come first, and fit into its window.  A row without any stays as it is.
+  """
+  return _context(sections, rows, x, rows.count, valid)
+
+
+def _context(
+  sections: Sequence[Section],
+  rows: OpenRows,
+  x: Float[Array, "B t D"],
   place: Int[Array, "B"],
   valid: Bool[Array, "B t"],
 ) -> tuple[Float[Array, "B t D"], OpenRows]:
-  """Reads t tokens of every row, the first at `place` of its window; see `WindowCell.context`.
-
-  A row of which no token is valid stays as it is.
-  """
+  """The same, with the first token of a row, valid or not, at `place` of its window."""
   told, opened = _told(sections, rows), []
   for section, recall, own in zip(sections, rows.recall, rows.opened, strict=True):
 
@@ -85,7 +101,8 @@ def context(
 
     x, new = jax.lax.scan(read_layer, x, (section.params, recall, own))
     opened.append(new)
-  return x, rows._replace(opened=opened)
+  count = rows.count + valid.sum(1, dtype=jnp.int32)
+  return x, rows._replace(opened=opened, count=count)
 
 
 def close(
@@ -107,7 +124,80 @@ def close(
     memories.append(memory)
     recalls.append(recall)
   opened = _select(full, _open(sections, batch), rows.opened)
-  return OpenRows(memories, recalls, opened, rows.held + full.astype(jnp.int32))
+  held, count = rows.held + full.astype(jnp.int32), jnp.where(full, 0, rows.count)
+  return OpenRows(memories, recalls, opened, held, count)
+
+
+def read(
+  sections: Sequence[Section],
+  rows: OpenRows,
+  x: Float[Array, "B P D"],
+  valid: Bool[Array, "B P"],
+  summary: Float[Array, "U D"],
+) -> tuple[Float[Array, "B P D"], OpenRows]:
+  """Reads up to P tokens of every row; windows that are full close before their row reads on.
+
+  The valid tokens of a row come first; outputs at the others mean nothing.  Tokens are cut into
+  frames of a window, each token at the place that it has there, so rows may be at any places of
+  their windows: one program reads them all.
+  """
+  (batch, length, _), window = x.shape, sections[0].cell.config.window_length
+  frames = -(-length // window) + 1  # one more than the tokens fill, for rows in mid-window
+  start = jnp.where(rows.count == window, 0, rows.count)  # place of the first token
+
+  def cut(leaf: Array) -> Array:
+    """To their places in frames, which come first: (frames, B, W, ...)."""
+    room = jnp.zeros((frames * window, *leaf.shape[2:]), leaf.dtype)
+    shift = lambda own, at: jax.lax.dynamic_update_slice_in_dim(room, own, at, 0)  # noqa: E731
+    placed = jax.vmap(shift)(leaf, start).reshape(batch, frames, window, *leaf.shape[2:])
+    return jnp.moveaxis(placed, 1, 0)
+
+  def read_frame(rows: OpenRows, frame: tuple[Array, Array]) -> tuple[OpenRows, Array]:
+    x, valid = frame
+
+    def go(rows: OpenRows) -> tuple[OpenRows, Array]:
+      full = (rows.count == window) & valid.any(1)
+      rows = close_if_any(sections, rows, summary, full)
+      y, rows = _context(sections, rows, x, jnp.zeros(batch, jnp.int32), valid)
+      return rows, y
+
+    return jax.lax.cond(valid.any(), go, lambda rows: (rows, x), rows)
+
+  rows, y = jax.lax.scan(read_frame, rows, (cut(x), cut(valid)))
+  y = jnp.moveaxis(y, 0, 1).reshape(batch, frames * window, -1)
+  back = lambda own, at: jax.lax.dynamic_slice_in_dim(own, at, length, 0)  # noqa: E731
+  return jax.vmap(back)(y, start), rows
+
+
+def close_if_any(
+  sections: Sequence[Section], rows: OpenRows, summary: Float[Array, "U D"], full: Rows
+) -> OpenRows:
+  """`close`, at no cost where no row is full."""
+  return jax.lax.cond(
+    full.any(), lambda rows: close(sections, rows, summary, full), lambda rows: rows, rows
+  )
+
+
+def take(rows: OpenRows, places: Int[Array, "R"]) -> OpenRows:
+  """The rows at these places."""
+  return _over_rows(lambda leaf, axis: jnp.take(leaf, places, axis=axis, mode="clip"), rows)
+
+
+def put(rows: OpenRows, places: Int[Array, "R"], new: OpenRows) -> OpenRows:
+  """Rows with those at `places` rewritten; places behind the last row are dropped."""
+
+  def write(leaf: Array, axis: int, own: Array) -> Array:
+    at = (slice(None),) * axis + (places,)
+    return leaf.at[at].set(own.astype(leaf.dtype), mode="drop")
+
+  return _over_rows(write, rows, new)
+
+
+def _over_rows(function: Callable[..., Any], rows: OpenRows, *others: OpenRows) -> OpenRows:
+  """Maps (leaf, its axis of rows, leaves of others)."""
+  memory, recall, opened = jax.tree.map(lambda _: 1, rows[:3])
+  axes = OpenRows(memory, recall, opened, 0, 0)
+  return jax.tree.map(function, rows, axes, *others)
 
 
 def memory_of(sections: Sequence[Section], rows: OpenRows, before: Memory) -> Memory:

@@ -2,12 +2,23 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from melodi_plugin.conformance.stacks import document_rows, stack_layers
+from melodi_plugin.conformance.stacks import (
+  assert_close,
+  document_rows,
+  jit,
+  read_rows,
+  stack_layers,
+)
 from melodi_plugin.conformance.verbs import LENGTHS, Stack, assert_verbs_equal_schedule
+from melodi_plugin.core import decoding
+from melodi_plugin.core.memory import LayerMemory
 from melodi_plugin.systems.paper.reader_test import small_config
+from melodi_plugin.systems.table import empty_memory
 from melodi_plugin.testing import baselines, stock
 from melodi_plugin.testing.baselines import block_recurrent, memorizing, transformer_xl
 from melodi_plugin.testing.tiny import quick_layers, random_memory
@@ -102,3 +113,69 @@ def test_memory_around_a_stock_block(name):
   config = stock.stock_config(**changes)
   sections = functools.partial(stock.sections, looks_up_positions=looks_up)
   assert_holds(name, config, stock.random_stock_layers(config), sections)
+
+
+@pytest.mark.parametrize(
+  "name",
+  ["melodi", "feedback", "stock"]
+  + [pytest.param(n, marks=pytest.mark.slow) for n in ("dense", "lstm dual")],
+)
+def test_rows_are_exact_at_every_token(name):
+  """Documents of five windows, cut anywhere and at other places in every row, read in two calls."""
+  if name == "stock":
+    config = stock.stock_config()
+    layers, sections = stock.random_stock_layers(config), stock.sections
+  else:
+    config = small_config() if name == "melodi" else OTHERS[name]
+    layers = quick_layers(config) if name == "melodi" else baselines.random_layers(config)
+    sections = stacked
+  batch, window = 3, config.window_length
+  length = 5 * window
+  summary = jnp.asarray(baselines.draw(1, config.summary_tokens, config.emb_dim))
+  stack = Stack(config, functools.partial(sections, config=config), layers, summary)
+  positions, ids = document_rows([[length]] * batch, length, window)
+  x = jnp.asarray(baselines.draw(0, batch, length, config.emb_dim))
+  empty, place = empty_memory(config, batch, jnp.float64), np.arange(length)
+
+  @jit
+  def whole(x):
+    own, schedule = stack.sections_of(layers), "windows" if name == "feedback" else "layers"
+    read = read_rows(own, config, x, summary, empty, positions, ids, schedule=schedule)
+    return read, decoding.begin(own, empty)
+
+  @jit
+  def read(rows, x, valid):
+    return decoding.read(stack.sections_of(layers), rows, x, valid, summary)
+
+  @jit
+  def close_all(rows):
+    own = stack.sections_of(layers)
+    rows = decoding.close(own, rows, summary, jnp.ones(batch, bool))
+    return decoding.memory_of(own, rows, empty)
+
+  (expected, after), fresh = whole(x)
+  for first in range(length + 1):
+    cut = (first + np.arange(batch) * (window + 1)) % (length + 1)
+    y, rows = read(fresh, x, jnp.asarray(place < cut[:, None]))
+    np.testing.assert_array_equal(rows.held * window + rows.count, cut)
+    rest = np.minimum(place + cut[:, None], length - 1)
+    tail = jnp.take_along_axis(x, jnp.asarray(rest)[..., None], 1)
+    z, rows = read(rows, tail, jnp.asarray(place + cut[:, None] < length))
+    for row, at in enumerate(cut):
+      both = np.concatenate([y[row, :at], z[row, : length - at]])
+      np.testing.assert_allclose(both, expected[row], rtol=1e-9, atol=1e-9)
+  assert rows.count.tolist() == [window] * batch  # closed when they read on, and not before
+  assert_close(close_all(rows), after, 1e-9, 1e-9)
+
+
+def test_rows_are_taken_and_put_back_by_their_places():
+  numbers = np.arange(2 * 4 * 3).reshape(2, 4, 3)  # two layers, four rows
+  rows = decoding.OpenRows(
+    [LayerMemory(numbers, ())], [numbers + 100], [numbers + 200], np.arange(4), np.arange(4) + 4
+  )
+  two = decoding.take(rows, jnp.array([3, 1]))
+  assert (two.held.tolist(), two.count.tolist()) == ([3, 1], [7, 5])
+  np.testing.assert_array_equal(two.recall[0], rows.recall[0][:, [3, 1]])
+  moved = decoding.put(jax.tree.map(jnp.asarray, rows), jnp.array([0, 4]), two)  # no row 4: dropped
+  expected = decoding.take(rows, jnp.array([3, 1, 2, 3]))
+  jax.tree.map(np.testing.assert_array_equal, moved, expected)
