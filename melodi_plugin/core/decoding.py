@@ -195,8 +195,7 @@ def put(rows: OpenRows, places: Int[Array, "R"], new: OpenRows) -> OpenRows:
 
 def _over_rows(function: Callable[..., Any], rows: OpenRows, *others: OpenRows) -> OpenRows:
   """Maps (leaf, its axis of rows, leaves of others)."""
-  memory, recall, opened = jax.tree.map(lambda _: 1, rows[:3])
-  axes = OpenRows(memory, recall, opened, 0, 0)
+  axes = jax.tree.map(lambda _: 1, rows)._replace(held=0, count=0)
   return jax.tree.map(function, rows, axes, *others)
 
 
