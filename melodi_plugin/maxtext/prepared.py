@@ -1,0 +1,114 @@
+"""A model's parameters, made ready once to read many small pieces of text.
+
+The trainer keeps the axis of layers where MaxText wants it, and finds its parameters in modules.
+For one token at a time both cost more than the token: moving that axis copies every weight.  So
+layers come in front here, once, and what is left of the model are its two ends: embedding and head.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.linen import logical_axis_rules
+from maxtext.common.common_types import MODEL_MODE_TRAIN
+
+from melodi_plugin.config.model import MelodiConfig
+from melodi_plugin.core.array_typing import Array, Float, Int
+from melodi_plugin.core.decoding import OpenRows, begin
+from melodi_plugin.core.stack import Section
+from melodi_plugin.maxtext.loading import Loaded, load, mesh_of, with_rows
+from melodi_plugin.systems.table import empty_memory
+
+
+class Weights(NamedTuple):
+  """The arrays of a prepared model: what compiled functions take as their first argument."""
+
+  layers: list[Any]  # parameters of the sections, layers in front
+  summary: Float[Array, "U D"]
+  ends: Any  # of the model without its layers
+
+
+class PreparedModel:
+  """A model with memory, and the functions of its weights.
+
+  Attributes:
+    config: MaxText's.
+    melodi: its sizes.
+    mesh: the devices.
+    weights: see `Weights`.
+    params: the parameters as the checkpoint has them, until `forget_params`.
+  """
+
+  def __init__(self, config: Any, loaded: Loaded, mesh: jax.sharding.Mesh):
+    self.config, self.mesh = config, mesh
+    self.melodi = MelodiConfig.from_maxtext(config)
+    self.params = loaded.params
+    model = nnx.merge(*loaded)
+    with self.on_mesh():
+      shapes: list[Section] = []
+
+      def arrange() -> tuple[list[Any], Array]:
+        shapes.extend(model.decoder.sections())
+        return [section.params for section in shapes], _summary_of(model.decoder)
+
+      layers, summary = jax.jit(arrange)()
+    self._cells = [(section.run, section.cell) for section in shapes]
+    for name in [name for name in vars(model.decoder) if name.startswith(("layers", "memory_"))]:
+      delattr(model.decoder, name)
+    self._graphdef, ends = nnx.split(model)
+    self.weights = Weights(layers, summary, ends)
+
+  @classmethod
+  def load(cls, config: Any, path: str) -> "PreparedModel":
+    """The model of a checkpoint; raises ValueError as `loading.load` does."""
+    # Whatever rows this model had for training: those of `OpenRows` have their own state.
+    config = with_rows(config, jax.device_count())
+    mesh = mesh_of(config)
+    return cls(config, load(config, mesh, path), mesh)
+
+  @contextlib.contextmanager
+  def on_mesh(self) -> Iterator[None]:
+    """The surroundings in which its functions are compiled."""
+    precision = self.config.matmul_precision.value
+    with contextlib.ExitStack() as stack:
+      if precision != "default":
+        stack.enter_context(jax.default_matmul_precision(precision))
+      stack.enter_context(jax.set_mesh(self.mesh))
+      stack.enter_context(logical_axis_rules(self.config.logical_axis_rules))
+      yield
+
+  def sections(self, weights: Weights) -> list[Section]:
+    """The stack."""
+    both = zip(self._cells, weights.layers, strict=True)
+    return [Section(run, cell, params) for (run, cell), params in both]
+
+  def empty_rows(self, weights: Weights, rows: int) -> OpenRows:
+    """Rows that have read nothing."""
+    dtype = jnp.dtype(self.config.melodi_memory_dtype)
+    return begin(self.sections(weights), empty_memory(self.melodi, rows, dtype))
+
+  def embed(self, weights: Weights, tokens: Int[Array, "B t"]) -> Float[Array, "B t D"]:
+    """What the lowest layer reads.  No block that memory goes around looks at positions here."""
+    model = nnx.merge(self._graphdef, weights.ends, copy=True)
+    return model.decoder._apply_embedding(
+      model.token_embedder,
+      tokens,
+      jnp.zeros_like(tokens),
+      deterministic=True,
+      model_mode=MODEL_MODE_TRAIN,
+    )
+
+  def logits(self, weights: Weights, y: Float[Array, "B t D"]) -> Float[Array, "B t V"]:
+    """What the head says of outputs of the highest layer, in float32."""
+    model = nnx.merge(self._graphdef, weights.ends, copy=True)
+    head = model.decoder.apply_output_head
+    return head(model.token_embedder, y, True, MODEL_MODE_TRAIN).astype(jnp.float32)
+
+
+def _summary_of(decoder: Any) -> Float[Array, "U D"]:
+  if decoder.melodi.summary_tokens:
+    return decoder.summary_embeddings[...]
+  return jnp.zeros((0, decoder.melodi.emb_dim), decoder.config.dtype)
