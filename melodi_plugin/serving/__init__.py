@@ -4,4 +4,6 @@ Read in this order; each file imports only what stands above it:
 
   sampling_settings  what a request may ask of the next token
   sampling           the next token of every row, drawn on the device
+  programs           the compiled functions, whose shapes are fixed
+  engine             slots that read and write, and their states
 """
