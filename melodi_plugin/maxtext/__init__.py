@@ -8,6 +8,7 @@ Read in this order; each file imports only what stands above it:
   eval_step     evaluation during training, with a memory of its own
   weights       parameters of stock models and those of memory, told apart; checkpoints of both
   loading       the model of a config, and the parameters of checkpoints in it
+  prepared      a model's parameters, made ready once to read many small pieces
   sizes         what a MaxText config costs, measured without building the model
   seams/        every MaxText internal that we touch: one table
   light         a config's keys, read without importing MaxText

@@ -17,7 +17,7 @@ import numpy as np
 
 from melodi_plugin.core.decoding import OpenRows
 from melodi_plugin.maxtext.prepared import PreparedModel
-from melodi_plugin.serving.programs import CLOSE_ROWS, READ_ROWS, Programs, Scores
+from melodi_plugin.serving.programs import Programs, Scores
 from melodi_plugin.serving.sampling_settings import SamplingSettings
 
 NO_PREFIX = b""
@@ -116,7 +116,7 @@ class Engine:
     """
     left = dict(texts)
     while left:
-      now = dict(list(left.items())[: READ_ROWS[-1]])
+      now = dict(list(left.items())[: self.programs.read_rows[-1]])
       pieces = {slot: text[: self.programs.read_tokens] for slot, text in now.items()}
       self.read(pieces)
       jax.block_until_ready(self._rows)
@@ -158,7 +158,7 @@ class Engine:
     self._rows, self._sampling, sample, finite = self.programs.step(
       self._rows, self._sampling, tokens, active
     )
-    self._have_read({slot: np.int32([token]) for slot, token in pending.items()})
+    self._have_read({slot: np.array([token], np.int32) for slot, token in pending.items()})
     sample, finite = jax.device_get((sample, finite))
     if wrong := [slot for slot in pending if not finite[slot]]:
       raise NotFinite(f"the logits of the model are not finite (slot {wrong[0]}).")
@@ -175,8 +175,9 @@ class Engine:
   def close(self, slots: Iterable[int]) -> None:
     """Closes full windows, a bucket at a time; slots whose window is not full stay as they are."""
     full = [slot for slot in slots if self.slots[slot].count == self.window]
-    for first in range(0, len(full), CLOSE_ROWS[-1]):
-      self._rows = self.programs.close(self._rows, full[first : first + CLOSE_ROWS[-1]])
+    most = self.programs.close_rows[-1]
+    for first in range(0, len(full), most):
+      self._rows = self.programs.close(self._rows, full[first : first + most])
     for slot in full:
       self.slots[slot].count = 0
 

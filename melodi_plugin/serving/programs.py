@@ -38,7 +38,7 @@ from melodi_plugin.serving.sampling import (
 from melodi_plugin.serving.sampling_settings import SamplingSettings
 
 READ_TOKENS = 512  # at least so many per call, where windows are shorter
-READ_ROWS = (1, 4)
+READ_ROWS = (1, 4)  # sizes of buckets, as far as there are slots
 CLOSE_ROWS = (1, 8)
 _HEAD_TOKENS = 128  # whose logits exist at once
 
@@ -57,6 +57,7 @@ class Programs:
 
   Attributes:
     read_tokens: C.
+    read_rows, close_rows: how many rows a call may have; the last is the most (R).
     row: shapes and types of one row (N = 1).
     compiles: how many programs there are.
   """
@@ -65,6 +66,7 @@ class Programs:
     self.model, self.slots = model, slots
     window = model.melodi.window_length
     self.read_tokens = window * max(1, READ_TOKENS // window)
+    self.read_rows, self.close_rows = (_sizes(most, slots) for most in (READ_ROWS, CLOSE_ROWS))
     self.vocabulary = int(model.config.vocab_size)
     self._place = jax.sharding.NamedSharding(model.mesh, jax.sharding.PartitionSpec())
     self.row = jax.eval_shape(lambda weights: model.empty_rows(weights, 1), model.weights)
@@ -85,13 +87,13 @@ class Programs:
 
     The open windows of active rows must have room.
     """
-    return self._call("step", rows, sampling, np.int32(tokens), active)
+    return self._call("step", rows, sampling, np.asarray(tokens, np.int32), active)
 
   def read(
     self, rows: OpenRows, slots: list[int], texts: list[np.ndarray], fresh: list[bool]
   ) -> OpenRows:
     """Reads up to C tokens in each of up to R slots; fresh ones forget what they held first."""
-    size = _bucket(READ_ROWS, len(slots))
+    size = _bucket(self.read_rows, len(slots))
     return self._call(f"read {size}", rows, *self._padded(size, slots, texts, fresh))
 
   def score(
@@ -103,15 +105,15 @@ class Programs:
     targets: list[np.ndarray],
   ) -> tuple[OpenRows, Scores]:
     """The same, and what was said of `targets`; entries behind the end of a text mean nothing."""
-    size = _bucket(READ_ROWS, len(slots))
+    size = _bucket(self.read_rows, len(slots))
     wanted = np.zeros((size, self.read_tokens), np.int32)
     for row, own in enumerate(targets):
       wanted[row, : len(own)] = own
     return self._call(f"score {size}", rows, *self._padded(size, slots, texts, fresh), wanted)
 
   def close(self, rows: OpenRows, slots: list[int]) -> OpenRows:
-    """Closes the full windows of up to `CLOSE_ROWS[-1]` slots."""
-    size = _bucket(CLOSE_ROWS, len(slots))
+    """Closes the full windows of up to `close_rows[-1]` slots."""
+    size = _bucket(self.close_rows, len(slots))
     return self._call(f"close {size}", rows, self._slots(size, slots))
 
   def insert(self, rows: OpenRows, slot: int, row: OpenRows) -> OpenRows:
@@ -136,7 +138,7 @@ class Programs:
 
   def _slots(self, size: int, slots: list[int]) -> np.ndarray:
     """Padded with a slot that does not exist."""
-    return np.int32(slots + [self.slots] * (size - len(slots)))
+    return np.array(slots + [self.slots] * (size - len(slots)), np.int32)
 
   def _padded(
     self, size: int, slots: list[int], texts: list[np.ndarray], fresh: list[bool]
@@ -165,12 +167,12 @@ class Programs:
                (rows, number(1), number(1)), (0,)),
       "settings": (insert_sampling, (sampling, number(), settings), (0,)),
     }  # fmt: skip
-    for size in sorted(set(READ_ROWS)):
+    for size in self.read_rows:
       text = (rows, number(size), number(size, self.read_tokens), number(size), flag(size))
       wanted[f"read {size}"] = self._read, text, (1,)
       if scores:
         wanted[f"score {size}"] = self._score, (*text, number(size, self.read_tokens)), (1,)
-    for size in sorted(set(CLOSE_ROWS)):
+    for size in self.close_rows:
       wanted[f"close {size}"] = self._close, (rows, number(size)), (1,)
 
     def compiled(name: str) -> Any:
@@ -241,6 +243,11 @@ class Programs:
 
 
 _WITHOUT_WEIGHTS = ("insert", "extract", "copy", "settings")
+
+
+def _sizes(most: tuple[int, ...], slots: int) -> tuple[int, ...]:
+  """Sizes of buckets of which there are rows enough."""
+  return tuple(size for size in most if size <= slots)
 
 
 def _bucket(sizes: tuple[int, ...], count: int) -> int:
