@@ -4,6 +4,7 @@ Read in this order; each file imports only what stands above it:
 
   sampling_settings  what a request may ask of the next token
   sampling           the next token of every row, drawn on the device
+  snapshots          what rows remembered after prefixes that were read before
   programs           the compiled functions, whose shapes are fixed
   engine             slots that read and write, and their states
 """

@@ -7,7 +7,7 @@ core/array_typing:
   N  slots, one row each (not attention heads)      E  tokens that a row may bias
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,10 @@ class Sampling(NamedTuple):
 
 
 class Sample(NamedTuple):
-  """What was drawn.  Log probabilities are the model's own, before any setting."""
+  """What was drawn.  Log probabilities are the model's own, before any setting.
+
+  Those of a row whose logits are not finite are not finite either; its token says nothing.
+  """
 
   tokens: Int[Array, "N"]
   logprobs: Float[Array, "N"]  # of `tokens`
@@ -61,20 +64,21 @@ def sampling_row(settings: SamplingSettings, vocabulary: int) -> Sampling:
     )
   ids[0, : len(settings.logit_bias)] = list(settings.logit_bias)
   bias[0, : len(settings.logit_bias)] = list(settings.logit_bias.values())
-  return Sampling(
-    temperature=np.float32([settings.temperature]),
+  leaves: dict[str, Any] = dict(  # of NumPy, which the types of `Sampling` do not name
+    temperature=np.array([settings.temperature], np.float32),
     temperature_last=np.array([settings.temperature_last]),
-    top_k=np.int32([settings.top_k]),
-    top_p=np.float32([settings.top_p]),
-    min_p=np.float32([settings.min_p]),
-    presence=np.float32([settings.presence_penalty]),
-    frequency=np.float32([settings.frequency_penalty]),
+    top_k=np.array([settings.top_k], np.int32),
+    top_p=np.array([settings.top_p], np.float32),
+    min_p=np.array([settings.min_p], np.float32),
+    presence=np.array([settings.presence_penalty], np.float32),
+    frequency=np.array([settings.frequency_penalty], np.float32),
     bias_ids=ids,
     bias=bias,
     seed=np.array([settings.seed % 2**32], np.uint32),
     drawn=np.zeros(1, np.int32),
     counts=np.zeros((1, vocabulary), np.int16),
   )
+  return Sampling(**leaves)
 
 
 def idle_sampling(slots: int, vocabulary: int) -> Sampling:

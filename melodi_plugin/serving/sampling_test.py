@@ -257,6 +257,18 @@ def test_extreme_temperatures_and_logits_give_tokens(temperature):
   assert set(np.asarray(draw(logits, rows).tokens).tolist()) == {2}
 
 
+def test_logits_that_are_not_finite_show_in_their_own_row_only():
+  logits = np.tile(LOGITS, (N, 1))
+  logits[1, 2], logits[2, 2] = np.nan, np.inf
+  rows = rows_of(SamplingSettings())
+  drawn = draw(logits, rows)
+  assert np.nonzero(~np.isfinite(np.asarray(drawn.logprobs)))[0].tolist() == [1, 2]
+  others = np.arange(N) > 2
+  np.testing.assert_array_equal(
+    drawn.tokens[others], draw(np.tile(LOGITS, (N, 1)), rows).tokens[others]
+  )
+
+
 def test_only_active_rows_count_what_they_have_drawn():
   rows = rows_of(SamplingSettings(), 3)
   counts = np.zeros((3, V), np.int16)
