@@ -17,6 +17,7 @@ from jaxtyping import Int16, UInt32
 from melodi_plugin.core.array_typing import Array, Bool, Float, Int
 from melodi_plugin.serving.sampling_settings import MAX_BIASES, SamplingSettings
 
+_INFINITY = np.float32(np.inf).view(np.int32)
 TOP = 20  # most probable tokens that are reported, as many as the protocols of servers ask for
 
 
@@ -121,7 +122,7 @@ def count_drawn(sampling: Sampling, tokens: Int[Array, "N"], active: Bool[Array,
 
 
 def _choose(logits: Float[Array, "N V"], sampling: Sampling) -> Int[Array, "N"]:
-  """Random numbers are made only if some row draws, and logits sorted only if some row cuts."""
+  """Random numbers are made only if some row draws."""
   logits = _penalized(logits, sampling)
   greedy = jnp.argmax(logits, axis=1).astype(jnp.int32)
   draws = sampling.temperature > 0
@@ -155,24 +156,47 @@ def _penalized(logits: Float[Array, "N V"], sampling: Sampling) -> Float[Array, 
 def _kept(
   below: Float[Array, "N V"], temperature: Float[Array, "N"], sampling: Sampling
 ) -> Bool[Array, "N V"]:
-  """The tokens that top_k, top_p and min_p leave: at least one; of equals those of lowest id.
-
-  All three keep the most probable tokens, so one number per row says which: how many.
-  """
-  vocabulary = below.shape[1]
-  falling = jnp.sort(below, axis=1, descending=True)
-  rank = jnp.arange(vocabulary)[None]
-  first_k = rank < jnp.where(sampling.top_k > 0, sampling.top_k, vocabulary)[:, None]
+  """The tokens that top_k, top_p and min_p leave: at least one; `below` is 0 for the largest."""
   temperature = jnp.where(sampling.temperature_last, 1.0, temperature)[:, None]
-  p = jax.nn.softmax(jnp.where(first_k, falling / temperature, -jnp.inf), axis=1)
-  top_p = sampling.top_p[:, None]
-  kept = first_k & ((jnp.cumsum(p, axis=1) - p < top_p) | (top_p >= 1))
-  kept = (kept & (p >= sampling.min_p[:, None] * p[:, :1])) | (rank == 0)
-  size = jnp.sum(kept, axis=1, keepdims=True)
-  last = jnp.take_along_axis(falling, size - 1, axis=1)
-  above, tied = below > last, below == last
-  places = size - jnp.sum(above, axis=1, keepdims=True)
-  return above | (tied & (jnp.cumsum(tied, axis=1) <= places))
+  top_k, top_p = sampling.top_k, sampling.top_p
+  first = _first(below, jnp.ones_like(below), top_k.astype(jnp.float32), top_k > 0)
+  p = jax.nn.softmax(jnp.where(first, below / temperature, -jnp.inf), axis=1)
+  nucleus = _first(below, p, jnp.maximum(top_p, jnp.finfo(jnp.float32).tiny), top_p < 1)
+  return first & nucleus & (p >= sampling.min_p[:, None] * jnp.max(p, axis=1, keepdims=True))
+
+
+def _first(
+  below: Float[Array, "N V"],
+  weight: Float[Array, "N V"],
+  enough: Float[Array, "N"],
+  wanted: Bool[Array, "N"],
+) -> Bool[Array, "N V"]:
+  """The most probable tokens, of equals those of lowest id first, that weigh enough together.
+
+  A row that is not in `wanted` keeps all.  Bisects the 31 bits of the logits' distance from the
+  largest, which rise with it: many times as fast as sorting a vocabulary.
+  """
+
+  def cut() -> Bool[Array, "N V"]:
+    distance = jax.lax.bitcast_convert_type(jnp.abs(below), jnp.int32)
+
+    def weighs(tokens: Bool[Array, "N V"]) -> Float[Array, "N"]:
+      return jnp.sum(jnp.where(tokens, weight, 0.0), axis=1)
+
+    def halve(_, between):
+      low, high = between  # tokens up to `high` are enough, those up to `low` are not
+      middle = low + (high - low) // 2
+      reached = weighs(distance <= middle[:, None]) >= enough
+      return jnp.where(reached, low, middle), jnp.where(reached, middle, high)
+
+    rows = jnp.zeros(below.shape[0], jnp.int32)
+    last = jax.lax.fori_loop(0, 31, halve, (rows - 1, rows + _INFINITY))[1][:, None]
+    equal = distance == last
+    own = jnp.where(equal, weight, 0.0)
+    before = weighs(distance < last)[:, None] + jnp.cumsum(own, axis=1) - own
+    return (distance < last) | (equal & (before < enough[:, None])) | ~wanted[:, None]
+
+  return jax.lax.cond(jnp.any(wanted), cut, lambda: jnp.ones_like(below, bool))
 
 
 def _noise(sampling: Sampling, vocabulary: int) -> Float[Array, "N V"]:

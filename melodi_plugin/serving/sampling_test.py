@@ -12,6 +12,7 @@ from scipy import stats
 from melodi_plugin.serving.sampling import (
   TOP,
   Sampling,
+  _kept,
   count_drawn,
   idle_sampling,
   insert_sampling,
@@ -27,6 +28,7 @@ GENERATED = np.array([0, 0, 3, 1, 0, 0, 0], np.int16)
 draw = jax.jit(sample)
 insert = jax.jit(insert_sampling)
 count = jax.jit(count_drawn)
+kept = jax.jit(_kept)
 
 
 def rows_of(settings, slots=N, **changes) -> Sampling:
@@ -197,6 +199,31 @@ def large():
   return logits, rows, draw(logits, rows)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_tokens_that_are_left_are_those_of_a_sorted_vocabulary(large, seed):
+  logits, rows, _ = large
+  rng = np.random.default_rng(seed)
+  own = [
+    SamplingSettings(
+      temperature=rng.uniform(0.3, 3),
+      top_k=rng.choice([0, 1, 5, 40, 999]),
+      top_p=rng.choice([1.0, rng.uniform()]),
+      min_p=rng.choice([0.0, 0.2 * rng.uniform()]),
+    )
+    for _ in range(16)
+  ]
+  rows = rows._replace(
+    temperature=np.array([s.temperature for s in own], np.float32),
+    top_k=np.array([s.top_k for s in own], np.int32),
+    top_p=np.array([s.top_p for s in own], np.float32),
+    min_p=np.array([s.min_p for s in own], np.float32),
+    temperature_last=np.zeros(16, bool),
+  )
+  found = kept(logits - logits.max(1, keepdims=True), rows.temperature, rows)
+  expected = [probabilities(np.asarray(l), s, []) > 0 for l, s in zip(logits, own, strict=True)]
+  np.testing.assert_array_equal(found, expected)
+
+
 def test_log_probabilities_are_the_model_s_own(large):
   logits, _, drawn = large
   expected = np.asarray(logits, np.float64)
@@ -235,12 +262,12 @@ def test_logits_that_only_their_logarithms_make_equal_keep_their_order():
 
 
 @pytest.mark.parametrize(
-  "kept, values", [(1, dict(top_k=1)), (2, dict(top_k=2)), (3, dict(min_p=1))]
+  "left, values", [(1, dict(top_k=1)), (2, dict(top_k=2)), (3, dict(min_p=1))]
 )
-def test_of_equal_tokens_the_first_ones_are_kept(kept, values):
+def test_of_equal_tokens_the_first_ones_are_kept(left, values):
   logits = np.array([0, 2, 1, 2, 2, 0, 1], np.float32)
   tokens = draw(jnp.tile(logits, (N, 1)), rows_of(SamplingSettings(**values))).tokens
-  assert set(np.asarray(tokens).tolist()) == set([1, 3, 4][:kept])
+  assert set(np.asarray(tokens).tolist()) == set([1, 3, 4][:left])
 
 
 def test_log_probabilities_of_a_small_vocabulary_are_complete():
