@@ -1,6 +1,8 @@
-"""MaxText's tokenizer of a config, with checked ids."""
+"""MaxText's tokenizer of a config, with checked ids; text to ids and back."""
 
+import copy
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ from melodi_plugin.config.settings import as_written
 
 
 class Tokenizer:
-  """Text to token ids, int32.
+  """Text to token ids, int32, and back.
 
   It is loaded where it is first used, so that it can be sent to worker processes.
 
@@ -43,6 +45,57 @@ class Tokenizer:
       return tokenizer.build_tokenizer(self.path, self.kind, False, False, self._access_token)
     except AssertionError as error:
       raise ValueError(f"{error}; set tokenizer_path and tokenizer_type to one another.") from error
+
+  @functools.cached_property
+  def _size_and_special(self) -> tuple[int, frozenset[int]]:
+    """The number of ids, and those of special tokens."""
+    library = self.library
+    if self.kind == "huggingface":
+      added = library.tokenizer.added_tokens_decoder.items()
+      return len(library.tokenizer), frozenset(i for i, token in added if token.special)
+    if self.kind == "tiktoken":
+      return library.n_words, frozenset(library.special_tokens.values())
+    pieces = library._tokenizer_model
+    size = pieces.vocab_size()
+    return size, frozenset(i for i in range(size) if pieces.is_control(i))
+
+  @property
+  def eos_ids(self) -> tuple[int, ...]:
+    """What ends a text, or an answer; empty if the tokenizer has no such token."""
+    if self.kind == "tiktoken":
+      return tuple(sorted(self.library.stop_tokens))
+    end = self.library.eos_id
+    ends = end if isinstance(end, list) else [end]
+    return tuple(i for i in ends if i is not None and i >= 0)
+
+  def is_text(self, token_id: int) -> bool:
+    """Whether a token has a text: a special one has none, and none that the tokenizer lacks.
+
+    A model can have more ids than its tokenizer, for a vocabulary of a round size.
+    """
+    size, special = self._size_and_special
+    return 0 <= token_id < size and token_id not in special
+
+  def decode(self, ids: Iterable[int]) -> str:
+    """The text of `ids`, without what is none; broken UTF-8 becomes U+FFFD."""
+    known = [i for i in ids if self.is_text(i)]
+    if self.kind != "huggingface":
+      return self.library.decode(known)
+    fast = getattr(self.library.tokenizer, "backend_tokenizer", None)
+    if fast is not None:  # 20 times as fast
+      return fast.decode(known, skip_special_tokens=False)
+    return self.library.tokenizer.decode(known, clean_up_tokenization_spaces=False)
+
+  @functools.cached_property
+  def with_special_tokens(self) -> "Tokenizer":
+    """The same, where a special token that is spelled out in a text is that token, if it can be.
+
+    It shares no library with this one, which other threads may use: a Hugging Face tokenizer keeps
+    the switch between the two.
+    """
+    other = copy.copy(self)
+    other.special_in_text = self.kind != "sentencepiece"
+    return other
 
   def encode(self, text: str) -> list[int]:
     """Ids of `text` alone."""

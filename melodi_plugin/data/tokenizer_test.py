@@ -145,3 +145,40 @@ def test_texts_of_special_tokens_or_of_nothing_do_not_fail(hugging_face_model, s
 def test_a_file_of_another_kind_is_refused_in_a_sentence(sentencepiece_model):
   with pytest.raises(ValueError, match="set tokenizer_path and tokenizer_type to"):
     _tokenizer(sentencepiece_model, "tiktoken")("the cat")
+
+
+@pytest.mark.parametrize(
+  ("name", "kind"),
+  [
+    ("tokenizer.llama2", "sentencepiece"),
+    ("tokenizer_llama3.tiktoken", "tiktoken"),
+    ("qwen3-tokenizer", "huggingface"),
+  ],
+)
+def test_ids_become_their_text_without_special_tokens(name, kind):
+  tokenizer = _tokenizer(ASSETS / name, kind)
+  text = "The cat\n  sat: é 中 😀."
+  ids = [*tokenizer.eos_ids, *tokenizer.encode(text), *tokenizer.eos_ids, 10**6, -1]
+  assert tokenizer.decode(ids) == text
+  assert [tokenizer.is_text(i) for i in (ids[0], ids[3], 10**6, -1)] == [False, True, False, False]
+  assert tokenizer.decode([]) == ""
+
+
+def test_what_ends_a_text(hugging_face_model, tiktoken_model, sentencepiece_model):
+  assert _tokenizer(hugging_face_model, "huggingface").eos_ids == (1,)
+  assert _tokenizer(tiktoken_model, "tiktoken").eos_ids == (257, 265)  # of a text, of a turn
+  assert _tokenizer(sentencepiece_model, "sentencepiece").eos_ids == (2,)
+  none = _tokenizer(hugging_face_model, "huggingface")
+  none.library.eos_id = None
+  assert none.eos_ids == ()
+
+
+def test_special_tokens_are_read_beside_a_tokenizer_that_takes_them_for_text(hugging_face_model):
+  tokenize = _tokenizer(hugging_face_model, "huggingface")
+  assert tokenize.with_special_tokens.encode("the <s>") == [2, 0]
+  assert tokenize.encode("the <s>") == [2, 4, 4, 4]
+
+
+def test_sentencepiece_has_no_special_tokens_in_a_text(sentencepiece_model):
+  tokenize = _tokenizer(sentencepiece_model, "sentencepiece")
+  assert tokenize.with_special_tokens.encode("the </s>") == tokenize.encode("the </s>")

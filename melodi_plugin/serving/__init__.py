@@ -7,4 +7,6 @@ Read in this order; each file imports only what stands above it:
   snapshots          what rows remembered after prefixes that were read before
   programs           the compiled functions, whose shapes are fixed
   engine             slots that read and write, and their states
+  text               tokens become text while they come; stop strings
+  chat               a conversation becomes tokens
 """
