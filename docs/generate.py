@@ -24,6 +24,7 @@ GROUPS = {
   "melodi_schedule": "Schedule and control",
   "melodi_prepare_data": "Documents",
   "melodi_probe": "Evaluation",
+  "melodi_prompt_file": "Generation and memory in files",
   "melodi_learning_rate_schedule": "Learning rate",
 }
 _KEYS_HEADER = """# Keys

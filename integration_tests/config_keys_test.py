@@ -8,8 +8,11 @@ import sys
 import pytest
 
 from integration_tests import running
+from integration_tests.pages import ROOT
 from melodi_plugin.config.keys import MelodiKeys
 from melodi_plugin.config.model import MelodiConfig
+from melodi_plugin.maxtext.configs import load_config
+from melodi_plugin.serving.prompts import prompt_of
 
 ENVIRONMENT = {  # as text, what becomes of it
   "melodi_base_block": ("llama2", "llama2"),
@@ -47,6 +50,15 @@ ENVIRONMENT = {  # as text, what becomes of it
   "melodi_restart_documents": ("true", True),
   "melodi_probe": ("passkey", "passkey"),
   "melodi_evaluate_after_training": ("true", True),
+  "melodi_prompt_file": ("-", "-"),
+  "melodi_max_tokens": ("8", 8),
+  "melodi_stop": ("User:", "User:"),
+  "melodi_documents": ("a.txt,b/*.txt", "a.txt,b/*.txt"),
+  "melodi_memory_file": ("a.memory", "a.memory"),
+  "melodi_memory_out": ("b.memory", "b.memory"),
+  "melodi_memory_compact": ("true", True),
+  "melodi_memory_title": ("A play", "A play"),
+  "melodi_slots": ("2", 2),
   "melodi_learning_rate_schedule": ("paper", "paper"),
 }
 # Keys that other systems than MELODI have, and what else they need.
@@ -149,6 +161,32 @@ def test_lists_of_layers_on_the_command_line(tmp_path, written, expected):
   )
   config = running.initialize(str(file), f"melodi_long_term_layers={written}")
   assert layers(config)[0] == expected
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    "",
+    "null",
+    "42",
+    "Note: this",
+    "[INST]",
+    '["a", "b"]',
+    "a=b",
+    "${HOME} \\${x} $ \\",
+    '\n é😀\x7f"',
+  ],
+)
+def test_texts_on_the_command_line_are_what_is_written(text):
+  file = ROOT / "configs/yaml/melodi_shakespeare_cpu.yml"
+  config = load_config(["", str(file), f"prompt={text}", f"melodi_stop={text}"], here=False)
+  assert (config.prompt, config.melodi_stop) == (text, text)
+
+
+def test_maxtext_has_a_prompt_that_nobody_asked_for():
+  config = running.melodi_config()
+  assert prompt_of(config) is None
+  assert prompt_of(config, [f"prompt={config.prompt}"]) == config.prompt
 
 
 def test_position_bias_can_be_turned_off(tmp_path):

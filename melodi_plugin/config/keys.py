@@ -1,5 +1,6 @@
 """The `melodi_*` keys that a user sets, written as MaxText writes its own groups of keys."""
 
+import json
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field, field_validator
@@ -174,6 +175,45 @@ class MelodiKeys(BaseModel):
   melodi_evaluate_after_training: bool = Field(
     False, description="Read the documents of grain_eval_files when `melodi train` ends."
   )
+  melodi_prompt_file: str = Field(
+    "",
+    description="Text that `melodi decode` goes on from, of any length, instead of prompt: a file, "
+    "or '-' for standard input.",
+  )
+  melodi_max_tokens: int = Field(
+    256, ge=1, description="The most tokens that `melodi decode` writes after a prompt."
+  )
+  melodi_stop: str = Field(
+    "",
+    description="Where the text of `melodi decode` ends: a string, which is not written, or a JSON "
+    'list of several, as in ["\\n\\n", "User:"].',
+  )
+  melodi_documents: str = Field(
+    "",
+    description="Documents that `melodi memorize` reads: files, folders and globs joined by "
+    "commas, or '-' for standard input.",
+  )
+  melodi_memory_file: str = Field(
+    "", description="Memory that `melodi decode` and `melodi evaluate` begin with: a file."
+  )
+  melodi_memory_out: str = Field(
+    "",
+    description="Where memory is kept: the file of `melodi decode`, the folder of `melodi "
+    "memorize`, which has a file per document.",
+  )
+  melodi_memory_compact: bool = Field(
+    False,
+    description="Leave keys and values of memory out of its file: it is smaller, and they are "
+    "computed again when it is read, equal up to rounding but not bit for bit.",
+  )
+  melodi_memory_title: str = Field(
+    "", description="Title in the file of melodi_memory_out; by default the name of the document."
+  )
+  melodi_slots: int = Field(
+    4,
+    ge=1,
+    description="Rows of memory that are read or written at the same time.",
+  )
   melodi_learning_rate_schedule: Literal["maxtext", "paper"] = Field(
     "maxtext",
     description="'paper': the warm-up is a factor of a cosine that starts at step 0, and after "
@@ -186,7 +226,24 @@ class MelodiKeys(BaseModel):
     """MaxText reads the word none as null."""
     return "none" if value is None else value
 
-  @field_validator("melodi_imports", "melodi_prepare_data", "melodi_probe", mode="before")
+  @field_validator("melodi_stop", mode="before")
+  @classmethod
+  def _list_is_json(cls, value: Any) -> Any:
+    """A list in a YAML file."""
+    return json.dumps(value) if isinstance(value, list) else value
+
+  @field_validator(
+    "melodi_imports",
+    "melodi_prepare_data",
+    "melodi_probe",
+    "melodi_prompt_file",
+    "melodi_stop",
+    "melodi_documents",
+    "melodi_memory_file",
+    "melodi_memory_out",
+    "melodi_memory_title",
+    mode="before",
+  )
   @classmethod
   def _null_is_empty(cls, value: Any) -> Any:
     """MaxText reads `key=` as null."""

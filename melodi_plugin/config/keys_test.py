@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from melodi_plugin.config.keys import MelodiKeys
 from melodi_plugin.config.model import MelodiConfig
+from melodi_plugin.config.settings import parse_strings
 from melodi_plugin.testing.tiny import from_keys
 
 
@@ -71,9 +72,29 @@ def test_keys_are_read_from_the_text_of_environment_variables():
   assert (config.long_term_layers, config.short_term_layers) == ((1, 2), (0,))
 
 
-@pytest.mark.parametrize("key", ["melodi_prepare_data", "melodi_probe"])
+@pytest.mark.parametrize("key", ["melodi_prepare_data", "melodi_probe", "melodi_stop"])
 def test_nothing_after_the_equals_sign_means_none(key):
   assert getattr(MelodiKeys(**{key: None}), key) == ""
+
+
+@pytest.mark.parametrize(
+  ("written", "strings"),
+  [
+    ("", ()),
+    ("User:", ("User:",)),
+    ("[END]", ("[END]",)),
+    ('["\\n\\n", "[END]"]', ("\n\n", "[END]")),
+    (["\n", "é"], ("\n", "é")),
+  ],
+)
+def test_stop_is_a_string_or_a_list_of_strings(written, strings):
+  assert parse_strings("melodi_stop", MelodiKeys(melodi_stop=written).melodi_stop) == strings
+
+
+@pytest.mark.parametrize("written", ['["a"', '["a", 1]', '["a", ""]', '["a"] b', '[""]'])
+def test_what_only_begins_as_a_list_is_refused(written):
+  with pytest.raises(ValueError, match=r"melodi_stop=.* is not a JSON list of strings"):
+    parse_strings("melodi_stop", written)
 
 
 def test_null_of_yaml_means_no_layer():
@@ -88,6 +109,8 @@ def test_null_of_yaml_means_no_layer():
     ("melodi_short_term_tokens", -1),
     ("melodi_long_term_increment", -1),
     ("melodi_long_term_windows", -1),
+    ("melodi_max_tokens", 0),
+    ("melodi_slots", 0),
     ("melodi_position", "alibi"),
     ("melodi_memory_dtype", "float16"),
     ("melodi_schedule", "diagonal"),

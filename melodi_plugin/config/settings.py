@@ -1,5 +1,6 @@
 """What a user has written for a setting, whatever MaxText has made of it."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,3 +32,24 @@ def parse_layers(name: str, value: Layers | Sequence[int], num_layers: int) -> t
       f"{name}={value!r} is not a list of layers; write 'all', 'middle', 'none', or numbers from "
       "0 such as '2,6'."
     ) from None
+
+
+def parse_strings(name: str, value: str) -> tuple[str, ...]:
+  """A string, or those of a JSON list of strings; '' are none.
+
+  `[END]` is a string: a list begins with a quotation mark.
+  """
+  if not value:
+    return ()
+  if not value.lstrip().startswith('["'):
+    return (value,)
+  try:
+    strings = json.loads(value)
+  except ValueError:
+    strings = None
+  if not strings or not all(isinstance(string, str) and string for string in strings):
+    raise ValueError(
+      f"{name}={value} is not a JSON list of strings, none of them empty; write it as in "
+      '["\\n\\n", "User:"], or a single string without brackets.'
+    )
+  return tuple(strings)

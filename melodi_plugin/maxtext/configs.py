@@ -12,6 +12,7 @@ from typing import Any
 import pydantic
 import yaml
 
+from melodi_plugin.config.keys import MelodiKeys
 from melodi_plugin.errors import UserError
 from melodi_plugin.maxtext.machine import on_this_machine
 from melodi_plugin.maxtext.registration import UnsupportedMaxText, register
@@ -39,9 +40,26 @@ def read_config(argv: Sequence[str], *, here: bool) -> Any:
     register()
     from maxtext.configs import pyconfig  # after registration
 
-    argv = on_this_machine(argv) if here else list(argv)
+    argv = _texts_as_written(on_this_machine(argv) if here else argv)
     # Not `initialize`, which prints every error, with all keys that there are, and exits.
     return pyconfig.HyperParameters(pyconfig._initialize_pydantic(argv))
+
+
+def _texts_as_written(argv: Sequence[str]) -> list[str]:
+  """Quotes what stands behind a key of text: MaxText reads it as YAML, where `a: b` is none."""
+  texts = {name for name, field in MelodiKeys.model_fields.items() if field.annotation is str}
+  texts.add("prompt")
+  words = []
+  for word in argv:
+    key, equals, value = word.partition("=")
+    words.append(f'{key}="{_quoted(value)}"' if equals and key in texts else word)
+  return words
+
+
+def _quoted(text: str) -> str:
+  """As YAML writes it between quotation marks, and OmegaConf takes no ${name} for another key."""
+  text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+  return "".join(c if " " <= c <= "~" and c not in '"\\' else f"\\U{ord(c):08x}" for c in text)
 
 
 @contextlib.contextmanager

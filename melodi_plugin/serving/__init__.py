@@ -9,4 +9,5 @@ Read in this order; each file imports only what stands above it:
   engine             slots that read and write, and their states
   text               tokens become text while they come; stop strings
   chat               a conversation becomes tokens
+  prompts            where the text that is read comes from
 """
