@@ -19,7 +19,7 @@ The rooms, in the order in which to read them; each file imports only what stand
   maxtext/      the only room that sees MaxText
   conformance/  what must hold for every system, ours and yours
   bench/        how fast it is
-  checkpoints/  stock checkpoints and those with memory; GGUF files
+  checkpoints/  stock checkpoints and those with memory; GGUF files; memory files
   serving/      text from a checkpoint: rows in slots, token by token
   evaluation/   whole documents read by a checkpoint; recall probes
   compare/      several configs trained and evaluated alike, side by side

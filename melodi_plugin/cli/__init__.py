@@ -10,6 +10,7 @@ Read in this order; each file imports only what stands above it:
   report         evaluations side by side
   probes         probes side by side
   checkpoints    memory for a stock checkpoint, and back; its gates; a GGUF file as one
+  memory         what is in memory files
   data           corpora
   sizes          what models cost
   compare        several configs trained and evaluated alike

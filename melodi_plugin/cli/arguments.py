@@ -86,6 +86,12 @@ def gates(parser: Parser) -> None:
   parser.add_argument("folder", nargs="?", help="for the picture (default: RUN)")
 
 
+def memory(parser: Parser) -> None:
+  """Files."""
+  text = "a memory file; it may be remote, as in gs://bucket/hamlet.memory"
+  parser.add_argument("files", nargs="+", metavar="FILE", help=text)
+
+
 def import_gguf(parser: Parser) -> None:
   """A file, where to, and how."""
   parser.add_argument("file", metavar="model.gguf", help="of the llama architecture")

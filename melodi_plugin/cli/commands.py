@@ -139,6 +139,14 @@ COMMANDS = (
     arguments.gates,
   ),
   Command(
+    "memory",
+    "checkpoints",
+    "Says what is in memory files: what was read, how large its parts are, whose it is.",
+    "melodi memory hamlet.memory",
+    "memory.main",
+    arguments.memory,
+  ),
+  Command(
     "sizes",
     "costs",
     "Says what models cost: parameters, memory, products per token.",
