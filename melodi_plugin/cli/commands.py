@@ -141,7 +141,7 @@ COMMANDS = (
   Command(
     "memory",
     "checkpoints",
-    "Says what is in memory files: what was read, how large its parts are, whose it is.",
+    "Says what is in memory files: what was read, bytes by part, and whose it is.",
     "melodi memory hamlet.memory",
     "memory.main",
     arguments.memory,
