@@ -1,5 +1,6 @@
 """Streams give the text of all their tokens, piece by piece, whatever tokenizer and text."""
 
+import io
 import itertools
 import os
 import pathlib
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 import hypothesis
 import numpy as np
 import pytest
+import sentencepiece
 import tokenizers
 import transformers
 from hypothesis import strategies as st
@@ -21,7 +23,7 @@ from melodi_plugin.serving.text import TextStream
 
 ASSETS = resources.files("maxtext") / "assets" / "tokenizers"
 BROKEN = "\ufffd"
-KINDS = ("bytes", "byte_fallback", "corpus", "llama2", "tiktoken")
+KINDS = ("bytes", "byte_fallback", "corpus", "squeezed", "llama2", "tiktoken")
 # Emoji of several code points, combining marks, CJK, right-to-left, and what tokenizers split at.
 CHARACTERS = st.one_of(
   st.sampled_from(
@@ -38,6 +40,21 @@ def _open(path, kind) -> Tokenizer:
   keys = dict(add_bos=False, add_eos=False, vocab_size=300_000, hf_access_token="")
   keys |= dict(tokenizer_path=str(path), tokenizer_type=kind, melodi_special_tokens_in_text=False)
   return Tokenizer(SimpleNamespace(**keys))
+
+
+def _squeezed(path):
+  """SentencePiece that takes all spaces at the begin of a text for none, as it does by default."""
+  model = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(["to be or not to be", "that is"] * 9),
+    model_writer=model,
+    vocab_size=290,
+    byte_fallback=True,
+    minloglevel=2,
+    hard_vocab_limit=False,
+  )
+  path.write_bytes(model.getvalue())
+  return _open(path, "sentencepiece")
 
 
 def _byte_fallback(folder):
@@ -73,6 +90,7 @@ def _tokenizer_of(tmp_path_factory):
     "bytes": _open(ASSETS / "qwen3-tokenizer", "huggingface"),
     "byte_fallback": _byte_fallback(folder / "byte_fallback"),
     "corpus": _open(folder / "corpus.model", "sentencepiece"),
+    "squeezed": _squeezed(folder / "squeezed.model"),
     "llama2": _open(ASSETS / "tokenizer.llama2", "sentencepiece"),
     "tiktoken": _open(ASSETS / "tokenizer_llama3.tiktoken", "tiktoken"),
   }
@@ -207,6 +225,14 @@ def test_special_tokens_and_ids_without_a_token_have_no_text(tokenizer):
   ids = [*tokenizer.eos_ids, *tokenizer.encode("a the"), *tokenizer.eos_ids, 299_999]
   assert tokenizer.eos_ids
   assert "".join(_pieces(TextStream(tokenizer), ids)) == "a the"
+
+
+def test_a_space_behind_a_space_is_kept_where_text_begins_without_one(tokenizer_of):
+  tokenizer = tokenizer_of["squeezed"]
+  space, t = tokenizer.library._tokenizer_model.piece_to_id(["▁", "t"])
+  ids = [space, t, space, space, t]
+  assert tokenizer.decode(ids) == "t  t"
+  assert _pieces(TextStream(tokenizer), ids) == ["", "t", " ", " ", "t", ""]
 
 
 def test_endless_spaces_and_newlines_cost_the_same_per_token(tokenizer_of):
