@@ -183,11 +183,9 @@ class WindowCell[P]:
     fixed, long = self.long.begin(self.reader, params, memory.long, windows, long_rng)
     return fixed, State(short, long)
 
-  def tell(self, params: P, fixed: Any, state: State, window: Windows) -> KeyValues | None:
-    """`told`, for a window of a segment."""
-    if not self.long.tells:
-      return None
-    return self.long.reads(self.long.seen(params, fixed, state.long, window))
+  def tell(self, params: P, fixed: Any, state: State, window: Windows) -> Any:
+    """`LongMemory.seen` of a window of a segment, before any layer reads it: only with feedback."""
+    return self.long.seen(params, fixed, state.long, window) if self.long.tells else None
 
   def window(
     self,
@@ -198,15 +196,18 @@ class WindowCell[P]:
     window: Windows,
     index: Int[Array, ""],
     rng: Rng | None = None,
+    seen: Any = None,
   ) -> WindowResult:
-    """Reads window `index` of the segment; `window` is that window's slice of the plan."""
+    """Reads window `index` of the segment; `window` is that window's slice of the plan.
+
+    `seen` is what `tell` has given, if this layer has told it to all.
+    """
     short_rng, read_rng, long_rng = split_rng(rng, 3)
     x, u, told = streams
     short = reset(window.starts, state.short)
-    recall = Recall(
-      self._recall_short(params, short, window.held > 0, short_rng),
-      self.long.seen(params, fixed, state.long, window),
-    )
+    if seen is None:
+      seen = self.long.seen(params, fixed, state.long, window)
+    recall = Recall(self._recall_short(params, short, window.held > 0, short_rng), seen)
     summary = jnp.ones(u.shape[:2], bool)
     before = self.open(x.shape[0])
     nothing = KeyValues(*(leaf[:, :0] for leaf in before.tokens))

@@ -140,8 +140,6 @@ def _states(config: MelodiConfig, spec: LayerSpec) -> Work:
     return 0 if config.recurrence.gate == "bias" else 2 * inputs * width
 
   per_state = 4 * width * all_heads
-  if config.recurrence.feedback:
-    per_state += 2 * width * all_heads  # keys and values once more, to tell them to all layers
   if cell != "single":
     per_state += read * width + gate(read)
   if cell != "skip":

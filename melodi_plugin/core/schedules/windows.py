@@ -32,18 +32,20 @@ def by_windows(
 
   def read_window(states, window):
     streams, plan, index = window
-    told = []
+    seen, told = [], []
     for section, *layers in zip(sections, fixed, states, strict=True):
       params, own, state = first_layer((section.params, *layers))
-      told.append(section.cell.tell(params, own, state, plan))
+      seen.append(section.cell.tell(params, own, state, plan))
+      told.append(None if seen[-1] is None else section.cell.long.reads(seen[-1]))
     streams = streams._replace(told=first_told(told))
     after, pushed = [], []
-    for section, *layers in zip(sections, fixed, states, strict=True):
+    for section, own, *layers in zip(sections, seen, fixed, states, strict=True):
 
       @walk.remat
-      def read_layer(streams, layer, cell=section.cell):
+      def read_layer(streams, layer, cell=section.cell, own=own):
         params, fixed, state, number = layer
-        result = cell.window(params, fixed, state, streams, plan, index, walk.rng_of(number, index))
+        rng = walk.rng_of(number, index)
+        result = cell.window(params, fixed, state, streams, plan, index, rng, own)
         return result.streams, (result.state, result.pushed)
 
       xs = section.params, *layers, section.layers
