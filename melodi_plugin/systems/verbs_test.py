@@ -17,10 +17,10 @@ from melodi_plugin.conformance.stacks import (
 from melodi_plugin.conformance.verbs import LENGTHS, Stack, assert_verbs_equal_schedule
 from melodi_plugin.core import decoding
 from melodi_plugin.core.memory import LayerMemory
-from melodi_plugin.systems.paper.reader_test import small_config
 from melodi_plugin.systems.table import empty_memory
 from melodi_plugin.testing import baselines, stock
 from melodi_plugin.testing.baselines import block_recurrent, memorizing, transformer_xl
+from melodi_plugin.testing.segments import small_config
 from melodi_plugin.testing.tiny import quick_layers, random_memory
 
 pytestmark = pytest.mark.usefixtures("float64")

@@ -4,6 +4,7 @@ Read in this order; each file imports only what stands above it:
 
   tiny        small models, random inputs, comparisons
   variants    every kind of memory that a config can ask for
+  segments    MELODI of two layers, and a segment of documents
   products    operations of the matrix products of a traced program
   baselines   small models of the systems that MELODI is compared with
   checks      what must hold for each of them

@@ -7,17 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from melodi_plugin.conformance.stacks import document_rows
+from melodi_plugin.conformance.stacks import document_rows, jit
 from melodi_plugin.core.schedules.walk import Walk
-from melodi_plugin.systems.paper.reader_test import (
-  SEGMENT,
-  W,
-  draw,
-  inputs,
-  jit,
-  reader,
-  small_config,
-)
+from melodi_plugin.testing.segments import SEGMENT, W, draw, inputs, reader, small_config
 from melodi_plugin.testing.tiny import assert_close
 
 pytestmark = pytest.mark.usefixtures("float64")

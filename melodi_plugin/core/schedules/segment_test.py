@@ -1,14 +1,12 @@
 """Both schedules against `reference/melodi.py`: outputs, memory and gradients."""
 
-import functools
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from melodi_plugin.conformance.stacks import document_rows, read_rows, stack_layers
+from melodi_plugin.conformance.stacks import document_rows, jit, read_rows, stack_layers
 from melodi_plugin.reference import melodi as naive
+from melodi_plugin.testing.segments import value_and_grads
 from melodi_plugin.testing.tiny import assert_close, quick_layers, random_memory, tiny_config
 from melodi_plugin.testing.variants import VARIANTS
 
@@ -19,8 +17,6 @@ SIZES = dict(num_layers=2, short_term_layers=(0, 1))
 ROWS = [[-5, 8], [16]]
 # Carried on, then a whole window and a short one; two documents.
 LONGER = [[-5, 8, 3], [5, 16]]
-# The truth is one unrolled program per case: compiling it well would take longer than running it.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def fast(config, schedule):
@@ -55,18 +51,6 @@ def inputs(name):
   weights = draw(batch, segment, config.emb_dim)
   memory = random_memory(config, batch, dtype=jnp.float64)
   return config, (positions, ids), weights, (quick_layers(config), x, summary, memory)
-
-
-def value_and_grads(run, layers, x, summary, memory, weights, *plan):
-  """Outputs, memory after, and gradients of a loss that sees outputs and memory."""
-
-  def loss(layers, x, summary, short, long):
-    y, after = run(layers, x, summary, memory._replace(short=short, long=long), *plan)
-    reads = [jnp.sum(jnp.sin(leaf)) for leaf in (after.short, after.long)]
-    return jnp.sum(y * weights) + sum(reads), (y, after)
-
-  grad = jax.value_and_grad(loss, argnums=(0, 1, 2, 3, 4), has_aux=True)
-  return grad(layers, x, summary, memory.short, memory.long)
 
 
 SCHEDULES = ("layers", "windows")

@@ -4,23 +4,18 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from melodi_plugin.conformance.stacks import document_rows, plan, read_rows, stack_layers
+from melodi_plugin.conformance.stacks import jit, plan
 from melodi_plugin.core.cell import Streams
 from melodi_plugin.core.memory import LayerMemory
 from melodi_plugin.core.segments import reset, select_rows
 from melodi_plugin.systems.table import make_cell
-from melodi_plugin.testing.tiny import assert_close, quick_layers, random_memory, tiny_config
+from melodi_plugin.testing.segments import W, draw, inputs, reader, small_config
+from melodi_plugin.testing.tiny import assert_close
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-W, SEGMENT = 6, 30
-# Carried on for 3 windows, then 2 more; carried on, a document, a window of padding; one of 5.
-ROWS = [[-14, 12], [-9, 8], [30]]
-SMALL = dict(num_layers=2, short_term_layers=(0, 1), window_length=W, long_term_windows=2)
 SPECS = {
   "paper": {},
   "summary differs from short": dict(short_term_tokens=3),
@@ -29,35 +24,6 @@ SPECS = {
   "no summary": dict(summary_tokens=0),
   "empty slots masked": dict(mask_empty_slots=True),
 }
-
-
-def small_config(**changes):
-  """Two layers, the upper with a queue of two windows, which five windows overflow."""
-  return tiny_config(**(SMALL | changes))
-
-
-def draw(*shape, seed=0):
-  return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float64)
-
-
-@functools.cache
-def inputs(config):
-  """Layers, tokens, summary, memory, positions, segment ids."""
-  layers = quick_layers(config)
-  memory = random_memory(config, len(ROWS), windows=1, dtype=jnp.float64)
-  x = draw(len(ROWS), SEGMENT, config.emb_dim)
-  summary = draw(config.summary_tokens, config.emb_dim, seed=1)
-  return layers, x, summary, memory, *document_rows(ROWS, SEGMENT, W)
-
-
-def reader(config, **options):
-  """One segment; outputs at padding are zeros."""
-
-  def read(layers, *arguments, **more):
-    sections = stack_layers(layers, config, dtype=jnp.float64)
-    return read_rows(sections, config, *arguments, **options, **more)
-
-  return read
 
 
 # -- One cell -------------------------------------------------------------------------------------

@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from melodi_plugin.conformance.stacks import document_rows, read_rows
+from melodi_plugin.conformance.stacks import document_rows, jit, read_rows
 from melodi_plugin.core.cell import KeyValues
-from melodi_plugin.core.schedules.segment_test import value_and_grads
-from melodi_plugin.systems.paper.reader_test import draw, jit
 from melodi_plugin.systems.stock.reader import grouped_attention
+from melodi_plugin.testing.segments import draw, value_and_grads
 from melodi_plugin.testing.stock import (
   SEGMENT,
   W,
