@@ -11,6 +11,7 @@ from melodi_plugin.checkpoints.gguf.importer import import_file
 from melodi_plugin.config.systems import has_base_block
 from melodi_plugin.errors import UserError, user_errors
 from melodi_plugin.maxtext.configs import load_config
+from melodi_plugin.maxtext.light import WITHOUT_DOCUMENTS
 from melodi_plugin.maxtext.weights import find_checkpoints
 from melodi_plugin.output.files import write_files
 
@@ -18,8 +19,7 @@ from melodi_plugin.output.files import write_files
 def graft(options: argparse.Namespace) -> None:
   """Memory for a stock model, or a stock model without it: writes it, says what is in it."""
   logging.set_verbosity(logging.WARNING)
-  # It reads no documents, and MaxText would ask for those of training.
-  config = load_config(["", options.config, *options.keys, "dataset_type=synthetic"])
+  config = load_config(["", options.config, *options.keys, WITHOUT_DOCUMENTS])
   if not config.load_parameters_path:
     raise UserError("load_parameters_path is not set; add load_parameters_path=<checkpoint>/items.")
   if not has_base_block(config):

@@ -9,14 +9,10 @@ from collections.abc import Sequence
 
 from melodi_plugin.cost.sizes import Sizes, closed_form, table
 from melodi_plugin.errors import UserError
-from melodi_plugin.maxtext.light import read_light
+from melodi_plugin.maxtext.light import WITHOUT_DOCUMENTS, read_light
 
 # Reading the config must neither wait for other hosts nor look for documents.
-_ALONE = (
-  "skip_jax_distributed_system=true",
-  "dataset_type=synthetic",
-  "enable_checkpointing=false",
-)
+_ALONE = ("skip_jax_distributed_system=true", WITHOUT_DOCUMENTS, "enable_checkpointing=false")
 
 
 def measure(paths: Sequence[str], keys: Sequence[str]) -> dict[str, Sizes]:

@@ -33,6 +33,7 @@ from melodi_plugin.evaluation.conditions import memory_of, step_of
 from melodi_plugin.evaluation.probes import run
 from melodi_plugin.evaluation.reading import Scorer
 from melodi_plugin.maxtext.configs import load_config
+from melodi_plugin.maxtext.light import WITHOUT_DOCUMENTS
 from melodi_plugin.maxtext.loading import check
 from melodi_plugin.maxtext.pipeline import make_document_batches
 from melodi_plugin.maxtext.weights import find_checkpoints
@@ -200,7 +201,7 @@ def show(evaluations: list[dict[str, Any]]) -> None:
 
 def evaluation_config(argv: Sequence[str]) -> Any:
   """The config of an evaluation, which reads grain_eval_files and asks for no training files."""
-  return load_config([*argv, "dataset_type=synthetic"])
+  return load_config([*argv, WITHOUT_DOCUMENTS])
 
 
 def evaluate(argv: Sequence[str]) -> Any:

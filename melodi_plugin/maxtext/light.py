@@ -22,6 +22,8 @@ from melodi_plugin.config.systems import SYSTEMS, is_melodi
 from melodi_plugin.maxtext.refusals import check
 from melodi_plugin.maxtext.seams.config import complete
 
+# What a command adds that reads no documents of training: MaxText would ask for them.
+WITHOUT_DOCUMENTS = "dataset_type=synthetic"
 # Of MaxText's base.yml: sizes that it multiplies by a global scale, which is 1 here.
 _SCALED = ("emb_dim", "num_query_heads", "num_kv_heads", "mlp_dim", "num_decoder_layers")
 _UNSCALED = {"global_parameter_scale": 1, "override_model_config": False}

@@ -20,6 +20,7 @@ from melodi_plugin.checkpoints.gguf import tokenizer as gguf_tokenizer
 from melodi_plugin.checkpoints.gguf.header import Header
 from melodi_plugin.checkpoints.gguf.parameters import read_parameters
 from melodi_plugin.maxtext.configs import load_config
+from melodi_plugin.maxtext.light import WITHOUT_DOCUMENTS
 from melodi_plugin.maxtext.loading import save_params
 from melodi_plugin.maxtext.weights import described_shapes
 from melodi_plugin.training.progress import quiet_checkpoint_log
@@ -200,7 +201,7 @@ def maxtext_shapes(config_path: Path) -> tuple[dict[str, tuple[int, ...]], int |
   Returns:
     The shapes, and the axis of the layers in those of scanned layers.
   """
-  more = ["skip_jax_distributed_system=true", "log_config=false", "dataset_type=synthetic"]
+  more = ["skip_jax_distributed_system=true", "log_config=false", WITHOUT_DOCUMENTS]
   names = ["run_name=import_gguf", "base_output_directory=unused", "enable_checkpointing=false"]
   config = load_config(["", str(config_path), *more, *names])
   return described_shapes(config), config.param_scan_axis if config.scan_layers else None
