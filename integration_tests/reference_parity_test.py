@@ -28,7 +28,6 @@ def as_jax(tree):
   return jax.tree.map(jnp.asarray, tree)
 
 
-@functools.cache
 def segment_function(config, schedule):
   """((layers, summary, final_norm), x, short, long, held, positions) -> (y, memory)."""
 
@@ -45,13 +44,21 @@ def segment_function(config, schedule):
 
 
 @functools.cache
-def loss_and_grads(config, schedule):
+def forwards(config, schedule):
+  """`segment_function`, compiled."""
+  return jax.jit(segment_function(config, schedule))
+
+
+@functools.cache
+def with_gradients(config, schedule):
+  """The same, with weights of y in a loss -> ((loss, (y, memory)), gradients): one program."""
   run = segment_function(config, schedule)
 
   def loss(params, x, short, long, held, positions, weights):
-    return jnp.sum(run(params, x, short, long, held, positions)[0] * weights)
+    y, memory = run(params, x, short, long, held, positions)
+    return jnp.sum(y * weights), (y, memory)
 
-  return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)))
+  return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3), has_aux=True))
 
 
 def parameters(golden, group="params"):
@@ -70,30 +77,27 @@ def parameters(golden, group="params"):
 def test_stack(path, schedule):
   golden = open_golden(path)
   params = as_jax(parameters(golden))
-  run = jax.jit(segment_function(golden.config, schedule))
   for segment in range(1, golden.meta["segments"] + 1):
     before, expected = golden.memory(f"state{segment - 1}"), golden.memory(f"state{segment}")
-    y, after = run(params, golden["xs"][segment - 1], *before, golden.positions(segment))
+    arguments = params, golden["xs"][segment - 1], *before, golden.positions(segment)
+    if "R" in golden:
+      read = with_gradients(golden.config, schedule)
+      (loss, (y, after)), grads = read(*arguments, golden["R"][segment - 1])
+      if f"grad{segment}_loss" in golden:
+        check_gradients(golden, segment, loss, grads)
+    else:
+      y, after = forwards(golden.config, schedule)(*arguments)
     assert_close(y, golden["ys"][segment - 1])
     assert_close((after.short, after.long), (expected.short, expected.long))
-    if f"grad{segment}_loss" in golden:
-      check_gradients(golden, schedule, params, segment)
     check_layers(golden, params, golden["xs"][segment - 1], segment)
   check_last_window(golden, schedule, params)
   check_twins(golden)
   assert golden.unread() == []
 
 
-def check_gradients(golden, schedule, params, segment):
+def check_gradients(golden, segment, loss, grads):
   """d sum(ys * R) of one segment, with respect to parameters, input and incoming memory."""
-  before, group = golden.memory(f"state{segment - 1}"), f"grad{segment}"
-  loss, grads = loss_and_grads(golden.config, schedule)(
-    params,
-    golden["xs"][segment - 1],
-    *before,
-    golden.positions(segment),
-    golden["R"][segment - 1],
-  )
+  group = f"grad{segment}"
   state = golden.memory(f"{group}_state", mode="train")
   expected = (
     parameters(golden, f"{group}_params"),
@@ -114,7 +118,7 @@ def check_last_window(golden, schedule, params):
   length = golden.meta["segment_length"]
   weights = golden["R"][1] * (np.arange(length) >= length - window)[None, :, None]
   args = (golden["xs"][1], *before, golden.positions(2), weights)
-  _, grads = loss_and_grads(golden.config, schedule)(params, *args)
+  _, grads = with_gradients(golden.config, schedule)(params, *args)
   assert_close(grads[1], golden[name])
   assert np.abs(golden[name][:, :-window]).max() > 0.01
 
@@ -125,9 +129,15 @@ def check_layers(golden, params, x, segment):
   if not recorded_streams:
     return
   before, positions = golden.memory(f"state{segment - 1}"), golden.positions(segment)
-  outs = jax.jit(functools.partial(streams_of_layers, golden.config))(params, x, before, positions)
+  outs = layer_reader(golden.config)(params, x, before, positions)
   for index, stream, expected in recorded_streams:
     assert_close(outs[index][stream], expected)
+
+
+@functools.cache
+def layer_reader(config):
+  """`streams_of_layers`, compiled: one program for all segments, whatever the schedule."""
+  return jax.jit(functools.partial(streams_of_layers, config))
 
 
 def streams_of_layers(config, params, x, memory, positions):
