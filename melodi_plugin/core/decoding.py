@@ -60,15 +60,23 @@ def restart(sections: Sequence[Section], rows: OpenRows, starts: Rows) -> OpenRo
 def _begin(
   sections: Sequence[Section], memories: list[LayerMemory], held: Int[Array, "B"]
 ) -> OpenRows:
+  recalls, opened = recall(sections, memories, held), _open(sections, held.shape[0])
+  return OpenRows(memories, recalls, opened, held, jnp.zeros_like(held))
+
+
+def recall(
+  sections: Sequence[Section], memories: Sequence[LayerMemory], held: Int[Array, "B"]
+) -> list[Recall]:
+  """Keys and values of memory that comes without them; see `WindowCell.recall`."""
   recalls = []
   for section, own in zip(sections, memories, strict=True):
 
-    def recall(_, layer, cell=section.cell):
+    def recall_layer(_, layer, cell=section.cell):
       params, memory = layer
       return None, cell.recall(params, memory, held)
 
-    recalls.append(jax.lax.scan(recall, None, (section.params, own))[1])
-  return OpenRows(memories, recalls, _open(sections, held.shape[0]), held, jnp.zeros_like(held))
+    recalls.append(jax.lax.scan(recall_layer, None, (section.params, own))[1])
+  return recalls
 
 
 def context(
