@@ -19,6 +19,11 @@ _MAXTEXT = {
   "tokenizer_type": "`sentencepiece`, `huggingface` or `tiktoken`.",
   "learning_rate": "Greatest learning rate.",
   "load_parameters_path": "Checkpoint whose parameters are read first: <folder>/items.",
+  "prompt": "Text to go on from.",
+  "decode_sampling_strategy": "`greedy`, `weighted`, `topk`, `nucleus` or `composite`.",
+  "decode_sampling_temperature": "Logits are divided by it.",
+  "decode_sampling_top_k": "`topk`, `composite`: draw among so many tokens.",
+  "decode_sampling_nucleus_p": "`nucleus`, `composite`: draw among tokens of this probability.",
   "enable_checkpointing": "Whether checkpoints are written.",
   "checkpoint_period": "Steps between two checkpoints.",
   "eval_interval": "Steps between two evaluations in training; -1 for none.",
@@ -34,6 +39,30 @@ _EVALUATE = (
   "per_device_batch_size",
   "melodi_reset_every_window",
   "melodi_probe",
+  "melodi_skip_broken_documents",
+)
+_DECODE = (
+  "load_parameters_path",
+  "prompt",
+  "melodi_prompt_file",
+  "melodi_max_tokens",
+  "melodi_stop",
+  "melodi_seed",
+  "decode_sampling_strategy",
+  "decode_sampling_temperature",
+  "decode_sampling_top_k",
+  "decode_sampling_nucleus_p",
+  "melodi_memory_file",
+  "melodi_memory_out",
+  "melodi_memory_compact",
+  "melodi_memory_title",
+)
+_MEMORIZE = (
+  "load_parameters_path",
+  "melodi_documents",
+  "melodi_memory_out",
+  "melodi_slots",
+  "melodi_memory_compact",
   "melodi_skip_broken_documents",
 )
 _GRAFT = ("load_parameters_path", "base_output_directory", "run_name", "melodi_base_block")
@@ -60,7 +89,8 @@ def _shown(default: Any) -> str:
 
 def train(parser: Parser) -> None:
   """A config and, in its help, all our keys."""
-  training = [name for name in _MAXTEXT if not name.startswith("compile")]
+  others = ("compile", "decode", "prompt")
+  training = [name for name in _MAXTEXT if not name.startswith(others)]
   parser.add_config(lambda: _described(training, ours=True))
 
 
@@ -72,6 +102,20 @@ def compile(parser: Parser) -> None:
 def evaluate(parser: Parser) -> None:
   """A config and its checkpoints."""
   parser.add_config(lambda: _described(_EVALUATE))
+
+
+def decode(parser: Parser) -> None:
+  """A config, a checkpoint, and a prompt."""
+  parser.add_config(lambda: _described(_DECODE))
+  text = "read the prompt from standard input; without any prompt, talk at the terminal"
+  parser.add_argument("stdin", nargs="?", choices=("-",), metavar="-", help=text)
+  text = "one line of JSON: text, tokens, log probabilities, speed, bytes of state"
+  parser.add_argument("--json", action="store_true", help=text)
+
+
+def memorize(parser: Parser) -> None:
+  """A config, a checkpoint, and documents."""
+  parser.add_config(lambda: _described(_MEMORIZE))
 
 
 def graft(parser: Parser) -> None:

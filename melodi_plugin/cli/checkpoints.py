@@ -3,8 +3,6 @@
 import argparse
 from pathlib import Path
 
-from absl import logging
-
 from melodi_plugin.checkpoints import gates as gates_of
 from melodi_plugin.checkpoints import graft as grafting
 from melodi_plugin.checkpoints.gguf.importer import import_file
@@ -14,11 +12,12 @@ from melodi_plugin.maxtext.configs import load_config
 from melodi_plugin.maxtext.light import WITHOUT_DOCUMENTS
 from melodi_plugin.maxtext.weights import find_checkpoints
 from melodi_plugin.output.files import write_files
+from melodi_plugin.training.progress import quiet_logs
 
 
 def graft(options: argparse.Namespace) -> None:
   """Memory for a stock model, or a stock model without it: writes it, says what is in it."""
-  logging.set_verbosity(logging.WARNING)
+  quiet_logs()
   config = load_config(["", options.config, *options.keys, WITHOUT_DOCUMENTS])
   if not config.load_parameters_path:
     raise UserError("load_parameters_path is not set; add load_parameters_path=<checkpoint>/items.")

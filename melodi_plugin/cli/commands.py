@@ -66,6 +66,25 @@ COMMANDS = (
     arguments.evaluate,
   ),
   Command(
+    "decode",
+    "models",
+    "Writes text after a prompt of any length, or talks at the terminal.",
+    "melodi decode configs/yaml/melodi_shakespeare_cpu.yml "
+    "load_parameters_path=RUN/checkpoints/799/items prompt='KING HENRY.'",
+    "decode.main",
+    arguments.decode,
+  ),
+  Command(
+    "memorize",
+    "models",
+    "Reads documents once, each into a memory file.",
+    "melodi memorize configs/yaml/melodi_shakespeare_cpu.yml "
+    "load_parameters_path=RUN/checkpoints/799/items melodi_documents='plays/*.txt' "
+    "melodi_memory_out=memories",
+    "memorize.main",
+    arguments.memorize,
+  ),
+  Command(
     "report",
     "models",
     "Puts evaluations side by side, in tables and pictures.",

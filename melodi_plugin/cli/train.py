@@ -14,6 +14,7 @@ from melodi_plugin.evaluation.evaluate import evaluate
 from melodi_plugin.maxtext.launch import compile_ahead, train
 from melodi_plugin.maxtext.machine import written
 from melodi_plugin.maxtext.weights import find_checkpoints
+from melodi_plugin.training.progress import quiet_logs
 
 
 def evaluate_last_checkpoint(argv: Sequence[str], config: Any) -> None:
@@ -57,6 +58,7 @@ def train_and_evaluate(options: argparse.Namespace) -> None:
   argv = ["", options.config, *options.keys]
   config = train(argv)
   if config.melodi_evaluate_after_training:
+    quiet_logs()
     evaluate_last_checkpoint(argv, config)
 
 

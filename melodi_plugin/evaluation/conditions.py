@@ -8,9 +8,14 @@ from melodi_plugin.systems.table import remembers
 
 
 def memory_of(config: Any) -> str:
-  """What memory does while the model reads: 'carried', 'reset at every window' or 'none'."""
+  """What memory does while the model reads.
+
+  'carried', 'carried on from <file>', 'reset at every window' or 'none'.
+  """
   if not is_melodi(config) or not remembers(MelodiConfig.from_maxtext(config)):
     return "none"
+  if config.melodi_memory_file:
+    return f"carried on from {config.melodi_memory_file}"
   return "reset at every window" if config.melodi_reset_every_window else "carried"
 
 

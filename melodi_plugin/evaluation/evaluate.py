@@ -6,6 +6,7 @@ entry per checkpoint) into `<base_output_directory>/<run_name>`, and beside it `
 `report.csv` and two pictures.
 
 `load_parameters_path` may name several checkpoints, joined with ',' or as a glob.
+`melodi_memory_file` is what a model remembers before every document.
 `melodi_reset_every_window=true` is the control: the same model, which forgets at every window,
 written to `evaluation_reset_every_window.json`; the report then shows both.  With `melodi_probe`
 recall is measured instead of perplexity.
@@ -22,14 +23,13 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from melodi_plugin.data.documents import DocumentSource, check_ids
 from melodi_plugin.data.tokenizer import Tokenizer
 from melodi_plugin.errors import UserError
 from melodi_plugin.evaluation import report, statistics
 from melodi_plugin.evaluation.conditions import memory_of, step_of
+from melodi_plugin.evaluation.from_memory import MemoryScorer
 from melodi_plugin.evaluation.probes import run
 from melodi_plugin.evaluation.reading import Scorer
 from melodi_plugin.maxtext.configs import load_config
@@ -37,6 +37,7 @@ from melodi_plugin.maxtext.light import WITHOUT_DOCUMENTS
 from melodi_plugin.maxtext.loading import check
 from melodi_plugin.maxtext.pipeline import make_document_batches
 from melodi_plugin.maxtext.weights import find_checkpoints
+from melodi_plugin.output.bars import tokens_bar
 from melodi_plugin.output.files import write_files
 
 _LONG = 40  # documents that are listed on the screen
@@ -60,7 +61,7 @@ def evaluate_config(config: Any) -> list[dict[str, Any]]:
     if isinstance(batches.source, DocumentSource):
       check_ids(batches.source, skip_broken=config.melodi_skip_broken_documents)
     lengths = count_tokens(config, batches.source)
-    scorer = Scorer(config, checkpoints[0], rows=batches.order.rows)
+    scorer = _scorer(config, checkpoints[0], batches.order.rows)
     found = []
     for number, checkpoint in enumerate(checkpoints, start=1):
       if number > 1:
@@ -74,6 +75,12 @@ def evaluate_config(config: Any) -> list[dict[str, Any]]:
         _conditions(config) | own | statistics.summarise(documents) | use | {"seconds": seconds}
       )
   return found
+
+
+def _scorer(config: Any, checkpoint: str, rows: int) -> Any:
+  if config.melodi_memory_file:
+    return MemoryScorer(config, rows=rows)
+  return Scorer(config, checkpoint, rows=rows)
 
 
 def _conditions(config: Any) -> dict[str, Any]:
@@ -112,13 +119,8 @@ def read_documents(
   """
   began = time.monotonic()
   found: dict[int, statistics.DocumentScore] = {}
-  columns = (TextColumn("{task.description}"), BarColumn())
-  amount = TextColumn("{task.completed:,.0f} of {task.total:,.0f} tokens, ETA")
-  bar = (*columns, amount, TimeRemainingColumn())
-  console = Console(stderr=True)
-  with Progress(*bar, console=console, disable=jax.process_index() > 0) as progress:
-    task = progress.add_task(description, total=sum(lengths))
-    for document in scorer.score(batches, lambda count: progress.advance(task, count)):
+  with tokens_bar(description, sum(lengths), shown=jax.process_index() == 0) as advance:
+    for document in scorer.score(batches, advance):
       if document.index in found or len(document.nats) != lengths[document.index] - 1:
         raise AssertionError(
           f"{document.id}: {len(document.nats)} losses for {lengths[document.index]} tokens, or "
@@ -153,7 +155,7 @@ def _gather(
 
 
 def _utilisation(config: Any, scorer: Any, lengths: list[int]) -> dict[str, Any]:
-  batches, segment = scorer.batches_read, config.max_target_length
+  batches, segment = scorer.batches_read, scorer.segment
   shares = {
     "rows": scorer.rows,
     "batches": batches,
@@ -169,8 +171,12 @@ def _utilisation(config: Any, scorer: Any, lengths: list[int]) -> dict[str, Any]
 def write(config: Any, evaluations: list[dict[str, Any]]) -> None:
   """Writes the JSON, and a report of what this run has on the same checkpoints and documents."""
   folder = os.path.join(config.base_output_directory, config.run_name)
-  names = ("evaluation.json", "evaluation_reset_every_window.json")
-  own = names[bool(config.melodi_reset_every_window)]
+  names = (
+    "evaluation.json",
+    "evaluation_memory_file.json",
+    "evaluation_reset_every_window.json",
+  )
+  own = names[2 if config.melodi_reset_every_window else bool(config.melodi_memory_file)]
   text = json.dumps(evaluations, indent=2, allow_nan=False) + "\n"
   write_files(folder, {own: text.encode()})
   shown = []
@@ -213,6 +219,8 @@ def evaluate(argv: Sequence[str]) -> Any:
       "load_parameters_path=<run>/checkpoints/<step>/items."
     )
   if config.melodi_probe:
+    if config.melodi_memory_file:
+      raise UserError("melodi_probe reads with memory from zeros; leave melodi_memory_file out.")
     if jax.process_count() > 1:
       raise UserError("probes read their documents in one process; run them on one host.")
     return run.run(config)

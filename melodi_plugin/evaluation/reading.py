@@ -60,6 +60,7 @@ class Scorer:
 
   Attributes:
     rows: B of the batches that `score` reads.
+    segment: T.
     batches_read: by the last `score`, as far as it has come.
   """
 
@@ -70,7 +71,7 @@ class Scorer:
       if more:
         raise ValueError(f"load_parameters_path names {1 + len(more)} checkpoints; name one.")
     self.config = config = with_rows(config, rows)
-    self.rows = rows
+    self.rows, self.segment = rows, int(config.max_target_length)
     self.batches_read = 0
     self._mesh = mesh_of(config)
     self._placement = batch_sharding(config, self._mesh)

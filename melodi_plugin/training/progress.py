@@ -102,8 +102,9 @@ class Screen(contextlib.AbstractContextManager["Screen"]):
       self._bar.stop()
 
 
-def quiet_checkpoint_log() -> None:
-  """Leaves out Orbax's lines per checkpoint and array; MaxText says in one that it is saved."""
+def quiet_logs() -> None:
+  """Leaves out what is no warning, and Orbax's warnings per checkpoint and array."""
+  logging.set_verbosity(logging.WARNING)
 
   def keep(record: python_logging.LogRecord) -> bool:
     return record.levelno > python_logging.WARNING or "/orbax/" not in record.pathname

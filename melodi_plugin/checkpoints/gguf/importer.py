@@ -23,7 +23,7 @@ from melodi_plugin.maxtext.configs import load_config
 from melodi_plugin.maxtext.light import WITHOUT_DOCUMENTS
 from melodi_plugin.maxtext.loading import save_params
 from melodi_plugin.maxtext.weights import described_shapes
-from melodi_plugin.training.progress import quiet_checkpoint_log
+from melodi_plugin.training.progress import quiet_logs
 
 
 class GGUF(NamedTuple):
@@ -70,7 +70,7 @@ def import_file(
     parameters = read_parameters(
       file.tensors, shapes, layers=layers, head_dim=head_dim, scan_axis=scan_axis
     )
-  quiet_checkpoint_log()
+  quiet_logs()
   with Console(stderr=True).status("writing parameters"):
     save_params(output / "0", parameters)
   count = sum(array.size for array in parameters.values())

@@ -1,0 +1,137 @@
+"""`melodi decode`: text from a checkpoint, as it comes."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+
+from melodi_plugin.config.settings import parse_strings
+from melodi_plugin.errors import UserError, user_errors
+from melodi_plugin.maxtext.configs import load_config
+from melodi_plugin.output.bars import tokens_bar
+from melodi_plugin.output.tables import with_unit
+from melodi_plugin.serving.chat import Chat, chat_from
+from melodi_plugin.serving.checkpoint import Checkpoint
+from melodi_plugin.serving.prompts import prompt_of
+from melodi_plugin.serving.sampling_settings import SamplingSettings
+from melodi_plugin.serving.session import Session
+from melodi_plugin.serving.writing import Ends, Written
+from melodi_plugin.training.progress import quiet_logs
+
+_LONG = 2048  # tokens of a prompt from which on a bar is shown
+
+
+def main(options: argparse.Namespace) -> None:
+  """Goes on from a prompt, or talks at the terminal."""
+  quiet_logs()
+  keys = [*options.keys, "melodi_prompt_file=-"] if options.stdin else options.keys
+  config = load_config(["", options.config, *keys, "dataset_type=synthetic"])
+  if not config.load_parameters_path:
+    raise UserError("load_parameters_path is not set; add load_parameters_path=<checkpoint>/items.")
+  with user_errors(ValueError, OSError):
+    prompt = prompt_of(config, keys)
+    checkpoint = Checkpoint(config, slots=1)
+    chat = None if prompt is not None else chat_from(config, checkpoint.tokenizer)
+    talk = Talk(config, checkpoint)
+    if chat is None:
+      talk.answer(prompt or "", as_json=options.json)
+    else:
+      talk.converse(chat)
+    talk.keep()
+
+
+class Talk:
+  """A session at the terminal."""
+
+  def __init__(self, config: Any, checkpoint: Checkpoint):
+    self._config, self._checkpoint = config, checkpoint
+    seed = {} if config.melodi_seed < 0 else {"seed": config.melodi_seed}
+    settings = SamplingSettings.from_maxtext(config, **seed)
+    self._session = Session(checkpoint.engine, checkpoint.tokenizer, settings)
+    self._title = config.melodi_memory_title
+    stop = parse_strings("melodi_stop", config.melodi_stop)
+    self._ends = Ends(config.melodi_max_tokens, stop, checkpoint.tokenizer.eos_ids)
+    if config.melodi_memory_file:
+      row, saved = checkpoint.load_memory(config.melodi_memory_file)
+      checkpoint.engine.insert(0, row)
+      self._session.pending = list(saved.pending)
+      self._title = self._title or saved.title
+
+  def answer(self, prompt: str, *, as_json: bool) -> None:
+    """Writes on from a prompt."""
+    tokenizer, goes_on = self._checkpoint.tokenizer, bool(self._config.melodi_memory_file)
+    self._read(tokenizer.encode(prompt) if goes_on else tokenizer.prompt(prompt))
+    written = self._write(shown=not as_json)
+    if as_json:
+      print(json.dumps(self._described(written)))
+
+  def converse(self, chat: Chat) -> None:
+    """Turns of a person and the model, until the input ends."""
+    console = Console(stderr=True)
+    console.print("Write, and end with Ctrl-D; what was said is remembered.", style="dim")
+    self._ends = self._ends._replace(ids=chat.end_ids)
+    messages: list[dict[str, str]] = []
+    while True:
+      try:
+        said = console.input("[bold]> [/bold]")
+      except EOFError:
+        return
+      if not said.strip():
+        continue
+      new = {"role": "user", "content": said}
+      if messages and chat.extends:
+        last = self._session.pending[-1]
+        self._read(chat.after_answer([new], last if last in chat.end_ids else None))
+      else:
+        if messages:
+          self._session.restart()
+        self._read(chat([*messages, new]))
+      written = self._write(shown=True)
+      messages += [new, {"role": "assistant", "content": "".join(w.text for w in written)}]
+
+  def keep(self) -> None:
+    """Writes the memory, if a file was asked for."""
+    if path := self._config.melodi_memory_out:
+      row = self._checkpoint.engine.extract(0)
+      compact = self._config.melodi_memory_compact
+      own = dict(title=self._title, compact=compact)
+      self._checkpoint.save_memory(path, row, self._session.pending, **own)
+      print(f"memory of {row.tokens:,} tokens written to {path}", file=sys.stderr)
+
+  def _read(self, ids: Sequence[int]) -> None:
+    with tokens_bar("reading", len(ids), shown=len(ids) > _LONG) as advance:
+      self._session.read(ids, advance)
+
+  def _write(self, *, shown: bool) -> list[Written]:
+    written = []
+    try:
+      for token in self._session.write(self._ends):
+        written.append(token)
+        if shown:
+          print(token.text, end="", flush=True)
+    except KeyboardInterrupt:
+      if not written:
+        raise
+    if shown:
+      print(flush=True)
+    return written
+
+  def _described(self, written: list[Written]) -> dict[str, Any]:
+    session = self._session
+    return {
+      "text": "".join(token.text for token in written),
+      "finish_reason": written[-1].finish,
+      "token_ids": [token.drawn.token for token in written],
+      "logprobs": [token.drawn.logprob for token in written],
+      "prompt_tokens": session.read_tokens + 1,
+      "reading_tokens_per_second": _rate(session.read_tokens, session.read_seconds),
+      "writing_tokens_per_second": _rate(session.written_tokens, session.written_seconds),
+      "state_bytes": self._checkpoint.engine.row_bytes,
+    }
+
+
+def _rate(tokens: int, seconds: float) -> float | None:
+  return tokens / seconds if tokens and seconds else None
