@@ -12,7 +12,6 @@ from melodi_plugin.config.settings import parse_strings
 from melodi_plugin.errors import UserError, user_errors
 from melodi_plugin.maxtext.configs import load_config
 from melodi_plugin.output.bars import tokens_bar
-from melodi_plugin.output.tables import with_unit
 from melodi_plugin.serving.chat import Chat, chat_from
 from melodi_plugin.serving.checkpoint import Checkpoint
 from melodi_plugin.serving.prompts import prompt_of

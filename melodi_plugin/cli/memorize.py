@@ -15,7 +15,10 @@ def main(options: argparse.Namespace) -> None:
   """Reads what melodi_documents names into files of the folder melodi_memory_out."""
   quiet_logs()
   config = load_config(["", options.config, *options.keys, "dataset_type=synthetic"])
-  for key, example in (("load_parameters_path", "<checkpoint>/items"), ("melodi_memory_out", "memories")):
+  for key, example in (
+    ("load_parameters_path", "<checkpoint>/items"),
+    ("melodi_memory_out", "memories"),
+  ):
     if not getattr(config, key):
       raise UserError(f"{key} is not set; add {key}={example}.")
   folder = config.melodi_memory_out

@@ -10,8 +10,8 @@ others' policy:
 `window_cell.WindowCell` puts them together; `systems.table` says which parts a system has.
 
 Everything is a pure function of pytrees, with the batch as first axis of every leaf.  What a memory
-hands from window to window, collects of an open window and leaves behind is its own business: these
-trees are opaque to cells, schedules and engines.
+hands from window to window and leaves behind is its own business: these trees are opaque to cells,
+schedules and engines.
 """
 
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -92,15 +92,6 @@ class Row(NamedTuple):
     return first[:, None] + jnp.arange(self.valid.shape[1], dtype=jnp.int32)
 
 
-class ReadTokens(NamedTuple):
-  """t context tokens that a layer has read, as memory may want them."""
-
-  below: Float[Array, "B t D"]  # the stream below the layer
-  mixed: Float[Array, "B t D"]  # what mixers read: the stream above it, or below (`mixes_inputs`)
-  own: KeyValues  # visible where the token is text
-  place: Int[Array, "B"] | None  # of the first one in the window; None: they are the window
-
-
 class Recall(NamedTuple):
   """Memory as a window sees it."""
 
@@ -109,12 +100,15 @@ class Recall(NamedTuple):
 
 
 class OpenWindow(NamedTuple):
-  """A window that is being read."""
+  """A window that is being read: W places, of which some hold text.
 
-  tokens: KeyValues  # W places; visible those that hold text
-  summary: Float[Array, "B U D"]  # the sum of the mixer for the layer above; no U without it
-  short: Any  # what both memories have collected
-  long: Any
+  What memories are made of is kept token by token and summed when the window closes.  So a window
+  is the same, bit for bit, in however many pieces it was read.
+  """
+
+  tokens: KeyValues  # visible where there is text
+  below: Float[Array, "B _ D"]  # the stream below the layer; no places if nothing is made of it
+  mixed: Float[Array, "B _ D"]  # what mixers read; no places without mixers
 
 
 class Update(NamedTuple):
@@ -163,6 +157,11 @@ class ShortMemory[P](Protocol):
     """The tree of `Stored` of one layer."""
     ...
 
+  @property
+  def keeps(self) -> str:
+    """What it is made of besides keys and values: 'mixed', 'below' (see `OpenWindow`), or ''."""
+    ...
+
   def begin(self, reader: Reader[P], params: P, kept: Any, rng: Rng | None) -> Any:
     """The state before the first window."""
     ...
@@ -171,15 +170,7 @@ class ShortMemory[P](Protocol):
     """Keys and values (B, S, N, H)."""
     ...
 
-  def open(self, batch: int) -> Any:
-    """What is collected of a window of which nothing has been read."""
-    ...
-
-  def collect(self, params: P, collected: Any, tokens: ReadTokens) -> Any:
-    """The same after some more tokens; those that are not text leave no trace."""
-    ...
-
-  def close(self, params: P, u: Summary, collected: Any) -> Any:
+  def close(self, params: P, u: Summary, window: OpenWindow) -> Any:
     """What a window leaves to the next, as it is stored; `u` as the layer has read them."""
     ...
 
@@ -211,6 +202,11 @@ class LongMemory[P](Protocol):
     """The tree of `Stored` of one layer; () if nothing is remembered."""
     ...
 
+  @property
+  def keeps(self) -> str:
+    """See `ShortMemory.keeps`."""
+    ...
+
   def recall(
     self, reader: Reader[P], params: P, kept: Any, held: Int[Array, "B"], rng: Rng | None
   ) -> Any:
@@ -221,15 +217,7 @@ class LongMemory[P](Protocol):
     """What of it `Reader.read` gets."""
     ...
 
-  def open(self, batch: int) -> Any:
-    """See `ShortMemory.open`."""
-    ...
-
-  def collect(self, params: P, collected: Any, tokens: ReadTokens) -> Any:
-    """See `ShortMemory.collect`."""
-    ...
-
-  def close(self, params: P, u: Summary, collected: Any, seen: Any, row: KeyValues) -> Any:
+  def close(self, params: P, u: Summary, window: OpenWindow, seen: Any, row: KeyValues) -> Any:
     """`new`; `row` are short-term memory and the tokens of the window."""
     ...
 

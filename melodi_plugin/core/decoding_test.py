@@ -1,4 +1,4 @@
-"""What decoding needs of the verbs besides the numbers: little work, no trace, wide sums."""
+"""What decoding needs of the verbs besides the numbers: little work, no trace, the same bits."""
 
 from types import SimpleNamespace
 
@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from melodi_plugin.config.model import MelodiConfig
-from melodi_plugin.core.cell import KeyValues, ReadTokens
+from melodi_plugin.conformance.stacks import stack_layers
+from melodi_plugin.core import decoding
+from melodi_plugin.core.cell import KeyValues, OpenWindow
 from melodi_plugin.core.memories.contents import Mixture
 from melodi_plugin.core.memory import LayerMemory
 from melodi_plugin.core.token_mixer import TokenMixer
-from melodi_plugin.systems.table import make_cell
-from melodi_plugin.testing.baselines import memorizing, random_layers
+from melodi_plugin.systems.table import empty_memory, make_cell
+from melodi_plugin.testing.baselines import memorizing, random_layers, transformer_xl
 from melodi_plugin.testing.products import counted
 from melodi_plugin.testing.tiny import tiny_config
 
@@ -101,27 +103,47 @@ def test_token_that_is_not_valid_leaves_every_bit(system):
     assert after.tokens.visible[1].tolist() == [False] * 5 + [True] + [False] * 2
 
 
-def test_sums_of_an_open_window_keep_small_terms_in_bfloat16():
-  """512 tokens of one sign, one at a time: a sum in bfloat16 stops growing."""
+def test_mixtures_do_not_depend_on_the_pieces_in_which_a_window_was_read():
+  """In bfloat16, where 512 additions one by one would lose what is small."""
   config = tiny_config(window_length=512)
   rng = np.random.default_rng(0)
   kernel = jnp.asarray(rng.uniform(0.5, 1.0, size=(512 + 4, 3)), jnp.float32)
   layer = SimpleNamespace(long_mixer=TokenMixer(kernel, jnp.zeros(3)))
   mixture = Mixture(config, "long_mixer", 3, False, jnp.bfloat16)
   x = jnp.asarray(rng.uniform(0.5, 1.0, size=(1, 512, config.emb_dim)), jnp.bfloat16)
-  heads = jnp.zeros((1, 1, 1, 1), jnp.bfloat16)
-
-  def step(collected, place):
-    token = jax.lax.dynamic_slice_in_dim(x, place, 1, 1)
-    own = KeyValues(heads, heads, jnp.ones((1, 1), bool))
-    return mixture.collect(layer, collected, ReadTokens(token, token, own, place[None])), None
-
-  collected, _ = jax.lax.scan(step, mixture.open(1), jnp.arange(512, dtype=jnp.int32))
-  assert collected.dtype == jnp.float32
+  heads = jnp.zeros((1, 512, 1, 1), jnp.bfloat16)
+  tokens = KeyValues(heads, heads, jnp.ones((1, 512), bool))
+  u = jnp.zeros((1, 4, config.emb_dim), jnp.bfloat16)
+  mixed = mixture.close(layer, u, OpenWindow(tokens, x[:, :0], x))
   exact = np.einsum(
     "to,Btd->Bod", np.asarray(kernel[:512].astype(jnp.bfloat16), "f8"), np.asarray(x, "f8")
   )
-  assert np.abs(collected / exact - 1).max() < 1e-5
-  mixed = mixture.close(layer, jnp.zeros((1, 4, config.emb_dim), jnp.bfloat16), collected)
   assert mixed.dtype == jnp.bfloat16
   assert np.abs(np.asarray(mixed, "f8") / exact - 1).max() < 2**-8
+
+
+@pytest.mark.parametrize("system", ["melodi", "xl"])
+def test_prefixes_that_were_read_in_pieces_are_the_same_bit_for_bit(system):
+  """Float32: what is read in frames of a window does not depend on where a call ends."""
+  if system == "melodi":
+    config = tiny_config(num_layers=2, short_term_layers=(0, 1), long_term_layers=(1,))
+  else:
+    config = transformer_xl()
+  layers, window = random_layers(config, dtype=jnp.float32), config.window_length
+  sections = stack_layers(layers, config)
+  rng = np.random.default_rng(0)
+  summary = jnp.asarray(rng.normal(size=(config.summary_tokens, config.emb_dim)), jnp.float32)
+  length = 3 * window + 5
+  x = jnp.asarray(rng.normal(size=(1, length, config.emb_dim)), jnp.float32)
+  empty = jax.jit(lambda: decoding.begin(sections, empty_memory(config, 1)))()
+
+  @jax.jit
+  def read(rows, first, count):
+    tokens = jnp.roll(x, -first, axis=1)
+    valid = jnp.arange(length)[None] < count
+    return decoding.read(sections, rows, tokens, valid, summary)[1]
+
+  whole = read(empty, 0, length)
+  for cut in (1, window - 1, window, window + 1, 2 * window + 3, length - 1):
+    rows = read(read(empty, 0, cut), cut, length - cut)
+    jax.tree.map(np.testing.assert_array_equal, rows, whole)

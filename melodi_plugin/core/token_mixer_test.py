@@ -50,16 +50,6 @@ def test_shares_of_pieces_sum_to_the_share_of_the_window(sizes, normed):
   np.testing.assert_allclose(sum(pieces), whole, rtol=1e-12, atol=1e-12)
 
 
-def test_rows_may_stand_at_different_places():
-  mixer, x = random_mixer(), draw(B, 2, D, seed=4)
-  places = [1, 4]
-  kernels = jnp.stack([mixer.kernel[place : place + 2] for place in places])
-  together = share(kernels, x, mixer.context_norm)
-  for row, place in enumerate(places):
-    alone = share(mixer.kernel[place : place + 2], x[row : row + 1], mixer.context_norm)
-    np.testing.assert_allclose(together[row : row + 1], alone, rtol=1e-12, atol=1e-12)
-
-
 @pytest.mark.parametrize("normed", [True, False])
 def test_padding_of_zeros_has_no_share(normed):
   mixer, x = random_mixer(normed), draw(B, W, D, seed=4)

@@ -3,7 +3,7 @@
 Three verbs read a document, whoever calls them (SEMANTICS 1.3 and 1.4):
 
   context  tokens of the open window, any number at a time -> their outputs, and the window with
-           their keys and values and with what memories collect of them;
+           their keys and values and with what memories are made of;
   close    the U summary tokens of a full window -> their outputs, and an `Update`;
   write    the `Update` into the memory -> the memory, and the `Recall` of it.
 
@@ -34,7 +34,6 @@ from melodi_plugin.core.cell import (
   LongMemory,
   OpenWindow,
   Reader,
-  ReadTokens,
   Recall,
   Row,
   ShortMemory,
@@ -105,12 +104,13 @@ class WindowCell[P]:
     """A window of which nothing has been read."""
     heads = (batch, self.config.window_length, self.config.stored_heads, self.config.head_dim)
     empty = jnp.zeros(heads, self.dtype)
-    return OpenWindow(
-      KeyValues(empty, empty, jnp.zeros(heads[:2], bool)),
-      self._summary.open(batch),
-      self.short.open(batch),
-      self.long.open(batch),
-    )
+
+    def stream(name: str) -> Float[Array, "B _ D"]:
+      places = self.config.window_length if name in self._kept else 0
+      return jnp.zeros((batch, places, self.config.emb_dim), self.dtype)
+
+    tokens = KeyValues(empty, empty, jnp.zeros(heads[:2], bool))
+    return OpenWindow(tokens, stream("below"), stream("mixed"))
 
   def context(
     self,
@@ -129,8 +129,13 @@ class WindowCell[P]:
     """
     row = Row(recall.short, opened.tokens, place, valid)
     above, own = self.reader.read(params, x, row, self._reads(recall, told), rng)
-    tokens = put(opened.tokens, own, place, valid)
-    return above, self._collect(params, opened, tokens, self._read_tokens(x, above, own, place))
+    new = OpenWindow(own, x, self._mixed(x, above))
+    return above, OpenWindow(
+      *(
+        put(old, leaf, place, valid) if name == "tokens" or name in self._kept else old
+        for name, old, leaf in zip(OpenWindow._fields, opened, new, strict=True)
+      )
+    )
 
   def close(
     self,
@@ -209,16 +214,15 @@ class WindowCell[P]:
       seen = self.long.seen(params, fixed, state.long, window)
     recall = Recall(self._recall_short(params, short, window.held > 0, short_rng), seen)
     summary = jnp.ones(u.shape[:2], bool)
-    before = self.open(x.shape[0])
-    nothing = KeyValues(*(leaf[:, :0] for leaf in before.tokens))
+    nothing = KeyValues(*(leaf[:, :0] for leaf in self.open(x.shape[0]).tokens))
     row = Row(recall.short, nothing, None, jnp.concatenate([window.valid, summary], axis=1))
     tokens = jnp.concatenate([x, u], axis=1)
     tokens, own = self.reader.read(params, tokens, row, self._reads(recall, told), read_rng)
 
     above, u = jnp.split(tokens, [x.shape[1]], axis=1)
     own = KeyValues(*(leaf[:, : x.shape[1]] for leaf in own))
-    opened = self._collect(params, before, own, self._read_tokens(x, above, own, None))
-    u, update = self._finish(params, u, recall, opened)
+    read = OpenWindow(own, x, self._mixed(x, above))
+    u, update = self._finish(params, u, recall, read)
     long, pushed = self.long.step(
       self.reader, params, state.long, update.long, own, window, index, long_rng
     )
@@ -242,30 +246,17 @@ class WindowCell[P]:
   def _reads(self, recall: Recall, told: KeyValues | None) -> Any:
     return self.long.reads(recall.long) if told is None else told
 
-  def _read_tokens(
-    self,
-    below: Float[Array, "B t D"],
-    above: Float[Array, "B t D"],
-    own: KeyValues,
-    place: Int[Array, "B"] | None,
-  ) -> ReadTokens:
-    return ReadTokens(below, below if self.reader.mixes_inputs else above, own, place)
+  def _mixed(
+    self, below: Float[Array, "B t D"], above: Float[Array, "B t D"]
+  ) -> Float[Array, "B t D"]:
+    """What mixers read."""
+    return below if self.reader.mixes_inputs else above
 
   @property
-  def _summary(self) -> Mixture:
-    """What makes the summary tokens of the layer above."""
-    tokens = self.config.summary_tokens if self.spec.mixes_summary else 0
-    return Mixture(self.config, "summary_mixer", tokens, True, self.dtype)
-
-  def _collect(
-    self, params: P, opened: OpenWindow, tokens: KeyValues, read: ReadTokens
-  ) -> OpenWindow:
-    return OpenWindow(
-      tokens,
-      self._summary.collect(params, opened.summary, read),
-      self.short.collect(params, opened.short, read),
-      self.long.collect(params, opened.long, read),
-    )
+  def _kept(self) -> frozenset[str]:
+    """The streams that an open window keeps."""
+    summary = "mixed" if self.spec.mixes_summary else ""
+    return frozenset((self.short.keeps, self.long.keeps, summary))
 
   def _finish(
     self, params: P, u: Summary, recall: Recall, opened: OpenWindow
@@ -274,9 +265,10 @@ class WindowCell[P]:
     row = join(recall.short, opened.tokens)
     update = Update(
       opened.tokens,
-      self.short.close(params, u, opened.short),
-      self.long.close(params, u, opened.long, recall.long, row),
+      self.short.close(params, u, opened),
+      self.long.close(params, u, opened, recall.long, row),
     )
     if self.spec.mixes_summary:
-      u = self._summary.close(params, u, opened.summary)
+      mixture = Mixture(self.config, "summary_mixer", self.config.summary_tokens, True, self.dtype)
+      u = mixture.close(params, u, opened)
     return u, update

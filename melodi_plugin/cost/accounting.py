@@ -2,7 +2,7 @@
 
 Two things are called memory in papers, and this module keeps them apart: *past memory*, what is
 left of the text before the open window (z and Z), and *all decode state*, which has the open
-window's keys, values and mixer sums as well.
+window's keys, values and tokens as well.
 
 Past memory is counted in two ways: `memory_numbers` is what we store, `paper_memory` is what the
 paper prints.  Matrix products are counted in `flops`.
@@ -136,18 +136,17 @@ class DecodeState(NamedTuple):
 
   past: MemoryNumbers  # what is left of the text before the open window
   window: int  # keys and values of the open window
-  mixers: int  # sums of the mixers of the open window, in float32
-  entries: int  # tokens of the open window as they are, for a cache or a verbatim queue
+  entries: int  # tokens of the open window as they are, for mixers, a cache or a verbatim queue
 
   @property
   def all(self) -> int:
     """All numbers together."""
-    return self.past.all + self.window + self.mixers + self.entries
+    return self.past.all + self.window + self.entries
 
   def size(self, memory_bytes: int = 4, cache_bytes: int = 2) -> tuple[int, int]:
-    """Bytes of past memory and of all decode state; the mixers' sums are float32."""
+    """Bytes of past memory and of all decode state."""
     past = self.past.all * memory_bytes
-    return past, past + 4 * self.mixers + (self.window + self.entries) * cache_bytes
+    return past, past + (self.window + self.entries) * cache_bytes
 
 
 def decode_state(config: MelodiConfig) -> DecodeState:
@@ -155,21 +154,20 @@ def decode_state(config: MelodiConfig) -> DecodeState:
 
   Keys and values of past memory follow from it, so they are not counted; an engine may keep them.
   """
-  mixed = entries = 0
-  for spec in config.layers:
-    if spec.mixed:
-      tokens = config.summary_tokens if spec.mixes_summary else 0
-      tokens += spec.short_tokens if spec.mixes_short else 0
-      mixed += (tokens + spec.increment) * config.emb_dim
-    else:
-      entries += spec.short_tokens * config.short_width
-      # States are rewritten when a window closes; nothing is collected for them.
-      entries += 0 if config.system == BLOCK_RECURRENT else spec.increment * config.long_width
+  # Once for all of a layer: what its mixers read, or what caches and verbatim queues store.  Pairs
+  # are keys and values, and states are made of these.
+  keeping = sum(
+    spec.mixes_summary or spec.mixes_short or spec.mixes_long
+    if spec.mixed
+    else spec.short_tokens + (spec.increment if config.system != BLOCK_RECURRENT else 0) > 0
+    and not config.stores_pairs
+    for spec in config.layers
+  )
+  entries = keeping * config.window_length * config.emb_dim
   heads, tokens = config.stored_heads, config.window_length
   return DecodeState(
     past=memory_numbers(config),
     window=keys_and_values(config.num_layers, heads, config.head_dim, tokens),
-    mixers=mixed,
     entries=entries,
   )
 

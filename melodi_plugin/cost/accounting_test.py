@@ -179,22 +179,19 @@ def test_decode_state_equals_sizes_of_an_open_window(name):
   ]
   assert state.past == memory_numbers(config)
   assert state.window == sum(one.tokens.key.size + one.tokens.value.size for one in opened)
-  sums = [leaf.size for leaf in jax.tree.leaves([one[1:] for one in opened])]
-  assert state.mixers + state.entries == sum(sums)
-  assert state.all == state.past.all + state.window + sum(sums)
-  wide = [leaf.dtype.itemsize for one in opened for leaf in jax.tree.leaves(one[1:]) if leaf.size]
-  assert not state.mixers or set(wide) == {4}
+  assert state.entries == sum(leaf.size for leaf in jax.tree.leaves([one[1:] for one in opened]))
+  assert state.all == state.past.all + state.window + state.entries
 
 
 def test_decode_state_of_a_grafted_model_beside_the_stock_one():
   state = decode_state(SMALL)
   assert state.past == (30 * 128 * 576, 1024 * 576)
   assert state.window == 2 * 30 * 3 * 64 * 256
-  assert state.mixers == (30 * (16 + 128) + 16) * 576
+  assert state.entries == 30 * 256 * 576
   assert keys_and_values(layers=30, heads=3, head_dim=64, tokens=8192) == 2 * 30 * 3 * 64 * 8192
   assert state.size(memory_bytes=4, cache_bytes=2) == (
     4 * state.past.all,
-    4 * state.past.all + 2 * state.window + 4 * state.mixers,
+    4 * state.past.all + 2 * (state.window + state.entries),
   )
 
 

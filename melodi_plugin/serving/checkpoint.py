@@ -56,7 +56,13 @@ class Checkpoint:
     return Identity(own, fingerprint.of_tokenizer(self.tokenizer), settings)
 
   def save_memory(
-    self, path: str, row: Row, pending: Sequence[int] = (), *, title: str = "", compact: bool = False
+    self,
+    path: str,
+    row: Row,
+    pending: Sequence[int] = (),
+    *,
+    title: str = "",
+    compact: bool = False,
   ) -> None:
     """Writes a row and the tokens that it has still to read; see `memory_file.save`."""
     saved = SavedRow(row.state, row.tokens, tuple(pending), row.prefix.hex(), title)

@@ -117,9 +117,7 @@ class Memorizer:
 
     for index, document in read_documents(self._source, on_broken and count):
       try:
-        ids = self._checkpoint.tokenizer.prompt(document.text)
-        if not len(ids):
-          raise ValueError("it has no tokens")
+        ids = self._ids(document)
       except ValueError as error:
         broken = BrokenDocument(self._source.name(index), str(error))
         if on_broken is None:
@@ -131,6 +129,12 @@ class Memorizer:
         on_bytes(float(sizes[index]), 0)
         continue
       yield _Reading(index, document, ids[:-1], int(ids[-1]))
+
+  def _ids(self, document: Document) -> np.ndarray:
+    ids = self._checkpoint.tokenizer.prompt(document.text)
+    if not len(ids):
+      raise ValueError("it has no tokens")
+    return ids
 
   def _is_there(self, document: Document, ids: np.ndarray) -> bool:
     """Whether its file is whole, and of this model and these tokens."""

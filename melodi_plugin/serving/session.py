@@ -7,7 +7,6 @@ from typing import Protocol
 import numpy as np
 
 from melodi_plugin.data.tokenizer import Tokenizer
-from melodi_plugin.serving.engine import Row
 from melodi_plugin.serving.sampling_settings import SamplingSettings
 from melodi_plugin.serving.writing import Ends, Generates, Written, write
 

@@ -7,31 +7,27 @@ import jax.numpy as jnp
 
 from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.core.array_typing import Array, Float, Heads, Rng, Summary
-from melodi_plugin.core.attention import wide_dtype
-from melodi_plugin.core.cell import KeyValues, Reader, ReadTokens, put
-from melodi_plugin.core.token_mixer import TokenMixer, context_share, finish
+from melodi_plugin.core.cell import KeyValues, OpenWindow, Reader
+from melodi_plugin.core.token_mixer import TokenMixer, finish, share
 
-Collected = Float[Array, "B o _"]  # of o tokens in memory
+Contained = Float[Array, "B o _"]  # of o tokens in memory
 
 
 @runtime_checkable
 class Contents(Protocol):
   """How o tokens in memory are made of a window, and what are their keys and values."""
 
-  def open(self, batch: int) -> Collected:
-    """What is collected of a window of which nothing has been read."""
+  @property
+  def keeps(self) -> str:
+    """See `ShortMemory.keeps`."""
     ...
 
-  def collect(self, params: Any, collected: Collected, tokens: ReadTokens) -> Collected:
-    """The same after some more tokens."""
-    ...
-
-  def close(self, params: Any, u: Summary, collected: Collected) -> Collected:
+  def close(self, params: Any, u: Summary, window: OpenWindow) -> Contained:
     """The tokens."""
     ...
 
   def new_heads(
-    self, reader: Reader, params: Any, new: Collected, tokens: KeyValues, rng: Rng | None
+    self, reader: Reader, params: Any, new: Contained, tokens: KeyValues, rng: Rng | None
   ) -> tuple[Heads, Heads]:
     """Keys and values of what has just been made of a window of these tokens."""
     ...
@@ -53,28 +49,22 @@ class Mixture:
   residual: bool
   dtype: Any
 
-  def open(self, batch: int) -> Collected:
-    """See `Contents.open`: the mixer's sum, at least float32."""
-    wide = wide_dtype(jnp.zeros((), self.dtype))
-    return jnp.zeros((batch, self.tokens, self.config.emb_dim), wide)
+  @property
+  def keeps(self) -> str:
+    """See `ShortMemory.keeps`."""
+    return "mixed" if self.tokens else ""
 
-  def collect(self, params: Any, collected: Collected, tokens: ReadTokens) -> Collected:
-    """See `Contents.collect`."""
-    if not self.tokens:
-      return collected
-    mixer: TokenMixer = getattr(params, self.mixer)
-    return collected + context_share(
-      mixer, tokens.mixed, tokens.own.visible, tokens.place, self.config.window_length
-    )
-
-  def close(self, params: Any, u: Summary, collected: Collected) -> Collected:
+  def close(self, params: Any, u: Summary, window: OpenWindow) -> Contained:
     """See `Contents.close`."""
     if not self.tokens:
       return jnp.zeros_like(u[:, :0])
-    return finish(getattr(params, self.mixer), collected, u, self.residual)
+    mixer: TokenMixer = getattr(params, self.mixer)
+    context = jnp.where(window.tokens.visible[..., None], window.mixed, 0)
+    own = share(mixer.kernel[: self.config.window_length], context, mixer.context_norm)
+    return finish(mixer, own, u, self.residual)
 
   def new_heads(
-    self, reader: Reader, params: Any, new: Collected, tokens: KeyValues, rng: Rng | None
+    self, reader: Reader, params: Any, new: Contained, tokens: KeyValues, rng: Rng | None
   ) -> tuple[Heads, Heads]:
     """See `Contents.new_heads`."""
     return self.old_heads(reader, params, new, "long", rng)
@@ -94,28 +84,23 @@ class Verbatim:
   tokens: int  # o: W, or 0
   dtype: Any
 
-  def open(self, batch: int) -> Collected:
-    """See `Contents.open`."""
-    return jnp.zeros((batch, self.tokens, self.config.short_width), self.dtype)
+  @property
+  def keeps(self) -> str:
+    """See `ShortMemory.keeps`."""
+    return "below" if self.tokens and not self.config.stores_pairs else ""
 
-  def collect(self, params: Any, collected: Collected, tokens: ReadTokens) -> Collected:
-    """See `Contents.collect`: each token at its place."""
+  def close(self, params: Any, u: Summary, window: OpenWindow) -> Contained:
+    """See `Contents.close`: each token at its place, zeros where there is none."""
+    key, value, visible = window.tokens
     if not self.tokens:
-      return collected
-    entries, valid = tokens.below, tokens.own.visible
+      return jnp.zeros((key.shape[0], 0, self.config.short_width), self.dtype)
+    entries = window.below
     if self.config.stores_pairs:
-      pairs = jnp.concatenate([tokens.own.key, tokens.own.value], axis=-1)
-      entries = pairs.reshape(*pairs.shape[:2], -1)
-    if tokens.place is None:
-      return jnp.where(valid[..., None], entries, 0)
-    return put(collected, entries, tokens.place, valid)
-
-  def close(self, params: Any, u: Summary, collected: Collected) -> Collected:
-    """See `Contents.close`."""
-    return collected
+      entries = jnp.concatenate([key, value], axis=-1).reshape(*visible.shape, -1)
+    return jnp.where(visible[..., None], entries, 0)
 
   def new_heads(
-    self, reader: Reader, params: Any, new: Collected, tokens: KeyValues, rng: Rng | None
+    self, reader: Reader, params: Any, new: Contained, tokens: KeyValues, rng: Rng | None
   ) -> tuple[Heads, Heads]:
     """See `Contents.new_heads`: those that they had in the window, so that none is made twice."""
     return tokens.key[:, : self.tokens], tokens.value[:, : self.tokens]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from melodi_plugin.config.model import LayerSpec, MelodiConfig
 from melodi_plugin.core.array_typing import Array, Int, Rng, Summary
-from melodi_plugin.core.cell import KeyValues, Reader, ReadTokens
+from melodi_plugin.core.cell import KeyValues, OpenWindow, Reader
 from melodi_plugin.core.memory import Stored
 from melodi_plugin.core.segments import Windows
 
@@ -23,6 +23,7 @@ class Nothing:
   spec: LayerSpec
   dtype: Any = jnp.float32
   tells: ClassVar[bool] = False
+  keeps: ClassVar[str] = ""
 
   @property
   def stored(self) -> Stored:
@@ -39,15 +40,9 @@ class Nothing:
     """See `LongMemory.reads`."""
     return
 
-  def open(self, batch: int) -> Empty:
-    """See `LongMemory.open`."""
-    return ()
-
-  def collect(self, params: Any, collected: Empty, tokens: ReadTokens) -> Empty:
-    """See `LongMemory.collect`."""
-    return ()
-
-  def close(self, params: Any, u: Summary, collected: Empty, seen: Empty, row: KeyValues) -> Empty:
+  def close(
+    self, params: Any, u: Summary, window: OpenWindow, seen: Empty, row: KeyValues
+  ) -> Empty:
     """See `LongMemory.close`."""
     return ()
 

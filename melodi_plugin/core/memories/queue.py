@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from melodi_plugin.config.model import LayerSpec, MelodiConfig
 from melodi_plugin.core.array_typing import Array, Bool, Float, Heads, Int, Rng, Summary
-from melodi_plugin.core.cell import KeyValues, Reader, ReadTokens, join
+from melodi_plugin.core.cell import KeyValues, OpenWindow, Reader, join
 from melodi_plugin.core.memories.contents import Contents
 from melodi_plugin.core.memory import Stored, push, replay
 from melodi_plugin.core.segments import Windows
@@ -45,6 +45,11 @@ class Queue:
     """See `LongMemory.stored`."""
     return Stored((self.spec.queue_tokens, self.config.long_width), (None, "activation_embed"))
 
+  @property
+  def keeps(self) -> str:
+    """See `LongMemory.keeps`."""
+    return self.contents.keeps
+
   # -- The verbs -----------------------------------------------------------------------------------
 
   def recall(
@@ -65,26 +70,16 @@ class Queue:
     """See `LongMemory.reads`."""
     return seen
 
-  def open(self, batch: int) -> Float[Array, "B L _"]:
-    """See `LongMemory.open`."""
-    return self.contents.open(batch)
-
-  def collect(
-    self, params: Any, collected: Float[Array, "B L _"], tokens: ReadTokens
-  ) -> Float[Array, "B L _"]:
-    """See `LongMemory.collect`."""
-    return self.contents.collect(params, collected, tokens)
-
   def close(
     self,
     params: Any,
     u: Summary,
-    collected: Float[Array, "B L _"],
+    window: OpenWindow,
     seen: KeyValues,
     row: KeyValues,
   ) -> Float[Array, "B L _"]:
     """See `LongMemory.close`."""
-    return self.contents.close(params, u, collected)
+    return self.contents.close(params, u, window)
 
   def write(self, kept: Float[Array, "B M _"], new: Float[Array, "B L _"]) -> Float[Array, "B M _"]:
     """See `LongMemory.write`."""

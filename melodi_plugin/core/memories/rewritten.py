@@ -1,13 +1,13 @@
 """Long-term memory as one state that every window rewrites."""
 
 import dataclasses
-from typing import Any, Protocol, final, runtime_checkable
+from typing import Any, ClassVar, Protocol, final, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 
 from melodi_plugin.core.array_typing import Array, Int, Rng, Rows, Summary
-from melodi_plugin.core.cell import KeyValues, Reader, ReadTokens
+from melodi_plugin.core.cell import KeyValues, OpenWindow, Reader
 from melodi_plugin.core.memory import rewrite
 from melodi_plugin.core.segments import Windows, select_rows
 
@@ -50,6 +50,7 @@ class Rewritten[P]:
 
   rule: Rule[P]
   dtype: Any = jnp.float32  # of the state between the windows of a segment
+  keeps: ClassVar[str] = ""  # an open window keeps nothing for it
 
   @property
   def tells(self) -> bool:
@@ -73,15 +74,7 @@ class Rewritten[P]:
     """See `LongMemory.reads`."""
     return self.rule.reads(seen)
 
-  def open(self, batch: int) -> tuple[()]:
-    """See `LongMemory.open`: nothing is collected token by token."""
-    return ()
-
-  def collect(self, params: P, collected: tuple[()], tokens: ReadTokens) -> tuple[()]:
-    """See `LongMemory.collect`."""
-    return ()
-
-  def close(self, params: P, u: Summary, collected: tuple[()], seen: Any, row: KeyValues) -> Any:
+  def close(self, params: P, u: Summary, window: OpenWindow, seen: Any, row: KeyValues) -> Any:
     """See `LongMemory.close`."""
     return self.rule.rewrite(params, u, seen, row)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from melodi_plugin.config.model import LayerSpec, MelodiConfig
 from melodi_plugin.core.array_typing import Array, Float, Heads, Rng, Summary
-from melodi_plugin.core.cell import KeyValues, Reader, ReadTokens
+from melodi_plugin.core.cell import KeyValues, OpenWindow, Reader
 from melodi_plugin.core.memories.contents import Mixture, Verbatim
 from melodi_plugin.core.memory import Stored
 
@@ -27,6 +27,11 @@ class Mixed:
     return Stored((self.spec.short_tokens, self.config.short_width), (None, "activation_embed"))
 
   @property
+  def keeps(self) -> str:
+    """See `ShortMemory.keeps`."""
+    return self._contents.keeps
+
+  @property
   def _contents(self) -> Mixture:
     tokens = self.spec.short_tokens if self.spec.mixes_short else 0
     return Mixture(self.config, "short_mixer", tokens, self.spec.residual_short, self.dtype)
@@ -43,23 +48,11 @@ class Mixed:
     """See `ShortMemory.heads`."""
     return self._contents.old_heads(reader, params, state, "short", rng)
 
-  def open(self, batch: int) -> Float[Array, "B o D"]:
-    """See `ShortMemory.open`."""
-    return self._contents.open(batch)
-
-  def collect(
-    self, params: Any, collected: Float[Array, "B o D"], tokens: ReadTokens
-  ) -> Float[Array, "B o D"]:
-    """See `ShortMemory.collect`."""
-    return self._contents.collect(params, collected, tokens)
-
-  def close(
-    self, params: Any, u: Summary, collected: Float[Array, "B o D"]
-  ) -> Float[Array, "B S D"]:
+  def close(self, params: Any, u: Summary, window: OpenWindow) -> Float[Array, "B S D"]:
     """See `ShortMemory.close`."""
     if not self.spec.mixes_short:
       return u[:, : self.spec.short_tokens]
-    return self._contents.close(params, u, collected)
+    return self._contents.close(params, u, window)
 
   def next(self, kept: Float[Array, "B S D"], tokens: KeyValues) -> Float[Array, "B S D"]:
     """See `ShortMemory.next`."""
@@ -93,6 +86,11 @@ class Cache:
     return Stored((self.spec.short_tokens, self.config.short_width), (None, "activation_embed"))
 
   @property
+  def keeps(self) -> str:
+    """See `ShortMemory.keeps`."""
+    return self._contents.keeps
+
+  @property
   def _contents(self) -> Verbatim:
     return Verbatim(self.config, self.spec.short_tokens, self.dtype)
 
@@ -108,21 +106,9 @@ class Cache:
     """See `ShortMemory.heads`."""
     return state.key, state.value
 
-  def open(self, batch: int) -> Float[Array, "B S _"]:
-    """See `ShortMemory.open`."""
-    return self._contents.open(batch)
-
-  def collect(
-    self, params: Any, collected: Float[Array, "B S _"], tokens: ReadTokens
-  ) -> Float[Array, "B S _"]:
-    """See `ShortMemory.collect`."""
-    return self._contents.collect(params, collected, tokens)
-
-  def close(
-    self, params: Any, u: Summary, collected: Float[Array, "B S _"]
-  ) -> Float[Array, "B S _"]:
+  def close(self, params: Any, u: Summary, window: OpenWindow) -> Float[Array, "B S _"]:
     """See `ShortMemory.close`."""
-    return collected
+    return self._contents.close(params, u, window)
 
   def next(self, kept: Float[Array, "B S _"], tokens: KeyValues) -> CachedWindow:
     """See `ShortMemory.next`."""

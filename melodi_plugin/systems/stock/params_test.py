@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from melodi_plugin.core.cell import KeyValues, ReadTokens
+from melodi_plugin.core.cell import KeyValues, OpenWindow
 from melodi_plugin.core.memories.contents import Mixture
 from melodi_plugin.systems.params import summary_embeddings
 from melodi_plugin.systems.stock.params import StockMemoryParams, table_init
@@ -38,7 +38,7 @@ def updated(config=CONFIG):
   draw = lambda *shape: jnp.asarray(chance.normal(size=shape), jnp.float32)  # noqa: E731
   x, u = draw(1, config.window_length, config.emb_dim), draw(1, config.summary_tokens, 16)
   heads = jnp.zeros((*x.shape[:2], 1, 8))
-  tokens = ReadTokens(x, x, KeyValues(heads, heads, jnp.ones(x.shape[:2], bool)), None)
+  window = OpenWindow(KeyValues(heads, heads, jnp.ones(x.shape[:2], bool)), x[:, :0], x)
   params, spec, mixed = module(config).parameters(None), config.layer(LONG), {}
   for name, outputs, residual in (
     ("summary", config.summary_tokens, True),
@@ -46,7 +46,7 @@ def updated(config=CONFIG):
     ("long", spec.increment, False),
   ):
     mixture = Mixture(config, f"{name}_mixer", outputs, residual, jnp.float32)
-    mixed[name] = mixture.close(params, u, mixture.collect(params, mixture.open(1), tokens))
+    mixed[name] = mixture.close(params, u, window)
   return x, u, mixed
 
 
