@@ -188,6 +188,12 @@ class MelodiKeys(BaseModel):
     description="Where the text of `melodi decode` ends: a string, which is not written, or a JSON "
     'list of several, as in ["\\n\\n", "User:"].',
   )
+  melodi_seed: int = Field(
+    -1,
+    ge=-1,
+    description="Seed of what `melodi decode` draws: the same seed, the same text; -1 draws "
+    "another one every time.",
+  )
   melodi_documents: str = Field(
     "",
     description="Documents that `melodi memorize` reads: files, folders and globs joined by "

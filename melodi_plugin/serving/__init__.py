@@ -10,4 +10,8 @@ Read in this order; each file imports only what stands above it:
   text               tokens become text while they come; stop strings
   chat               a conversation becomes tokens
   prompts            where the text that is read comes from
+  checkpoint         a checkpoint with its tokenizer in an engine; its memory files
+  writing            a text that goes on
+  session            one text, read and written in turns
+  memorize           many documents read once, each into a memory file
 """

@@ -109,4 +109,4 @@ def quiet_logs() -> None:
   def keep(record: python_logging.LogRecord) -> bool:
     return record.levelno > python_logging.WARNING or "/orbax/" not in record.pathname
 
-  logging.get_absl_handler().addFilter(keep)
+  logging.get_absl_logger().addFilter(keep)
