@@ -7,10 +7,8 @@ Read in this order; each file imports only what stands above it:
   commands       every verb: what it is for, and one example
   train          MaxText's trainer, with memory; compiled ahead of time
   evaluate       whole documents, memory carried; recall probes
-  decode         text after a prompt, or a talk
-  memorize       documents read once, each into a memory file
-  report         evaluations side by side
-  probes         probes side by side
+  decode         text after a prompt, or a talk; documents into memory files
+  report         evaluations, or probes, side by side
   checkpoints    memory for a stock checkpoint, and back; its gates; a GGUF file as one
   memory         what is in memory files
   data           corpora

@@ -38,6 +38,7 @@ _EVALUATE = (
   "grain_eval_files",
   "per_device_batch_size",
   "melodi_reset_every_window",
+  "melodi_memory_file",
   "melodi_probe",
   "melodi_skip_broken_documents",
 )

@@ -70,7 +70,7 @@ COMMANDS = (
     "models",
     "Writes text after a prompt of any length, or talks at the terminal.",
     "melodi decode configs/yaml/melodi_shakespeare_cpu.yml "
-    "load_parameters_path=RUN/checkpoints/799/items prompt='KING HENRY.'",
+    "load_parameters_path=RUN/checkpoints/799/items prompt=HENRY",
     "decode.main",
     arguments.decode,
   ),
@@ -81,7 +81,7 @@ COMMANDS = (
     "melodi memorize configs/yaml/melodi_shakespeare_cpu.yml "
     "load_parameters_path=RUN/checkpoints/799/items melodi_documents='plays/*.txt' "
     "melodi_memory_out=memories",
-    "memorize.main",
+    "decode.memorize",
     arguments.memorize,
   ),
   Command(
@@ -97,7 +97,7 @@ COMMANDS = (
     "models",
     "Puts results of one recall probe into one picture and one table.",
     "melodi probes memory=a/probe_mqar.json without=b/probe_mqar.json out=mqar.png",
-    "probes.main",
+    "report.probes",
     arguments.probes,
   ),
   Command(

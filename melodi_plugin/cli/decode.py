@@ -1,4 +1,4 @@
-"""`melodi decode`: text from a checkpoint, as it comes."""
+"""`melodi decode`: text from a checkpoint, as it comes; `melodi memorize`: documents read once."""
 
 import argparse
 import json
@@ -11,10 +11,12 @@ from rich.console import Console
 from melodi_plugin.config.settings import parse_strings
 from melodi_plugin.errors import UserError, user_errors
 from melodi_plugin.maxtext.configs import load_config
-from melodi_plugin.output.bars import tokens_bar
+from melodi_plugin.maxtext.light import WITHOUT_DOCUMENTS
+from melodi_plugin.output.bars import text_bar, tokens_bar
 from melodi_plugin.serving.chat import Chat, chat_from
 from melodi_plugin.serving.checkpoint import Checkpoint
-from melodi_plugin.serving.prompts import prompt_of
+from melodi_plugin.serving.memorize import Memorizer
+from melodi_plugin.serving.prompts import open_documents_of, prompt_of, skipped_list
 from melodi_plugin.serving.sampling_settings import SamplingSettings
 from melodi_plugin.serving.session import Session
 from melodi_plugin.serving.writing import Ends, Written
@@ -27,7 +29,7 @@ def main(options: argparse.Namespace) -> None:
   """Goes on from a prompt, or talks at the terminal."""
   quiet_logs()
   keys = [*options.keys, "melodi_prompt_file=-"] if options.stdin else options.keys
-  config = load_config(["", options.config, *keys, "dataset_type=synthetic"])
+  config = load_config(["", options.config, *keys, WITHOUT_DOCUMENTS])
   if not config.load_parameters_path:
     raise UserError("load_parameters_path is not set; add load_parameters_path=<checkpoint>/items.")
   with user_errors(ValueError, OSError):
@@ -40,6 +42,33 @@ def main(options: argparse.Namespace) -> None:
     else:
       talk.converse(chat)
     talk.keep()
+
+
+def memorize(options: argparse.Namespace) -> None:
+  """Reads what melodi_documents names into files of the folder melodi_memory_out."""
+  quiet_logs()
+  config = load_config(["", options.config, *options.keys, WITHOUT_DOCUMENTS])
+  for key, example in (
+    ("load_parameters_path", "<checkpoint>/items"),
+    ("melodi_memory_out", "memories"),
+  ):
+    if not getattr(config, key):
+      raise UserError(f"{key} is not set; add {key}={example}.")
+  folder = config.melodi_memory_out
+  with user_errors(ValueError, OSError):
+    source = open_documents_of(config)
+    skipped = skipped_list(config, source, folder)
+    checkpoint = Checkpoint(config, slots=config.melodi_slots)
+    memorizer = Memorizer(checkpoint, source, folder, compact=config.melodi_memory_compact)
+    with text_bar("reading", int(source.sizes().sum())) as advance:
+      memorizer.run(advance, skipped)
+  totals = memorizer.totals
+  said = f"{totals.written} documents of {totals.tokens:,} tokens written to {folder}"
+  if totals.there_before:
+    said += f", {totals.there_before} were there already"
+  if broken := totals.broken + len(source.broken):
+    said += f"; {broken} broken ones are left out, see skipped_documents.jsonl there"
+  print(said)
 
 
 class Talk:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -14,6 +14,7 @@ _SLOT = 0
 _SHOWN = 16  # tokens before an answer, by which its first word knows whether a space is due
 
 
+@runtime_checkable
 class Reads(Generates, Protocol):
   """An `Engine`, or a stock decoder in its place."""
 

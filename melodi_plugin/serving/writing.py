@@ -1,7 +1,7 @@
 """A text that goes on: tokens drawn one by one, and the text that is certain by then."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from melodi_plugin.serving.engine import Drawn
 from melodi_plugin.serving.text import TextStream
 
 
+@runtime_checkable
 class Generates(Protocol):
   """What writes: an `Engine`, or a stock decoder in its place."""
 

@@ -7,7 +7,7 @@ import types
 import numpy as np
 import pytest
 
-from melodi_plugin.cli import probes as command
+from melodi_plugin.cli import report as command
 from melodi_plugin.cli.main import main
 from melodi_plugin.evaluation.probes import result
 from melodi_plugin.evaluation.probes.result import Answer
