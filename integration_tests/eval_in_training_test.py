@@ -5,7 +5,7 @@ import pytest
 import sentencepiece
 
 from integration_tests import running
-from integration_tests.resume_test import assert_same_checkpoint, checkpoints, write_config
+from integration_tests.saved_runs import assert_same_checkpoint, checkpoints, write_config
 
 STEPS = 4
 HELD_OUT = [130, 33, 150, 20, 90, 140, 64, 10, 100, 128, 77] * 3

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from integration_tests import running
-from integration_tests.resume_test import checkpoints, write_config
+from integration_tests.saved_runs import checkpoints, write_config
 from melodi_plugin.evaluation.evaluate import evaluate
 
 STEPS, STOP = 6, 4

@@ -4,22 +4,20 @@ import sys
 from unittest import mock
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 import melodi_plugin
 from integration_tests import running
+from integration_tests.own_system import register_system, whole
 from integration_tests.pages import ROOT
-from integration_tests.resume_test import LENGTHS
+from integration_tests.saved_runs import LENGTHS
 from melodi_plugin.cli.sizes import measure
 from melodi_plugin.config import systems
 from melodi_plugin.config.model import LayerSpec
 from melodi_plugin.conformance import training
 from melodi_plugin.core.memories.nothing import Nothing
-from melodi_plugin.core.memories.short_term import Mixed
 from melodi_plugin.core.memory import Stored
 from melodi_plugin.systems import table
-from melodi_plugin.systems.paper.params import PaperLayerParams
-from melodi_plugin.systems.paper.reader import PaperReader
 
 EXAMPLE = ROOT / "examples" / "armt.yml"
 MESH = ("ici_fsdp_parallelism=4", "ici_tensor_parallelism=2")
@@ -83,15 +81,6 @@ def test_sizes_say_what_is_known(words):
 
 
 # -- Registering -----------------------------------------------------------------------------------
-
-
-class OwnKeys(BaseModel):
-  mine_size: int = Field(3, gt=0)
-  mine_layers: list[int] = Field([0, 1])
-
-
-def register_system(name="mine", keys=OwnKeys, **options):
-  melodi_plugin.register_system(name, whole(), keys=keys, **options)
 
 
 def test_own_keys_are_read_checked_and_part_of_the_config():
@@ -165,7 +154,7 @@ def test_module_is_looked_for_beside_the_config_and_in_the_current_folder(tmp_pa
     folder.mkdir()
     source = f"""
 import melodi_plugin
-from integration_tests.own_memory_test import whole
+from integration_tests.own_system import whole
 melodi_plugin.register_system("{folder.name}", whole())
 """
     (folder / f"module_{folder.name}.py").write_text(source)
@@ -179,12 +168,6 @@ melodi_plugin.register_system("{folder.name}", whole())
       running.initialize(str(upper), decoder_block="there", **keys).decoder_block.value == "there"
     )
     assert running.initialize(decoder_block="here", **keys).decoder_block.value == "here"
-
-
-def whole(**changed):
-  """`parts` of a system that works, but for what is changed."""
-  own = table.Parts(PaperReader, Mixed, Nothing, PaperLayerParams)
-  return lambda config, spec: own._replace(**changed)
 
 
 class Shrinking(Nothing):

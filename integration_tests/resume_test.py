@@ -10,43 +10,16 @@ import numpy as np
 import pytest
 
 from integration_tests import running
+from integration_tests.saved_runs import (
+  STEPS,
+  assert_same_checkpoint,
+  checkpoints,
+  write_config,
+)
 from melodi_plugin.data.row import StateMismatch
 from melodi_plugin.errors import UserError
 
-STEPS, STOP = 6, 3
-LENGTHS = [90, 300, 20, 150, 64, 400, 33, 220, 128, 75, 260, 180]
-KEYS = {
-  "enable_checkpointing": True,
-  "checkpoint_period": 100,
-  "learning_rate_schedule_steps": STEPS,  # else it follows `steps`
-  "dropout_rate": 0.1,
-}
-SAVED = ("params/", "opt_state/", "nnx_aux/model/decoder/memory_", "nnx_aux/", "step")
-
-
-def write_config(folder, **keys):
-  """A YAML in `folder` that reads documents of `folder` and writes to folder/out."""
-  data = running.documents_config(folder, keys.pop("lengths", LENGTHS))
-  everything = running.TINY | running.MELODI | KEYS | data | keys
-  output = {"base_output_directory": str(folder / "out")}
-  return running.write_yaml(folder / "config.yml", **(everything | output))
-
-
-def checkpoints(folder, run_name):
-  """The folder of one run's checkpoints."""
-  return folder / "out" / run_name / "checkpoints"
-
-
-def assert_same_checkpoint(one, other):
-  """Bit-identical arrays, and the same place in the documents."""
-  ours, theirs = running.checkpoint(one), running.checkpoint(other)
-  assert ours.keys() == theirs.keys()
-  for group in SAVED:
-    assert any(name.startswith(group) for name in ours), group
-  for name, array in ours.items():
-    assert array.dtype == theirs[name].dtype
-    np.testing.assert_array_equal(array, theirs[name], err_msg=name)
-  assert running.iterator_state(one) == running.iterator_state(other)
+STOP = 3
 
 
 @pytest.fixture(scope="module")
@@ -192,8 +165,8 @@ def test_parameters_that_cannot_be_loaded_are_refused_in_a_sentence(folder, path
 
 def test_document_that_cannot_be_read_ends_the_command_with_failure_and_a_sentence(tmp_path):
   # Two rows read two documents of 13 windows each; the fifth, due in step 6, has one token.
-  keys = {"steps": 50, "add_bos": False, "add_eos": False, "enable_data_shuffling": False}
-  keys |= {"lengths": [200, 200, 200, 200, 1], "per_device_batch_size": 2}
+  keys = {"steps": 50, "lengths": [200, 200, 200, 200, 1], "per_device_batch_size": 2}
+  keys |= {"add_bos": False, "add_eos": False, "enable_data_shuffling": False}
   config = write_config(tmp_path, **keys)
   code, log = running.command("-m", "melodi_plugin", "train", str(config), cwd=tmp_path)
   assert code not in (0, None), log

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from integration_tests import running
+from integration_tests.saved_runs import LENGTHS
 
 STEPS = 3
 ONE = {"ici_fsdp_parallelism": 1}
@@ -24,8 +25,7 @@ WIDTH = {"fsdp4_tensor2": 16, "data8": 32}  # of memory tokens and parameters, o
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
   """Trains on a mesh for STEPS steps, once per mesh."""
-  lengths = [90, 300, 20, 150, 64, 400, 33, 220, 128, 75, 260, 180]
-  data = running.documents_config(tmp_path_factory.mktemp("data"), lengths)
+  data = running.documents_config(tmp_path_factory.mktemp("data"), LENGTHS)
 
   @functools.cache
   def trained(mesh: str):

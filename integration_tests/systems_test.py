@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from integration_tests import running
-from integration_tests.resume_test import KEYS, LENGTHS, assert_same_checkpoint
+from integration_tests.saved_runs import KEYS, LENGTHS, assert_same_checkpoint
 
 STEPS, STOP = 4, 2
 MESH = {"ici_fsdp_parallelism": 4, "ici_tensor_parallelism": 2}
