@@ -3,6 +3,8 @@
 import sys
 from unittest import mock
 
+import jax
+import numpy as np
 import pytest
 from pydantic import BaseModel
 
@@ -55,6 +57,32 @@ def test_resumed_run_ends_in_the_very_state_of_the_run_that_never_stopped(words,
     f"nnx_aux/model/decoder/memory_{name}" for name in ("long_matrix", "long_mass", "windows")
   }
   assert saved["params/params/decoder/layers_0_to_2/value"].any()  # begins as 0: it has learned
+
+
+class Counting(Nothing):
+  """One array, which neither is a queue nor has the axes of one: windows of text, four times."""
+
+  @property
+  def stored(self):
+    return Stored((4,), (None,))
+
+  def end(self, kept, state, pushed, windows):
+    return kept + windows.writes.sum(0)[:, None].astype(kept.dtype)
+
+
+def test_memory_of_one_array_is_resumed_as_it_was_saved(tmp_path):
+  melodi_plugin.register_system("mine", whole(long=Counting))
+  keys = running.TINY | running.documents_config(tmp_path, LENGTHS)
+  keys |= {"decoder_block": "mine", "melodi_window_length": 16, "base_num_decoder_layers": 1}
+  keys |= {"enable_checkpointing": True, "base_output_directory": str(tmp_path)}
+  config = running.write_yaml(tmp_path / "config.yml", **keys)
+  running.train(str(config), "steps=1")
+  with running.maxtext_process():
+    jax.config.update("jax_default_prng_impl", "unsafe_rbg")  # as MaxText's trainer does
+    found = running.Trainer(running.from_yaml(config, steps=2)).memory()["memory_long"]
+  assert found.shape == (1, 8, 4) and found.any()
+  saved = running.checkpoint(tmp_path / "tiny" / "checkpoints" / "0")
+  np.testing.assert_array_equal(found, saved["nnx_aux/model/decoder/memory_long"])
 
 
 def test_losses_and_memory_do_not_depend_on_the_mesh(words, tmp_path):
