@@ -1,8 +1,9 @@
 """Parameters, memory and decode state in closed form (SEMANTICS 1.10, 1.4, 4).
 
-Two things are called memory in papers, and this module keeps them apart: *past memory*, what is
-left of the text before the open window (z and Z), and *all decode state*, which has the open
-window's keys, values and tokens as well.
+Three things are called memory, and this module keeps them apart: *past memory*, what is left of the
+text before the open window (z and Z); *all decode state*, which has the open window's keys, values
+and tokens as well; and what an engine keeps of a row (`row_bytes`), which also has keys and values
+of past memory, so that no step makes them anew.
 
 Past memory is counted in two ways: `memory_numbers` is what we store, `paper_memory` is what the
 paper prints.  Matrix products are counted in `flops`.
@@ -14,6 +15,7 @@ from melodi_plugin.config.model import LayerSpec, MelodiConfig
 from melodi_plugin.config.systems import BLOCK_RECURRENT, MELODI
 
 T5_TABLE = 32  # numbers per head of a layer's T5 table
+_COUNTER_BYTES = 4  # of windows that memory holds, and of tokens in the open window
 
 
 def parameters(config: MelodiConfig, vocab_size: int | None = None) -> int:
@@ -152,7 +154,7 @@ class DecodeState(NamedTuple):
 def decode_state(config: MelodiConfig) -> DecodeState:
   """What a row has to keep in order to go on, whatever the length of its document.
 
-  Keys and values of past memory follow from it, so they are not counted; an engine may keep them.
+  Keys and values of past memory follow from it, so they are not counted; see `row_bytes`.
   """
   # Once for all of a layer: what its mixers read, or what caches and verbatim queues store.  Pairs
   # are keys and values, and states are made of these.
@@ -170,6 +172,21 @@ def decode_state(config: MelodiConfig) -> DecodeState:
     window=keys_and_values(config.num_layers, heads, config.head_dim, tokens),
     entries=entries,
   )
+
+
+def row_bytes(config: MelodiConfig, memory_bytes: int = 4, cache_bytes: int = 2) -> int:
+  """Bytes of a row of `decoding.OpenRows`: what an engine keeps of it on the device.
+
+  Beside decode state: keys and values of past memory, and which tokens are visible.
+  """
+  heads, window = config.stored_heads, config.window_length
+  slots = sum(spec.short_tokens + spec.queue_tokens for spec in config.layers)
+  kept = keys_and_values(1, heads, config.head_dim, slots)
+  if config.system == BLOCK_RECURRENT:  # states as activations, beside those in memory
+    kept += memory_numbers(config).long
+  visible = slots + config.num_layers * window
+  state = decode_state(config).size(memory_bytes, cache_bytes)[1]
+  return state + kept * cache_bytes + visible + 2 * _COUNTER_BYTES
 
 
 def keys_and_values(layers: int, heads: int, head_dim: int, tokens: int) -> int:

@@ -9,6 +9,8 @@ from flax import nnx
 
 from melodi_plugin.bench.windows import CONFIG as BENCHMARK
 from melodi_plugin.config.model import MelodiConfig
+from melodi_plugin.conformance.stacks import random_layers, stack_layers
+from melodi_plugin.core import decoding
 from melodi_plugin.core.attention import T5_BUCKETS
 from melodi_plugin.cost.accounting import (
   T5_TABLE,
@@ -20,11 +22,13 @@ from melodi_plugin.cost.accounting import (
   memory_parameters,
   paper_memory,
   parameters,
+  row_bytes,
 )
 from melodi_plugin.systems.paper.params import small_init
 from melodi_plugin.systems.params import summary_embeddings
 from melodi_plugin.systems.stock.params import StockMemoryParams
 from melodi_plugin.systems.table import empty_memory, make_cell, parts
+from melodi_plugin.testing import stock
 from melodi_plugin.testing.tiny import TINY, tiny_config
 from melodi_plugin.testing.variants import SYSTEMS, VARIANTS, tiny_baseline
 
@@ -181,6 +185,26 @@ def test_decode_state_equals_sizes_of_an_open_window(name):
   assert state.window == sum(one.tokens.key.size + one.tokens.value.size for one in opened)
   assert state.entries == sum(leaf.size for leaf in jax.tree.leaves([one[1:] for one in opened]))
   assert state.all == state.past.all + state.window + state.entries
+
+
+def slot_bytes(config, sections_of):
+  """Of a row that an engine keeps."""
+  rows = jax.eval_shape(lambda: decoding.begin(sections_of(), empty_memory(config, 1)))
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(rows))
+
+
+@pytest.mark.parametrize("name", [*VARIANTS, *MORE, *SYSTEMS])
+def test_bytes_of_a_slot_equal_sizes_of_a_row_of_an_engine(name):
+  config = CONFIGS[name]
+  layers = random_layers(config, dtype=jnp.float32)
+  found = slot_bytes(config, lambda: stack_layers(layers, config, dtype=jnp.bfloat16))
+  assert row_bytes(config, memory_bytes=4, cache_bytes=2) == found
+
+
+def test_bytes_of_a_slot_around_a_block_of_two_attentions(float64):
+  config = stock.stock_config()
+  found = slot_bytes(config, lambda: stock.sections(stock.random_stock_layers(config), config))
+  assert row_bytes(config, memory_bytes=4, cache_bytes=8) == found
 
 
 def test_decode_state_of_a_grafted_model_beside_the_stock_one():

@@ -17,6 +17,7 @@ from melodi_plugin.cost.accounting import (
   memory_parameters,
   paper_memory,
   parameters,
+  row_bytes,
 )
 from melodi_plugin.cost.flops import training_flops
 from melodi_plugin.cost.stock import (
@@ -44,6 +45,8 @@ class Sizes(NamedTuple):
   memory_bytes: int
   decode_state: int | None  # numbers; of a stock model after max_target_length tokens
   decode_state_bytes: int | None
+  slot_bytes: int | None  # of a row in an engine, on the device
+  slots_per_gb: int | None
   training_flops_per_token: float | None  # products of matrices, forward and backward
   training_flops_per_step: float | None  # of one device, like the next
   tokens_per_step: int
@@ -91,7 +94,7 @@ def sizes(
     if memory is None:
       counted, stored = paper_memory(melodi), memory_numbers(melodi)
     stored = MemoryNumbers(*(number * count for count in stored))
-  state, state_bytes = _decode_state(config)
+  state, state_bytes, slot_bytes = _decode_state(config)
   rows = config.per_device_batch_size * config.gradient_accumulation_steps
   tokens = rows * config.max_target_length
   return Sizes(
@@ -105,25 +108,31 @@ def sizes(
     memory_bytes=stored.all,
     decode_state=state,
     decode_state_bytes=state_bytes,
+    slot_bytes=slot_bytes,
+    slots_per_gb=int(1e9 // slot_bytes) if slot_bytes else None,
     training_flops_per_token=flops_per_token,
     training_flops_per_step=None if flops_per_token is None else flops_per_token * tokens,
     tokens_per_step=int(tokens),
   )
 
 
-def _decode_state(config: Any) -> tuple[int | None, int | None]:
-  """Numbers and bytes; of a stock model its keys and values, if it keeps those of all tokens."""
+def _decode_state(config: Any) -> tuple[int | None, int | None, int | None]:
+  """Numbers, bytes, and bytes on the device of a row that decodes.
+
+  Of a stock model its keys and values, if it keeps those of all tokens.
+  """
   cache_bytes = getattr(config.dtype, "itemsize", None) or _BYTES[config.dtype]
   if not is_counted(config):
-    return None, None
+    return None, None, None
   if is_melodi(config):
-    state = decode_state(MelodiConfig.from_maxtext(config))
-    return state.all, state.size(_BYTES[config.melodi_memory_dtype], cache_bytes)[1]
+    melodi, number = MelodiConfig.from_maxtext(config), _BYTES[config.melodi_memory_dtype]
+    state = decode_state(melodi)
+    return state.all, state.size(number, cache_bytes)[1], row_bytes(melodi, number, cache_bytes)
   if as_written(config.attention_type) != "global":
-    return None, None
+    return None, None, None
   heads, tokens = config.num_kv_heads, config.max_target_length
   numbers = keys_and_values(config.num_decoder_layers, heads, config.head_dim, tokens)
-  return numbers, numbers * cache_bytes
+  return numbers, numbers * cache_bytes, numbers * cache_bytes
 
 
 # -- The table -------------------------------------------------------------------------------------
@@ -147,6 +156,8 @@ _QUANTITIES = (
   _Quantity("stored, short", "B", lambda row: row.memory_short_bytes),
   _Quantity("stored, long", "B", lambda row: row.memory_long_bytes),
   _Quantity("decode state", "B", lambda row: row.decode_state_bytes),
+  _Quantity("slot on the device", "B", lambda row: row.slot_bytes),
+  _Quantity("slots per GB", "", lambda row: row.slots_per_gb),
   _Quantity("training FLOP/token", "", lambda row: row.training_flops_per_token),
   _Quantity("FLOP/step", "", lambda row: row.training_flops_per_step),
   _Quantity("tokens/step", "", lambda row: row.tokens_per_step),
