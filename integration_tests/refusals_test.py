@@ -3,13 +3,20 @@
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import pytest
 from flax import nnx
 
 from integration_tests import running
 from melodi_plugin.maxtext import refusals
 from melodi_plugin.maxtext.decoders.stock_block import PARTS
-from melodi_plugin.maxtext.refusals import EVERY_BLOCK, PAPER_BLOCK, STOCK_BLOCK, STOCK_BLOCKS
+from melodi_plugin.maxtext.refusals import (
+  EVERY_BLOCK,
+  PAPER_BLOCK,
+  SERVING,
+  STOCK_BLOCK,
+  STOCK_BLOCKS,
+)
 
 EMERGENCY = {"local_checkpoint_directory": "x", "local_checkpoint_period": 1}
 EMERGENCY |= {"enable_checkpointing": True}
@@ -104,6 +111,12 @@ AROUND_CASES = [
   ({"attention_sink": True}, "ask for an attention that memory"),
   ({"inhomogeneous_layer_cycle_interval": 3}, "belongs to blocks that memory cannot go around"),
 ]
+SERVING_CASES = [
+  ({"stack_prefill_result_cache": True}, "stack_prefill_result_cache=true keeps what"),
+  ({"quantize_kvcache": True}, "quantize_kvcache=true rounds keys and values"),
+  ({"enable_prefix_caching": True}, "enable_prefix_caching=true cuts the keys and values"),
+  ({"melodi_reset_every_window": True}, "melodi_reset_every_window=true measures"),
+]
 # MaxText's post-training commands read these, without setting use_sft or use_dpo in all of them.
 POST_TRAINING = ("sft", "dpo", "rl", "distillation")
 SYSTEM_CASES = [
@@ -169,10 +182,10 @@ def test_other_systems_are_refused_under_their_own_name(settings, words):
 
 
 def test_every_refusal_has_a_case():
-  known = [words for _, words in CASES + AROUND_CASES + SYSTEM_CASES]
+  known = [words for _, words in CASES + AROUND_CASES + SYSTEM_CASES + SERVING_CASES]
   unknown = [
     r.sentence
-    for r in EVERY_BLOCK + PAPER_BLOCK + STOCK_BLOCK
+    for r in EVERY_BLOCK + PAPER_BLOCK + STOCK_BLOCK + SERVING
     if not any(words in r.sentence for words in known)
   ]
   assert not unknown
@@ -272,21 +285,35 @@ def post_training_config(name: str, **keys):
   )
 
 
+def model_of(mode: str, **keys) -> nnx.Module:
+  """The tiny model as MaxText's engine makes it, without its arrays."""
+  from maxtext.utils import model_creation_utils
+
+  config, devices = running.melodi_config(**keys), jax.devices()[:1]
+  make = model_creation_utils.get_nnx_create_model_fn(config, devices=devices, model_mode=mode)
+  return nnx.eval_shape(make)
+
+
+@pytest.mark.parametrize(
+  "settings, words", SERVING_CASES, ids=[",".join(settings) for settings, _ in SERVING_CASES]
+)
 @pytest.mark.parametrize("mode", ["prefill", "autoregressive"])
-def test_decoder_refuses_modes_of_inference(mode):
+def test_setting_is_refused_in_modes_of_inference_only(mode, settings, words):
+  message = refusal(model_of, mode=mode, **settings)
+  assert message.startswith("decoder_block: melodi cannot run: ") and words in message
+  assert "\n" not in message and message.endswith(".") and "{" not in message
+  model_of("train", **settings)
+
+
+def test_model_of_one_mode_is_refused_in_another():
   from maxtext.utils import model_creation_utils
 
   config, devices = running.melodi_config(), jax.devices()[:1]
-  with pytest.raises(NotImplementedError) as error:
-    model_creation_utils.from_config(config, devices=devices, model_mode=mode, rngs=nnx.Rngs(0))
+  model = model_creation_utils.from_config(config, devices=devices, rngs=nnx.Rngs(0))
+  tokens = jnp.zeros((8, 1), jnp.int32)
+  with pytest.raises(ValueError) as error:
+    model(tokens, tokens, model_mode="autoregressive")
   assert str(error.value) == (
-    f"decoder_block: melodi cannot run in MaxText's {mode!r} mode yet; read documents with "
-    "`melodi evaluate`."
+    "decoder_block: melodi was made for MaxText's 'train' mode and cannot run in 'autoregressive', "
+    "for which it has no state; make the model with model_mode='autoregressive'."
   )
-
-
-def test_engine_is_refused():
-  from maxtext.inference.maxengine import maxengine
-
-  with pytest.raises(NotImplementedError, match="decoder_block: melodi cannot run in MaxText's"):
-    maxengine.MaxEngine(running.melodi_config(max_prefill_predict_length=16))

@@ -34,6 +34,7 @@ CHANGED = {
   ("maxtext.common.data_loader", "loader_exception_guard"),
   ("maxtext.common.checkpointing", "load_state_if_possible"),
   ("maxtext.common.checkpointing", "load_params_from_path"),
+  ("maxtext.common.gcloud_stub", "_jetstream_stubs"),
   ("maxtext.optimizers.optimizers", "get_optimizer"),
   ("maxtext.utils.maxtext_utils", "create_learning_rate_schedule"),
   ("maxtext.utils.maxtext_utils", "calculate_tflops_training_per_device"),
@@ -257,6 +258,12 @@ def other_flops(patch: pytest.MonkeyPatch) -> None:
   patch.setattr("maxtext.common.metric_logger.maxtext_utils", types.SimpleNamespace())
 
 
+def other_stubs(fields: dict[str, Any]) -> Callable[[pytest.MonkeyPatch], None]:
+  """What stands in for JetStream's API has other fields."""
+  stubs = (None, types.SimpleNamespace(**fields), None, None, None)
+  return lambda patch: patch.setattr("maxtext.common.gcloud_stub._jetstream_stubs", lambda: stubs)
+
+
 DECODER = "layers.nnx_decoders.NNXDecoder"
 BROKEN = {
   "common.common_types.DecoderBlockType": [
@@ -303,6 +310,13 @@ BROKEN = {
   "common.checkpointing.load_params_from_path": [
     gone("common.checkpointing", "load_params_from_path"),
     other("common.checkpointing", "load_params_from_path"),
+  ],
+  "common.gcloud_stub._jetstream_stubs": [
+    gone("common.gcloud_stub", "_jetstream_stubs"),
+    other("common.gcloud_stub", "_jetstream_stubs"),
+    other_stubs({"ResultTokens": type}),
+    other_stubs({"ResultTokens": type, "_IS_STUB": True}),
+    other_stubs({"_IS_STUB": True}),
   ],
   "optimizers.optimizers.get_optimizer": [
     gone("optimizers.optimizers", "get_optimizer"),
@@ -375,6 +389,54 @@ def test_failure_in_the_middle_undoes_what_was_applied(monkeypatch, failing):
   assert not differences(before, snapshot())
   register()  # and nothing is left that would be in the way
   assert differences(before, snapshot()) == CHANGED
+
+
+# -- Where JetStream is absent ---------------------------------------------------------------------
+
+
+def new_results() -> Any:
+  """What MaxText's engine makes of a step, as it leaves a compiled function."""
+  from maxtext.inference.maxengine import maxengine
+
+  return jax.jit(
+    lambda: maxengine.engine_api.ResultTokens(
+      data=jnp.ones((1, 3)),
+      tokens_idx=(0, 1),
+      valid_idx=(1, 2),
+      length_idx=(2, 3),
+      log_prob=jnp.zeros((1, 1)),
+      samples_per_slot=1,
+    )
+  )()
+
+
+def test_results_of_a_step_leave_a_compiled_function_only_while_registered():
+  from maxtext.common import gcloud_stub
+  from maxtext.inference.maxengine import maxengine
+
+  stub = maxengine.engine_api.ResultTokens
+  register()
+  found = new_results()
+  assert isinstance(found, stub)
+  assert found.data.shape == (1, 3) and found.log_prob.shape == (1, 1)
+  assert (found.tokens_idx, found.samples_per_slot) == ((0, 1), 1)
+  later = gcloud_stub.jetstream()[1]  # an engine that is imported later
+  assert jax.tree.leaves(later.ResultTokens(data=1, log_prob=2)) == [1, 2]
+  unregister()
+  assert maxengine.engine_api.ResultTokens is stub
+  assert len(jax.tree.leaves(later.ResultTokens(data=1, log_prob=2))) == 1
+  with pytest.raises(TypeError, match="ResultTokens"):
+    new_results()
+
+
+def test_jetstream_is_left_alone(monkeypatch):
+  from maxtext.inference.maxengine import maxengine
+
+  real = types.SimpleNamespace(ResultTokens=type("ResultTokens", (), {}), _IS_STUB=False)
+  monkeypatch.setattr(maxengine, "engine_api", real)
+  before = dict(vars(real))
+  register()
+  assert vars(real) == before
 
 
 # -- Stock MaxText next to the plugin --------------------------------------------------------------

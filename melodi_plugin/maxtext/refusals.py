@@ -3,7 +3,7 @@
 A setting leaves this list when a test shows that it works.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from melodi_plugin.config.keys import PAPER
@@ -246,6 +246,30 @@ STOCK_BLOCK = (
   ),
 )
 
+# What MaxText's engine cannot do with a state that has read all tokens in one.
+SERVING = (
+  Refusal(
+    _set("stack_prefill_result_cache"),
+    "stack_prefill_result_cache=true keeps what MaxText's own layers cache and loses all other "
+    "state; set it to false.",
+  ),
+  Refusal(
+    _set("quantize_kvcache"),
+    "quantize_kvcache=true rounds keys and values of MaxText's caches, and memory is not in them; "
+    "set it to false.",
+  ),
+  Refusal(
+    _set("enable_prefix_caching"),
+    "enable_prefix_caching=true cuts the keys and values of a longer text at the end of a prefix, "
+    "and memory cannot forget the rest of it; set it to false.",
+  ),
+  Refusal(
+    _set("melodi_reset_every_window"),
+    "melodi_reset_every_window=true measures what text is worth without memory, and a text that is "
+    "continued needs it; set it to false.",
+  ),
+)
+
 STOCK_BLOCKS = ("llama2", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe", "gemma2", "gemma3")
 _NO_MEMORY = {
   **dict.fromkeys(
@@ -279,7 +303,16 @@ def check_base_block(block: str) -> None:
 def check(config: Any) -> None:
   """Raises ValueError with the sentence of the first refusal that holds for a MaxText config."""
   own = PAPER_BLOCK if config.melodi_base_block == PAPER else STOCK_BLOCK
-  for refusal in EVERY_BLOCK + own:
+  _refuse(config, EVERY_BLOCK + own)
+
+
+def check_serving(config: Any) -> None:
+  """The same for what breaks memory only in MaxText's modes of inference."""
+  _refuse(config, SERVING)
+
+
+def _refuse(config: Any, refusals: Iterable[Refusal]) -> None:
+  for refusal in refusals:
     if refusal.when(config):
       sentence = refusal.sentence.format(c=config)
       raise ValueError(f"decoder_block: {system_of(config)} cannot run: {sentence}")

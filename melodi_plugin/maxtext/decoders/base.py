@@ -2,7 +2,8 @@
 
 Embedding, final norm and output head are MaxText's own; the walk over layers and windows is ours.
 The memory is state of the model: the stock train step returns it, Orbax saves it, and it is sharded
-by its logical axes.  `paper` and `stock` say what the layers are.
+by its logical axes.  In MaxText's modes of inference the state is that of rows which may be
+anywhere in their windows.  `paper` and `stock` say what the layers are.
 """
 
 import abc
@@ -13,16 +14,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from maxtext.common.common_types import MODEL_MODE_TRAIN
+from maxtext.common.common_types import MODEL_MODE_PREFILL, MODEL_MODE_TRAIN
 from maxtext.layers import nnx_scan
 from maxtext.layers.nnx_decoders import NNXDecoder
 from maxtext.utils import max_utils, maxtext_utils, sharding
 
 from melodi_plugin.config.model import MelodiConfig, Run
 from melodi_plugin.config.systems import system_of
+from melodi_plugin.core.decoding import begin
 from melodi_plugin.core.memory import Memory
 from melodi_plugin.core.schedules.segment import read_segment
 from melodi_plugin.core.stack import Section
+from melodi_plugin.maxtext.decoders.cache import CachedRows
 from melodi_plugin.maxtext.decoders.state import (
   MelodiMemory,
   by_name,
@@ -30,10 +33,11 @@ from melodi_plugin.maxtext.decoders.state import (
   memory_axes,
   with_names,
 )
-from melodi_plugin.maxtext.refusals import check
+from melodi_plugin.maxtext.refusals import check, check_serving
 from melodi_plugin.systems.table import empty_memory
 
 _TOKENS = ("activation_batch", "activation_length", "activation_embed")
+_FROM_ENGINE = {"previous_chunk", "slot"}  # known to the rows, which say where they are
 
 
 class MelodiDecoder(NNXDecoder):
@@ -41,19 +45,23 @@ class MelodiDecoder(NNXDecoder):
 
   Attributes:
     summary_embeddings: the learned table (U, D), absent if U = 0.
-    memory_short, memory_long, memory_windows: see `Memory`; absent where they would be empty.
+    memory_short, memory_long, memory_windows: see `Memory`; absent where they would be empty, and
+      in modes of inference.
+    rows: in modes of inference, see `CachedRows`.
   """
 
   def __init__(self, config, mesh, quant=None, model_mode=MODEL_MODE_TRAIN, *, rngs: nnx.Rngs):
     check(config)
     if model_mode != MODEL_MODE_TRAIN:
-      raise NotImplementedError(
-        f"decoder_block: {system_of(config)} cannot run in MaxText's {model_mode!r} mode yet; read "
-        "documents with `melodi evaluate`."
-      )
+      check_serving(config)
     self.melodi = MelodiConfig.from_maxtext(config)
-    super().__init__(config, mesh, quant, model_mode, rngs=rngs)
-    self._init_memory()
+    self.mode = model_mode
+    # In modes of inference MaxText's layers would make caches for all tokens of a text.
+    super().__init__(config, mesh, quant, MODEL_MODE_TRAIN, rngs=rngs)
+    if model_mode == MODEL_MODE_TRAIN:
+      self._init_memory()
+    else:
+      self._init_rows()
 
   def _init_memory(self) -> None:
     batch, _ = max_utils.get_batch_seq_len_for_mode(self.config, self.model_mode)
@@ -61,6 +69,14 @@ class MelodiDecoder(NNXDecoder):
     dtype = self.config.melodi_memory_dtype
     for name, array in empty_variables(self.melodi, batch, dtype).items():
       setattr(self, name, MelodiMemory(array, out_sharding=axes[name]))
+
+  def _init_rows(self) -> None:
+    batch, _ = max_utils.get_batch_seq_len_for_mode(self.config, self.mode)
+    dtype = jnp.dtype(self.config.melodi_memory_dtype)
+    like = jax.eval_shape(
+      lambda: begin(self.sections(), empty_memory(self.melodi, int(batch), dtype))
+    )
+    self.rows = CachedRows(like, prefill=self.mode == MODEL_MODE_PREFILL)
 
   @abc.abstractmethod
   def sections(self) -> list[Section]:
@@ -128,6 +144,12 @@ class MelodiDecoder(NNXDecoder):
     prevent_cse = maxtext_utils.should_prevent_cse_in_remat(self.config)
     return jax.checkpoint(function, policy=self.get_remat_policy(), prevent_cse=prevent_cse)
 
+  def summary(self) -> jax.Array:
+    """The learned summary tokens (U, D)."""
+    if self.melodi.summary_tokens:
+      return self.summary_embeddings[...]
+    return jnp.zeros((0, self.melodi.emb_dim), self.config.dtype)
+
   def read(
     self, x: jax.Array, positions: jax.Array, segment_ids: jax.Array | None, deterministic: bool
   ) -> jax.Array:
@@ -136,15 +158,12 @@ class MelodiDecoder(NNXDecoder):
     if segment_ids is None:
       segment_ids = jnp.ones_like(positions)
     memory = self.memory(batch)
-    summary = jnp.zeros((0, x.shape[2]), x.dtype)
-    if self.melodi.summary_tokens:
-      summary = self.summary_embeddings[...]
     dropout_rngs = None if deterministic else self.dropout.rngs  # also None at rate 0
     x, memory = read_segment(
       self.sections(),
       self.melodi,
       self.shard(x, _TOKENS),
-      summary,
+      self.summary(),
       memory,
       positions,
       segment_ids,
@@ -155,6 +174,13 @@ class MelodiDecoder(NNXDecoder):
     )
     self.keep(memory)
     return self.shard(x, _TOKENS)
+
+  def read_on(self, x: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
+    """Reads the next tokens of rows in the middle of their windows; x is (B, t, D)."""
+    if self.mode == MODEL_MODE_PREFILL:
+      valid = jnp.ones(x.shape[:2], bool) if segment_ids is None else segment_ids > 0
+      return self.rows.prefill(self.sections(), self.summary(), x, valid)
+    return self.rows.step(self.sections(), self.summary(), x)
 
   def __call__(
     self,
@@ -168,9 +194,15 @@ class MelodiDecoder(NNXDecoder):
     **unused: Any,
   ):
     """MaxText's decoder call: tokens (B, T) -> (logits (B, T, V), hidden (B, T, D), kv_caches)."""
-    given = sorted(name for name, value in unused.items() if value is not None)
+    trains, block = self.mode == MODEL_MODE_TRAIN, system_of(self.config)
+    if model_mode != self.mode:
+      raise ValueError(
+        f"decoder_block: {block} was made for MaxText's {self.mode!r} mode and cannot run in "
+        f"{model_mode!r}, for which it has no state; make the model with model_mode={model_mode!r}."
+      )
+    given = {name for name, value in unused.items() if value is not None}
+    given = sorted(given if trains else given - _FROM_ENGINE)
     if given:
-      block = system_of(self.config)
       raise NotImplementedError(f"decoder_block: {block} does not know what to do with {given[0]}.")
     precision = self.config.matmul_precision.value
     as_set = contextlib.nullcontext()
@@ -184,8 +216,11 @@ class MelodiDecoder(NNXDecoder):
         deterministic=True,  # the paper drops nothing here, and stock blocks nothing at all
         model_mode=model_mode,
       )
-      hidden = self.read(x, decoder_positions, decoder_segment_ids, deterministic)
-      if self.config.num_vocab_tiling > 1:
+      if trains:
+        hidden = self.read(x, decoder_positions, decoder_segment_ids, deterministic)
+      else:
+        hidden = self.read_on(x, decoder_segment_ids)
+      if trains and self.config.num_vocab_tiling > 1:
         self.sow(nnx.Intermediate, "hidden_states", hidden)
         return None, hidden, kv_caches
       logits = self.apply_output_head(shared_embedding, hidden, deterministic, model_mode)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from maxtext.common.common_types import MODEL_MODE_TRAIN
 from maxtext.layers.normalizations import RMSNorm
 
 from melodi_plugin.core.attention import NORM_EPSILON
@@ -15,6 +16,7 @@ from melodi_plugin.systems.paper.params import small_init
 from melodi_plugin.systems.params import summary_embeddings
 from melodi_plugin.systems.table import make_cell, parts
 
+_LOGITS_OF_ENGINE = (None, None, "activation_vocab")  # a prompt is one row
 _LOGITS = ("activation_embed_and_logits_batch", "activation_length", "activation_vocab")
 
 
@@ -90,5 +92,5 @@ class PaperDecoder(MelodiDecoder):
       logits /= jnp.sqrt(jnp.float32(y.shape[-1]))
     if config.final_logits_soft_cap:
       logits = config.final_logits_soft_cap * jnp.tanh(logits / config.final_logits_soft_cap)
-    logits = self.shard(logits, _LOGITS)
+    logits = self.shard(logits, _LOGITS if self.mode == MODEL_MODE_TRAIN else _LOGITS_OF_ENGINE)
     return logits if config.cast_logits_to_fp32 else logits.astype(config.dtype)

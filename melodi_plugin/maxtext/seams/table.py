@@ -1,6 +1,15 @@
 """All seams in one table.  Nothing here runs at import."""
 
-from melodi_plugin.maxtext.seams import config, data, flops, logs, model, optimizer, weights
+from melodi_plugin.maxtext.seams import (
+  config,
+  data,
+  engine,
+  flops,
+  logs,
+  model,
+  optimizer,
+  weights,
+)
 from melodi_plugin.maxtext.seams.seam import Seam
 
 VERSION = "0.2.5"  # of MaxText
@@ -36,4 +45,5 @@ SEAMS = (
     flops.apply_flops,
   ),
   Seam("common.metric_logger.MetricLogger", logs.probe_metrics, logs.apply_metrics),
+  Seam("common.gcloud_stub._jetstream_stubs", engine.probe_results, engine.apply_results),
 )
