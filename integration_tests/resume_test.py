@@ -11,6 +11,7 @@ import pytest
 
 from integration_tests import running
 from integration_tests.saved_runs import (
+  EQUAL_LAYERS,
   STEPS,
   assert_same_checkpoint,
   checkpoints,
@@ -91,14 +92,14 @@ def test_queue_of_another_length_keeps_its_newest_tokens(folder, windows):
     jax.config.update("jax_default_prng_impl", "unsafe_rbg")  # as MaxText's trainer does
     trainer = running.Trainer(running.from_yaml(folder / "config.yml", **keys))
     memory = {name: np.asarray(leaf) for name, leaf in trainer.memory().items()}
-    loss = trainer.step()["learning/loss"]
+    if windows == 8:  # the other would compile as much to show the same
+      assert np.isfinite(trainer.step()["learning/loss"])
   increment, stored = running.MELODI["melodi_long_term_increment"], long.shape[2]
   kept = min(stored, windows * increment)
   np.testing.assert_array_equal(memory["memory_long"][:, :, -kept:], long[:, :, -kept:])
   assert memory["memory_long"].shape[2] == windows * increment
   assert not memory["memory_long"][:, :, :-kept].any()
   np.testing.assert_array_equal(memory["memory_windows"], np.minimum(held, stored // increment))
-  assert np.isfinite(loss)
 
 
 def test_other_number_of_rows_needs_a_key_and_then_starts_with_empty_memory(folder, caplog):
@@ -166,7 +167,7 @@ def test_parameters_that_cannot_be_loaded_are_refused_in_a_sentence(folder, path
 def test_document_that_cannot_be_read_ends_the_command_with_failure_and_a_sentence(tmp_path):
   # Two rows read two documents of 13 windows each; the fifth, due in step 6, has one token.
   keys = {"steps": 50, "lengths": [200, 200, 200, 200, 1], "per_device_batch_size": 2}
-  keys |= {"add_bos": False, "add_eos": False, "enable_data_shuffling": False}
+  keys |= EQUAL_LAYERS | {"add_bos": False, "add_eos": False, "enable_data_shuffling": False}
   config = write_config(tmp_path, **keys)
   code, log = running.command("-m", "melodi_plugin", "train", str(config), cwd=tmp_path)
   assert code not in (0, None), log

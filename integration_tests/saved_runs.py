@@ -15,6 +15,8 @@ KEYS = {
   "learning_rate_schedule_steps": STEPS,  # else it follows `steps`
   "dropout_rate": 0.1,
 }
+# Both memories in every layer of `running.TINY`: one kind of layers, not two, to compile.
+EQUAL_LAYERS = {"melodi_long_term_layers": "0,1,2"}
 SAVED = ("params/", "opt_state/", "nnx_aux/model/decoder/memory_", "nnx_aux/", "step")
 
 
