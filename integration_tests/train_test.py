@@ -1,5 +1,6 @@
 """`melodi train`: what its screen shows, how it is stopped and goes on, and what it refuses."""
 
+import math
 import pathlib
 import re
 import signal
@@ -7,6 +8,7 @@ import signal
 import pytest
 
 from integration_tests import running
+from integration_tests.saved_runs import EQUAL_LAYERS
 from melodi_plugin.cli.main import main
 from melodi_plugin.training.progress import Progress
 
@@ -17,7 +19,8 @@ LENGTHS = [150, 40, 333, 7, 64, 65, 210, 96, 31, 128]
 def folder(tmp_path_factory):
   """`own.yml`, which says nothing of the hardware, reads small documents for 4 steps."""
   folder = tmp_path_factory.mktemp("train")
-  keys = running.TINY | running.MELODI | running.documents_config(folder, LENGTHS)
+  keys = running.TINY | running.MELODI | EQUAL_LAYERS
+  keys |= running.documents_config(folder, LENGTHS)
   del keys["skip_jax_distributed_system"]
   keys |= {"base_output_directory": "runs", "run_name": "own", "steps": 4, "log_period": 2}
   keys |= {"enable_checkpointing": True, "checkpoint_period": 10}
@@ -65,16 +68,24 @@ def test_run_is_stopped_goes_on_and_is_done(folder, monkeypatch, capsys):
   status, screen = train(capsys)
   assert status == 0
   assert screen[-1].startswith("own is done: its last checkpoint is of step 4, and steps=4.")
-  # What a run leaves is read by the next, wherever the path begins.
+
+  def end(self, step, scalars):
+    if step == 3:
+      scalars["learning/loss"] = math.nan
+    return count(self, step, scalars)
+
+  # What a run leaves is read by the next, wherever the path begins; this one ends badly.
+  monkeypatch.setattr(Progress, "step_done", end)
   found = "load_parameters_path=runs/own/checkpoints/3"
   status, screen = train(capsys, "run_name=next", "enable_checkpointing=false", found)
-  assert status == 0
-  assert [line.partition(", l")[0] for line in screen[1:]] == [
+  assert status == 2
+  assert [line.partition(", l")[0] for line in screen[1:4]] == [
     "step 1 of 4",
     "step 2 of 4",
     "step 4 of 4",
   ]
-  assert re.search(r"tokens/s, input wait .* %, padding .* %, ETA 0:00:00$", screen[-1])
+  assert re.search(r"tokens/s, input wait .* %, padding .* %, ETA 0:00:00$", screen[3])
+  assert screen[4].startswith("error: the loss is not finite after step 4, so the run has ended; ")
 
 
 WRONG = [
@@ -97,6 +108,23 @@ def test_what_cannot_be_trained_is_one_sentence(capsys, words, sentence):
   assert status == 2
   assert len(screen) == 1 and screen[0].startswith("error: ") and sentence in screen[0]
   assert not pathlib.Path("runs/wrong/checkpoints/0").exists()
+
+
+def test_tpu_that_is_not_there_is_one_sentence(folder):
+  # A process of its own: MaxText does not look for other hosts where pytest is.
+  code, log = running.command("-m", "melodi_plugin", "train", "own.yml", "hardware=tpu", cwd=folder)
+  assert code == 2
+  assert log.splitlines() == [
+    "error: hardware=tpu is set, but there is no TPU here; leave hardware out, or set hardware=cpu."
+  ]
+
+
+@pytest.mark.parametrize(("words", "slices"), [([], 1), (["compile_topology_num_slices=2"], 2)])
+def test_compile_is_for_one_slice_unless_another_number_is_set(monkeypatch, words, slices):
+  compiled = []
+  monkeypatch.setattr("maxtext.trainers.pre_train.train_compile.main", compiled.append)
+  assert main(["compile", "own.yml", "hardware=cpu", "compile_topology=v5e-16", *words]) == 0
+  assert running.initialize_only(*compiled[0][1:]).compile_topology_num_slices == slices
 
 
 def test_compile_needs_a_topology(capsys):
