@@ -5,7 +5,12 @@ import pytest
 import sentencepiece
 
 from integration_tests import running
-from integration_tests.saved_runs import assert_same_checkpoint, checkpoints, write_config
+from integration_tests.saved_runs import (
+  EQUAL_LAYERS,
+  assert_same_checkpoint,
+  checkpoints,
+  write_config,
+)
 
 STEPS = 4
 HELD_OUT = [130, 33, 150, 20, 90, 140, 64, 10, 100, 128, 77] * 3
@@ -45,7 +50,8 @@ def evaluate(config):
 def _config(tmp_path_factory):
   folder = tmp_path_factory.mktemp("eval")
   held_out = running.write_documents(folder / "held_out", HELD_OUT)
-  return write_config(folder, grain_eval_files=str(held_out), grain_worker_count_eval=0)
+  keys = {"grain_eval_files": str(held_out), "grain_worker_count_eval": 0}
+  return write_config(folder, **EQUAL_LAYERS, **keys)
 
 
 def test_training_is_bit_identical_with_and_without_evaluation(config):
@@ -66,23 +72,28 @@ def scored_tokens(folder):
   return sum(len(tokenizer.encode(text)) + 1 for text in texts)
 
 
+@pytest.fixture(scope="module")
+def plain(config):
+  """What `evaluate` finds with as many rows as in training, and memory."""
+  return evaluate(initialize(config))
+
+
 def initialize(config, **keys):
+  keys |= {"enable_checkpointing": False, "eval_interval": 1}
   with running.maxtext_process():
-    return running.from_yaml(config, enable_checkpointing=False, **keys)
+    return running.from_yaml(config, **keys)
 
 
-def test_evaluation_starts_from_zeros_whatever_the_number_of_rows(config):
-  (total, weights, batches), again = evaluate(initialize(config, eval_interval=1))
+def test_evaluation_starts_from_zeros_whatever_the_number_of_rows(config, plain):
+  (total, weights, batches), again = plain
   assert again == (total, weights, batches)
-  (wide, same_weights, fewer), _ = evaluate(
-    initialize(config, eval_interval=1, eval_per_device_batch_size=2)
-  )
+  (wide, same_weights, fewer), _ = evaluate(initialize(config, eval_per_device_batch_size=2))
   assert weights == same_weights == scored_tokens(config.parent)
   assert fewer < batches
   np.testing.assert_allclose(wide, total, rtol=1e-6)
 
 
-def test_evaluation_carries_memory_from_batch_to_batch(config):
-  (carried, _, _), _ = evaluate(initialize(config, eval_interval=1))
-  (reset, _, _), _ = evaluate(initialize(config, eval_interval=1, melodi_reset_every_window=True))
+def test_evaluation_carries_memory_from_batch_to_batch(config, plain):
+  carried = plain[0][0]
+  (reset, _, _), _ = evaluate(initialize(config, melodi_reset_every_window=True))
   assert abs(carried - reset) > 1e-4 * carried
