@@ -7,6 +7,7 @@ import pathlib
 import pytest
 
 from integration_tests import running
+from integration_tests.saved_runs import EQUAL_LAYERS
 from melodi_plugin.cli.main import main
 from melodi_plugin.errors import UserError
 from melodi_plugin.evaluation import evaluate, report
@@ -29,7 +30,8 @@ pathlib.Path("found.json").write_text(json.dumps(found))
 def trained(tmp_path_factory) -> pathlib.Path:
   """A folder with the checkpoints of steps 0 and 1, and a config that reads ten small documents."""
   folder = tmp_path_factory.mktemp("evaluate")
-  keys = running.TINY | running.MELODI | running.documents_config(folder, LENGTHS)
+  keys = running.TINY | running.MELODI | EQUAL_LAYERS
+  keys |= running.documents_config(folder, LENGTHS)
   keys |= {"grain_eval_files": keys["grain_train_files"], "base_output_directory": str(folder)}
   keys |= {"enable_checkpointing": True, "checkpoint_period": 1, "steps": 2}
   keys |= {"grain_worker_count_eval": 0}

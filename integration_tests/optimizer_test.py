@@ -2,6 +2,7 @@
 
 import functools
 import re
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,9 @@ import pytest
 from flax import nnx
 
 from integration_tests import running
+from integration_tests.saved_runs import EQUAL_LAYERS, LENGTHS
 
 STEPS = 4
-LENGTHS = [90, 300, 20, 150, 64, 400, 33, 220, 128, 75, 260, 180]
 # Wide enough that matrices are factored.
 PAPER = {
   "opt_type": "adafactor",
@@ -51,6 +52,32 @@ def trainer_on(devices, **keys) -> running.Trainer:
   return running.Trainer(running.initialize(**(PAPER | keys)), devices)
 
 
+class Run(NamedTuple):
+  """A trainer after STEPS steps."""
+
+  trainer: running.Trainer
+  start: dict[str, np.ndarray]  # its parameters before the first
+  losses: list[float]
+
+
+def train(trainer: running.Trainer) -> Run:
+  start = {path: np.asarray(leaf) for path, leaf in trainer.params().items()}  # steps donate
+  return Run(trainer, start, [trainer.step()["learning/loss"] for _ in range(STEPS)])
+
+
+@pytest.fixture(scope="module")
+def run(data):
+  """(block, param_scan_axis, whether on eight devices, else on one) -> a run, made once."""
+
+  @functools.cache
+  def trained(block: str, axis: int, spread: bool) -> Run:
+    keys = data | BLOCKS[block] | (SPREAD if spread else ONE) | {"param_scan_axis": axis}
+    with running.maxtext_process():
+      return train(trainer_on(None if spread else jax.devices()[:1], **keys))
+
+  return trained
+
+
 # -- Scanned layers --------------------------------------------------------------------------------
 
 
@@ -68,12 +95,10 @@ def single_layers(params: dict[str, jax.Array], axis: int) -> dict[str, jax.Arra
   return found
 
 
-def put(trainer: running.Trainer, single: dict[str, jax.Array], axis: int) -> None:
-  """Copies single layers into the parameters of a trainer, stacked where its layers are."""
+def put(trainer: running.Trainer, params: dict[str, jax.Array]) -> None:
+  """Copies parameters of single layers into a trainer that has single layers."""
   for path, variable in nnx.to_flat_state(trainer.state["model"].filter(nnx.Param)):
-    name = "/".join(map(str, path))
-    parts = [single[part] for part in single_layers({name: variable[...]}, axis)]
-    variable[...] = parts[0] if name in single else jnp.stack(parts, axis)
+    variable[...] = jnp.asarray(params["/".join(map(str, path))])
 
 
 @pytest.mark.parametrize(
@@ -85,18 +110,15 @@ def put(trainer: running.Trainer, single: dict[str, jax.Array], axis: int) -> No
     pytest.param("around_llama2", 1, marks=pytest.mark.slow),
   ],
 )
-def test_scanned_layers_train_as_single_ones(data, registered, block, axis):
-  keys = data | BLOCKS[block] | ONE | {"param_scan_axis": axis}
-  single = trainer_on(jax.devices()[:1], **keys, scan_layers=False)
-  scanned = trainer_on(jax.devices()[:1], **keys, scan_layers=True)
-  start = {path: np.asarray(leaf) for path, leaf in single.params().items()}  # steps donate
-  put(scanned, start, axis)
-  losses = [
-    [trainer.step()["learning/loss"] for _ in range(STEPS)] for trainer in (single, scanned)
-  ]
-  np.testing.assert_allclose(*losses, rtol=1e-5)
-  expected = single.params()
-  found = single_layers(scanned.params(), axis)
+def test_scanned_layers_train_as_single_ones(data, run, registered, block, axis):
+  scanned = run(block, axis, False)
+  keys = data | BLOCKS[block] | ONE | {"param_scan_axis": axis, "scan_layers": False}
+  trainer = trainer_on(jax.devices()[:1], **keys)
+  put(trainer, single_layers(scanned.start, axis))
+  single = train(trainer)
+  np.testing.assert_allclose(single.losses, scanned.losses, rtol=1e-5)
+  expected, start = single.trainer.params(), single.start
+  found = single_layers(scanned.trainer.params(), axis)
   assert found.keys() == expected.keys()
   for path, value in expected.items():
     np.testing.assert_allclose(found[path], value, rtol=1e-5, atol=2e-6, err_msg=path)
@@ -107,20 +129,6 @@ def test_scanned_layers_train_as_single_ones(data, registered, block, axis):
 # -- Eight devices ---------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def run(data):
-  """Trains for STEPS steps, once on one device and once on eight."""
-
-  @functools.cache
-  def trained(spread: bool) -> tuple[running.Trainer, list[float]]:
-    with running.maxtext_process():
-      keys = running.MELODI | data | (SPREAD if spread else ONE)
-      trainer = trainer_on(None if spread else jax.devices()[:1], **keys)
-      return trainer, [trainer.step()["learning/loss"] for _ in range(STEPS)]
-
-  return trained
-
-
 def moments(trainer: running.Trainer) -> dict[str, jax.Array]:
   """The optimizer's state, by path."""
   flat = nnx.to_flat_state(trainer.state["optimizer"]["opt_state"])
@@ -128,15 +136,15 @@ def moments(trainer: running.Trainer) -> dict[str, jax.Array]:
 
 
 def test_eight_devices_train_as_one(run):
-  (alone, losses), (spread, spread_losses) = run(False), run(True)
-  np.testing.assert_allclose(spread_losses, losses, rtol=1e-5)
-  found = spread.params() | moments(spread)
-  for path, value in (alone.params() | moments(alone)).items():
+  alone, spread = run("melodi", 1, False), run("melodi", 1, True)
+  np.testing.assert_allclose(spread.losses, alone.losses, rtol=1e-5)
+  found = spread.trainer.params() | moments(spread.trainer)
+  for path, value in (alone.trainer.params() | moments(alone.trainer)).items():
     np.testing.assert_allclose(found[path], value, rtol=1e-3, atol=2e-5, err_msg=path)
 
 
 def test_moments_are_sharded_as_their_parameters(run):
-  trainer, _ = run(True)
+  trainer = run("melodi", 1, True).trainer
   shards = {path: leaf.sharding.shard_shape(leaf.shape) for path, leaf in moments(trainer).items()}
   stack, last = "decoder/layers_0_to_1", "decoder/layers_2_to_2"
   assert shards["4/ema/" + stack + "/query"] == (128 // 4, 2, 128 // 2)
@@ -178,7 +186,7 @@ def one_update(**keys) -> dict[str, bool]:
   """Which parameters of a model around llama2 an update of MaxText's optimizer moves."""
   from maxtext.utils import maxtext_utils, model_creation_utils, train_utils
 
-  config = running.initialize(**(PAPER | {"warmup_steps_fraction": 0} | keys))
+  config = running.initialize(**(PAPER | {"warmup_steps_fraction": 0} | keys | EQUAL_LAYERS))
   mesh = maxtext_utils.get_mesh_from_config(config, jax.devices()[:1])
   model = model_creation_utils.from_config(
     config, devices=jax.devices()[:1], mesh=mesh, rngs=nnx.Rngs(0)
