@@ -19,7 +19,7 @@ from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.core.array_typing import Array, Float, Int
 from melodi_plugin.core.decoding import OpenRows, begin
 from melodi_plugin.core.stack import Section
-from melodi_plugin.maxtext.loading import Loaded, load, mesh_of, with_rows
+from melodi_plugin.maxtext.loading import Loaded
 from melodi_plugin.systems.table import empty_memory
 
 
@@ -39,35 +39,27 @@ class PreparedModel:
     melodi: its sizes.
     mesh: the devices.
     weights: see `Weights`.
-    params: the parameters as the checkpoint has them, until `forget_params`.
   """
 
   def __init__(self, config: Any, loaded: Loaded, mesh: jax.sharding.Mesh):
     self.config, self.mesh = config, mesh
     self.melodi = MelodiConfig.from_maxtext(config)
-    self.params = loaded.params
-    model = nnx.merge(*loaded)
+    shapes: list[Section] = []
+
+    def arrange(params: Any, memory: Any, rest: Any) -> tuple[list[Any], Array]:
+      decoder = nnx.merge(loaded.graphdef, params, memory, rest, copy=True).decoder
+      shapes.extend(decoder.sections())
+      return [section.params for section in shapes], _summary_of(decoder)
+
     with self.on_mesh():
-      shapes: list[Section] = []
-
-      def arrange() -> tuple[list[Any], Array]:
-        shapes.extend(model.decoder.sections())
-        return [section.params for section in shapes], _summary_of(model.decoder)
-
-      layers, summary = jax.jit(arrange)()
+      # As arguments: as constants of the program, a large model would be compiled into it.
+      layers, summary = jax.jit(arrange)(*loaded[1:])
     self._cells = [(section.run, section.cell) for section in shapes]
+    model = nnx.merge(*loaded)
     for name in [name for name in vars(model.decoder) if name.startswith(("layers", "memory_"))]:
       delattr(model.decoder, name)
     self._graphdef, ends = nnx.split(model)
     self.weights = Weights(layers, summary, ends)
-
-  @classmethod
-  def load(cls, config: Any, path: str) -> "PreparedModel":
-    """The model of a checkpoint; raises ValueError as `loading.load` does."""
-    # Whatever rows this model had for training: those of `OpenRows` have their own state.
-    config = with_rows(config, jax.device_count())
-    mesh = mesh_of(config)
-    return cls(config, load(config, mesh, path), mesh)
 
   @contextlib.contextmanager
   def on_mesh(self) -> Iterator[None]:
