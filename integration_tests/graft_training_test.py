@@ -11,8 +11,12 @@ from integration_tests import running, stock_model
 from melodi_plugin.checkpoints import graft
 from melodi_plugin.config.parameter_names import is_gate, is_memory_parameter
 
-# As much as trains in seconds: three layers of which the last has a queue.
-TRAIN = {
+# As much as trains in seconds: three layers of which the last has a queue, on one device but where
+# devices are what is shown.
+ALONE = {"ici_fsdp_parallelism": 1}
+SPREAD = {"ici_fsdp_parallelism": 4, "ici_tensor_parallelism": 2}
+HEADS = {"base_num_query_heads": 4, "base_num_kv_heads": 2}  # that two devices can share
+TRAIN = HEADS | {
   "melodi_long_term_layers": "2",
   "per_device_batch_size": 1,
   "gradient_clipping_threshold": 0,
@@ -44,7 +48,7 @@ def stock(folder):
   with running.maxtext_process():
     from maxtext.common import checkpointing
 
-    model = stock_model.build(stock_model.new_config("llama2", melodi=False))
+    model = stock_model.build(stock_model.new_config("llama2", melodi=False, **HEADS))
     stock_model.randomize(model)
     tree = {"params": nnx.to_pure_dict(nnx.state(model, nnx.Param))}
     checkpointing.save_params_to_path(str(folder / "stock"), tree)
@@ -85,13 +89,13 @@ class Run:
 
 @pytest.fixture(scope="module")
 def run(keys, stock):
-  """(steps, keys of its own) -> a run from the stock checkpoint, made once."""
+  """(steps, keys of its own) -> a run on one device from the stock checkpoint, made once."""
 
   @functools.cache
   def made(steps: int, **more):
     with running.maxtext_process():
-      more = {name: list(v) if isinstance(v, tuple) else v for name, v in more.items()}
-      return Run(running.initialize(**keys | {"load_parameters_path": str(stock)} | more), steps)
+      config = running.initialize(**keys | ALONE | {"load_parameters_path": str(stock)} | more)
+      return Run(config, steps, jax.devices()[:1])
 
   return made
 
@@ -114,9 +118,10 @@ def test_warm_start_says_that_memory_starts_anew(keys, stock, capsys):
 
 
 def test_warm_start_equals_the_grafted_checkpoint(keys, run, stock, grafted):
-  warm = run(1)
+  warm = run(3)
   with running.maxtext_process():
-    cold = Run(running.initialize(**keys | {"load_parameters_path": grafted}), 1)
+    config = running.initialize(**keys | ALONE | {"load_parameters_path": grafted})
+    cold = Run(config, 1, jax.devices()[:1])
   # The initial values of memory depend on the seed only, so even these are the same.
   for step in range(2):
     for name, leaf in warm.params[step].items():
@@ -147,72 +152,67 @@ def test_checkpoint_with_memory_is_loaded_with_its_memory_parameters(keys, folde
 # -- Learning rates --------------------------------------------------------------------------------
 
 
-def test_multipliers_scale_the_first_step_of_memory_and_of_gates_and_of_nothing_else(run):
-  """Zero leaves the gates where they start, and trains the rest."""
-  scaled = {
+def test_multipliers_and_weight_decay_act_on_the_first_step_of_what_they_are_for(run):
+  """Gates stay; the rest of memory goes twice as far and does not decay; stock weights decay.
+
+  A decay of 1 shrinks them by the learning rate.
+  """
+  changed = {
     "melodi_memory_learning_rate_multiplier": 2.0,
     "melodi_gate_learning_rate_multiplier": 0.0,
+    "adam_weight_decay": 1.0,
   }
-  once, more = run(3).moved(), run(1, **scaled).moved()
+  plain, other = run(3), run(1, **changed).moved()
+  more = 1.0 - float(running.initialize().adam_weight_decay)  # than in the plain run
+  once = plain.moved()
   for name, delta in once.items():
-    factor = 0 if is_gate(name) else 2 if is_memory_parameter(name) else 1
-    # The sum with the parameter rounds.
-    np.testing.assert_allclose(more[name], factor * delta, atol=1e-6, err_msg=name)
     if is_gate(name):
-      assert not more[name].any(), name
+      assert not other[name].any(), name
+      continue
+    decay = 1e-3 * more * plain.params[0][name]
+    expected = 2 * delta if is_memory_parameter(name) else delta - decay
+    # The sum with the parameter rounds.
+    np.testing.assert_allclose(other[name], expected, atol=1e-6, err_msg=name)
+    assert is_memory_parameter(name) or (np.abs(decay) > 1e-5).any(), name
   assert any(is_gate(name) and delta.any() for name, delta in once.items())
   memory = [name for name, delta in once.items() if is_memory_parameter(name) and delta.any()]
   assert any(np.abs(once[name]).max() > 5e-4 for name in memory)
-
-
-def test_weight_decay_does_not_touch_memory(run):
-  """The first step with a decay of 1 shrinks stock weights by the learning rate, and no others."""
-  plain, decayed = run(3), run(1, adam_weight_decay=1.0)
-  more = 1.0 - float(running.initialize().adam_weight_decay)  # than the other run's
-  for name, leaf in plain.params[1].items():
-    own = decayed.params[1][name]
-    if is_memory_parameter(name):
-      np.testing.assert_array_equal(own, leaf, err_msg=name)
-    else:
-      shrunk = leaf - 1e-3 * more * plain.params[0][name]
-      np.testing.assert_allclose(own, shrunk, atol=1e-6, err_msg=name)
-      assert (own != leaf).any(), name
-
-
-def test_maxtexts_mask_freezes_the_stock_model_bit_for_bit(run):
-  done = run(2, trainable_parameters_mask=tuple(ONLY_MEMORY))
-  for name, before in done.params[0].items():
-    moved = (done.params[-1][name] != before).any()
-    if not is_memory_parameter(name):
-      assert not moved, name
-  assert any((done.params[-1][n] != leaf).any() for n, leaf in done.params[0].items())
+  assert any((1e-3 * np.abs(plain.params[0][name]) > 1e-4).any() for name in memory)  # would show
 
 
 # -- Resume and sharding ---------------------------------------------------------------------------
 
 
-def test_resumed_run_ends_in_the_state_of_the_run_that_never_stopped(folder, keys, stock):
-  saving = {"enable_checkpointing": True, "checkpoint_period": 100}
-  own = saving | {"melodi_memory_learning_rate_multiplier": 3.0, "load_parameters_path": str(stock)}
+@pytest.fixture(scope="module")
+def only_memory(folder, keys, stock):
+  """Runs whose stock model MaxText's mask freezes: `through`, and `resumed` after two steps."""
+  own = {"enable_checkpointing": True, "checkpoint_period": 100, "load_parameters_path": str(stock)}
+  own |= {"melodi_memory_learning_rate_multiplier": 3.0, "trainable_parameters_mask": ONLY_MEMORY}
   file = running.write_yaml(folder / "resume.yml", **keys | own)
   for run_name, steps in (("through", 4), ("resumed", 2), ("resumed", 4)):
     running.train(str(file), f"run_name={run_name}", f"steps={steps}")
-  one, other = (
-    running.checkpoint(folder / name / "checkpoints" / "3") for name in ("through", "resumed")
-  )
+  return lambda name, step: running.checkpoint(folder / name / "checkpoints" / str(step))
+
+
+def test_resumed_run_ends_in_the_state_of_the_run_that_never_stopped(only_memory):
+  one, other = only_memory("through", 3), only_memory("resumed", 3)
   assert one.keys() == other.keys()
   assert any("memory_layers_" in name for name in one)
   for name, leaf in one.items():
     np.testing.assert_array_equal(other[name], leaf, err_msg=name)
 
 
-def test_eight_devices_give_the_loss_of_one(keys):
-  heads = {"base_num_query_heads": 4, "base_num_kv_heads": 2}  # that can be shared by two devices
-  meshes = {"ici_fsdp_parallelism": 4, "ici_tensor_parallelism": 2}, {"ici_fsdp_parallelism": 1}
-  runs = [
-    Run(running.initialize(**keys | heads | mesh), 2, devices)
-    for mesh, devices in zip(meshes, (None, jax.devices()[:1]), strict=True)
-  ]
+def test_maxtexts_mask_freezes_the_stock_model_bit_for_bit(only_memory, stock):
+  before, after = only_memory("resumed", 1), only_memory("resumed", 3)
+  for name, leaf in running.checkpoint(stock.parent).items():
+    np.testing.assert_array_equal(after[name], leaf, err_msg=name)
+  params = [name for name in after if name.startswith("params/") and is_memory_parameter(name)]
+  assert any((before[name] != after[name]).any() for name in params)
+
+
+def test_eight_devices_give_the_loss_of_one(keys, run, stock):
+  config = running.initialize(**keys | SPREAD | {"load_parameters_path": str(stock)})
+  runs = Run(config, 2).metrics, run(3).metrics[:2]
   for key in ("learning/loss", "learning/raw_grad_norm"):
-    values = [[step[key] for step in done.metrics] for done in runs]
+    values = [[step[key] for step in metrics] for metrics in runs]
     np.testing.assert_allclose(*values, rtol=1e-5, err_msg=key)
