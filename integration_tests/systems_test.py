@@ -8,6 +8,8 @@ from integration_tests import running
 from integration_tests.saved_runs import KEYS, LENGTHS, assert_same_checkpoint
 
 STEPS, STOP = 4, 2
+# Of one layer: it has the memory.
+LAYERS = dict.fromkeys(("melodi_long_term_layers", "melodi_recurrent_layers"), "0")
 MESH = {"ici_fsdp_parallelism": 4, "ici_tensor_parallelism": 2}
 
 
@@ -22,7 +24,9 @@ def each_system(default: str) -> pytest.MarkDecorator:
 def system(request, tmp_path_factory):
   """Keys of a system, and the folder of its config file."""
   folder = tmp_path_factory.mktemp(request.param)
-  keys = running.TINY | running.SYSTEMS[request.param] | KEYS | {"dropout_rate": 0.0}
+  own = running.SYSTEMS[request.param]
+  own = own | {"base_num_decoder_layers": 1} | {k: v for k, v in LAYERS.items() if k in own}
+  keys = running.TINY | own | KEYS | {"dropout_rate": 0.0}
   keys |= running.documents_config(folder, LENGTHS) | {"learning_rate_schedule_steps": STEPS}
   running.write_yaml(
     folder / "config.yml", **keys | MESH | {"base_output_directory": str(folder / "out")}
