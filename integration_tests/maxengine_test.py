@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from integration_tests import running, stock_model
 from integration_tests.engine_model import (
@@ -120,6 +121,39 @@ def test_prompts_as_maxtext_passes_them_are_read_the_same(chunked):
   assert found["next_pos"] == 61
   for name, leaf in rows_of(expected).items():
     np.testing.assert_allclose(rows_of(found)[name], leaf, rtol=0, atol=1e-4, err_msg=name)
+
+
+# -- Parameters ------------------------------------------------------------------------------------
+
+
+def load_params(config: Any) -> Any:
+  """The parameters that the engine of a config finds in its checkpoint."""
+  from maxtext.inference.maxengine.maxengine import MaxEngine
+
+  return MaxEngine(config, devices=jax.devices()[:1]).load_params()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("other", ["layers", "memory"])
+def test_only_a_whole_checkpoint_of_the_same_model_is_loaded(tmp_path, other):
+  from melodi_plugin.maxtext import loading
+
+  case = "llama2 unscanned"
+  params = nnx.state(served(case).model, nnx.Param)
+  folder = config_of(case, SLOTS, base_output_directory=str(tmp_path))
+  whole = loading.write_params(folder, "whole", params)
+  found = load_params(config_of(case, SLOTS, load_parameters_path=whole))
+  for one, same in zip(jax.tree.leaves(found), jax.tree.leaves(params), strict=True):
+    assert (one == same).all()
+
+  path, more, words = whole, {"base_num_decoder_layers": 4}, "holds another model"
+  if other == "memory":
+    stock = {name: leaf for name, leaf in params["decoder"].items() if "memory" not in name}
+    del stock["summary_embeddings"]
+    stock = nnx.State({**params, "decoder": stock})
+    path, more, words = loading.write_params(folder, "stock", stock), {}, "holds a stock model"
+  with pytest.raises(ValueError, match=words):
+    load_params(config_of(case, SLOTS, load_parameters_path=path, **more))
 
 
 # -- What the engine does with the state -----------------------------------------------------------

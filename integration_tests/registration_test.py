@@ -38,6 +38,7 @@ CHANGED = {
   ("maxtext.optimizers.optimizers", "get_optimizer"),
   ("maxtext.utils.maxtext_utils", "create_learning_rate_schedule"),
   ("maxtext.utils.maxtext_utils", "calculate_tflops_training_per_device"),
+  ("maxtext.utils.model_creation_utils", "from_pretrained"),
   ("maxtext.utils.train_utils", "jit_eval_step"),
   ("MetricLogger", "record_train_metrics"),
   ("DecoderBlockType", "MELODI"),
@@ -338,6 +339,10 @@ BROKEN = {
     gone("utils.maxtext_utils", "calculate_tflops_training_per_device"),
     other("utils.maxtext_utils", "calculate_tflops_training_per_device"),
     other_flops,
+  ],
+  "utils.model_creation_utils.from_pretrained": [
+    gone("utils.model_creation_utils", "from_pretrained"),
+    other("utils.model_creation_utils", "from_pretrained"),
   ],
   "utils.train_utils.jit_eval_step": [
     gone("utils.train_utils", "jit_eval_step"),

@@ -15,6 +15,6 @@ Read in this order; each file imports only what stands above it:
   optimizer        the paper's optimizer and learning rate, and those of what memory adds
   flops            the products behind TFLOP/s
   logs             what is logged of a step
-  engine           what MaxText's engine returns of a step
+  engine           what MaxText's engine loads, and what it returns of a step
   table            all of them
 """

@@ -1,8 +1,10 @@
-"""What MaxText's engine returns of a step, where JetStream is not installed."""
+"""What MaxText's engine loads, and what it returns of a step where JetStream is not installed."""
 
+import functools
 import sys
 from typing import Any
 
+from melodi_plugin.config.systems import is_melodi
 from melodi_plugin.maxtext.seams.seam import Undo, all_of, parameters, replace
 
 _ENGINES = ("maxtext.inference.maxengine.maxengine", "maxtext.inference.decode")
@@ -51,3 +53,28 @@ def _with_arrays(stub: type) -> type:
     results, data_fields=arrays, meta_fields=[name for name in _FIELDS if name not in arrays]
   )
   return results
+
+
+def probe_parameters() -> str | None:
+  from maxtext.utils import model_creation_utils
+
+  return parameters(model_creation_utils.from_pretrained, "config", "mesh", "devices", "model_mode")
+
+
+def apply_parameters() -> Undo:
+  """MaxText repeats arrays until they fit, and deletes those that a checkpoint lacks."""
+  from maxtext.common.common_types import MODEL_MODE_TRAIN
+  from maxtext.utils import model_creation_utils
+
+  original = model_creation_utils.from_pretrained
+
+  @functools.wraps(original)
+  def from_pretrained(config, mesh=None, devices=None, model_mode=MODEL_MODE_TRAIN, *args, **more):
+    # Models for training are loaded by `loading.load`, which has checked.
+    if model_mode != MODEL_MODE_TRAIN and config.load_parameters_path and is_melodi(config):
+      from melodi_plugin.maxtext import weights
+
+      weights.check_fits(config.load_parameters_path, weights.described_shapes(config))
+    return original(config, mesh, devices, model_mode, *args, **more)
+
+  return replace(model_creation_utils, "from_pretrained", from_pretrained)

@@ -46,4 +46,9 @@ SEAMS = (
   ),
   Seam("common.metric_logger.MetricLogger", logs.probe_metrics, logs.apply_metrics),
   Seam("common.gcloud_stub._jetstream_stubs", engine.probe_results, engine.apply_results),
+  Seam(
+    "utils.model_creation_utils.from_pretrained",
+    engine.probe_parameters,
+    engine.apply_parameters,
+  ),
 )
