@@ -1,4 +1,4 @@
-"""A stock decoder writes text with its own cache: the same log probabilities as its forward pass."""
+"""A stock decoder writes with its own cache: the log probabilities are those of its forward."""
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +23,7 @@ def test_text_of_a_stock_decoder_is_that_of_its_forward_pass(tmp_path):
     path = write_params(config, "saved", nnx.state(model, nnx.Param))
     ids = np.random.default_rng(0).integers(0, VOCABULARY, (1, 16))
     tokens, places = jnp.asarray(ids, jnp.int32), jnp.arange(16)[None]
-    logits, _ = stock_model.reader(model)(
-      nnx.state(model), tokens, places, jnp.ones_like(tokens)
-    )
+    logits, _ = stock_model.reader(model)(nnx.state(model), tokens, places, jnp.ones_like(tokens))
     expected = np.asarray(jax.nn.log_softmax(logits.astype(jnp.float32)))[0]
 
     engine = StockEngine(config, path, room=16)
