@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from integration_tests import running
-from integration_tests.saved_runs import checkpoints, write_config
+from integration_tests.saved_runs import EQUAL_LAYERS, checkpoints, write_config
 from melodi_plugin.evaluation.evaluate import evaluate
 
 STEPS, STOP = 6, 4
@@ -49,11 +49,12 @@ def folder(tmp_path_factory):
     checkpoint_period=STOP - 1,
     grain_eval_files=str(held_out),
     grain_worker_count_eval=0,
+    **EQUAL_LAYERS,
   )
   two = [str(config), "skip_jax_distributed_system=False", "run_name=moved", f"steps={STOP}"]
   two += ["eval_interval=2", "melodi_evaluate_after_training=true"]
   processes = [start_process(index, two, folder) for index in range(2)]
-  codes = [process.wait(timeout=300) for process in processes]
+  codes = [process.wait(timeout=600) for process in processes]
   assert codes == [0, 0], (folder / "process_1.txt").read_text()[-3000:]
   for run_name in ("moved", "through"):
     log = folder / f"{run_name}.jsonl"
