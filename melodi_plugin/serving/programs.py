@@ -145,6 +145,10 @@ class Programs:
   ) -> tuple[np.ndarray, ...]:
     tokens, lengths = np.zeros((size, self.read_tokens), np.int32), np.zeros(size, np.int32)
     for row, text in enumerate(texts):
+      if len(text) > self.read_tokens:
+        raise ValueError(
+          f"a call reads up to {self.read_tokens} tokens of a slot, but {len(text)} were given."
+        )
       tokens[row, : len(text)], lengths[row] = text, len(text)
     starts = np.array(fresh + [False] * (size - len(slots)))
     return self._slots(size, slots), tokens, lengths, starts
@@ -251,5 +255,7 @@ def _sizes(most: tuple[int, ...], slots: int) -> tuple[int, ...]:
 
 
 def _bucket(sizes: tuple[int, ...], count: int) -> int:
-  """The smallest size that holds so many."""
+  """The smallest size that holds so many; ValueError if there is none."""
+  if count > sizes[-1]:
+    raise ValueError(f"a call has room for {sizes[-1]} slots, but {count} were given.")
   return next(size for size in sizes if size >= count)
