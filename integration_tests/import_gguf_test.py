@@ -11,7 +11,9 @@ from flax import nnx
 
 from integration_tests import running, stock_model
 from melodi_plugin.checkpoints.gguf.importer import import_file
-from melodi_plugin.maxtext import weights
+from melodi_plugin.maxtext import loading, weights
+from melodi_plugin.maxtext.prepared import PreparedModel
+from melodi_plugin.serving.engine import Engine
 from melodi_plugin.testing.gguf_file import (
   LAYERS,
   TOKENS,
@@ -250,6 +252,50 @@ def test_smollm2_with_memory_starts_without_harm(smollm2):
   np.testing.assert_allclose(found[0, :window], wanted[0], rtol=0, atol=1e-3)
   np.testing.assert_allclose(unread.reshape(wanted.shape), wanted, rtol=0, atol=1e-3)
   assert perplexity(found) < 1.01 * perplexity(wanted)
+
+
+@pytest.mark.slow
+def test_smollm2_with_memory_writes_what_evaluate_says(smollm2):
+  """Six windows of real text, with offsets and gates at 0 so that memory speaks."""
+  import transformers
+
+  window, length = 64, 6 * 64
+  tokenizer = transformers.AutoTokenizer.from_pretrained(smollm2 / "tokenizer")
+  text = (_ROOT / "docs" / "results.md").read_text()
+  tokens = np.asarray(tokenizer.encode(text)[: length + 1], np.int32)
+  memory = {
+    "melodi_base_block": "llama2",
+    "melodi_window_length": window,
+    "melodi_summary_tokens": 8,
+    "melodi_long_term_increment": 8,
+    "melodi_long_term_windows": 3,
+    "melodi_memory_offset": 0.0,
+    "melodi_memory_gate": 0.0,
+  }
+  with running.maxtext_process():
+    config = _config(smollm2, max_target_length=length, **memory)
+    model = stock_model.build(config)
+    _copy_import(smollm2, model)
+    read, places = stock_model.reader(model), np.arange(length, dtype=np.int32)[None]
+    wanted, alone = (
+      np.asarray(jax.nn.log_softmax(read(nnx.state(model), tokens[None, :-1], at, ids)[0][0]))
+      for at, ids in ((places, np.ones_like(places)), (places % window, 1 + places // window))
+    )
+    loaded = loading.Loaded(*nnx.split(model, nnx.Param, nnx.BatchStat, ...))
+    engine = Engine(PreparedModel(config, loaded, model.mesh), 2, scores=True)
+    score, step = window + 30, 4 * window + 11  # where `score` begins, and where steps do
+    engine.read({1: tokens[:9]})
+    engine.read({0: tokens[:score]})
+    scores = engine.score({0: tokens[score:step]}, {0: tokens[score + 1 : step + 1]})
+    drawn = [engine.generate({0: int(token)})[0] for token in tokens[step:-1]]
+
+  spoken = np.abs(wanted - alone)[window:].max(axis=1)
+  assert (spoken > 0.1).mean() > 0.9  # by memory; not to the first token of a window
+  own = np.take_along_axis(wanted, tokens[1:, None], axis=1)[score:step, 0]
+  np.testing.assert_allclose(scores.logprobs[0, : step - score], own, rtol=0, atol=1e-4)
+  for place, found in enumerate(drawn, step):
+    assert found.token == wanted[place].argmax()
+    np.testing.assert_allclose(found.top_logprobs, wanted[place, found.top_ids], rtol=0, atol=1e-4)
 
 
 def _copy_import(folder: pathlib.Path, model: nnx.Module) -> None:

@@ -1,20 +1,16 @@
 """A system of a user: trained, saved, resumed, sharded, evaluated; and what can go wrong."""
 
-import sys
-from unittest import mock
-
 import jax
 import numpy as np
 import pytest
 from pydantic import BaseModel
 
 import melodi_plugin
-from integration_tests import running
+from integration_tests import own_system, running
 from integration_tests.own_system import register_system, whole
 from integration_tests.pages import ROOT
 from integration_tests.saved_runs import LENGTHS
 from melodi_plugin.cli.sizes import measure
-from melodi_plugin.config import systems
 from melodi_plugin.config.model import LayerSpec
 from melodi_plugin.conformance import training
 from melodi_plugin.core.memories.nothing import Nothing
@@ -26,11 +22,9 @@ MESH = ("ici_fsdp_parallelism=4", "ici_tensor_parallelism=2")
 
 
 @pytest.fixture(autouse=True)
-def nobody_else(monkeypatch):
+def nobody_else():
   """Systems that a test registers are forgotten after it."""
-  monkeypatch.setattr(sys, "path", list(sys.path))
-  monkeypatch.delitem(sys.modules, "armt", raising=False)
-  with mock.patch.dict(systems.USERS, clear=True), mock.patch.dict(table.SYSTEMS):
+  with own_system.forgotten():
     yield
 
 

@@ -74,8 +74,12 @@ def build(config: Any) -> nnx.Module:
 
 def params_of(model: nnx.Module) -> dict[str, nnx.Param]:
   """The parameters by path; writing to them writes to the model."""
-  flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
-  return {"/".join(map(str, path)): param for path, param in flat}
+  return by_path(nnx.state(model, nnx.Param))
+
+
+def by_path(state: nnx.State) -> dict[str, nnx.Param]:
+  """The variables of a state by path."""
+  return {"/".join(map(str, path)): own for path, own in nnx.to_flat_state(state)}
 
 
 def state_of(model: nnx.Module) -> nnx.State:
@@ -83,12 +87,12 @@ def state_of(model: nnx.Module) -> nnx.State:
   return jax.tree.map(lambda leaf: leaf, nnx.state(model))
 
 
-def randomize(model: nnx.Module, seed: int = 0) -> None:
+def randomize(model: nnx.Module, seed: int = 0, scale: float = 0.1) -> None:
   """Moves every parameter off its initial value, so that a missing term shows."""
   chance = np.random.default_rng(seed)
   for param in params_of(model).values():
     noise = jnp.asarray(chance.normal(size=param.shape), param.dtype)
-    param[...] = param[...] + 0.1 * noise
+    param[...] = param[...] + scale * noise
 
 
 def copy_stock(stock: nnx.Module, grafted: nnx.Module) -> None:
