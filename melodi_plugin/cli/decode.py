@@ -1,27 +1,34 @@
 """`melodi decode`: text from a checkpoint, as it comes; `melodi memorize`: documents read once."""
 
 import argparse
+import contextlib
 import json
+import signal
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
 from melodi_plugin.config.settings import parse_strings
+from melodi_plugin.data.tokenizer import Tokenizer
 from melodi_plugin.errors import UserError, user_errors
 from melodi_plugin.maxtext.configs import load_config
 from melodi_plugin.maxtext.light import WITHOUT_DOCUMENTS
 from melodi_plugin.output.bars import text_bar, tokens_bar
+from melodi_plugin.output.files import check_writable
 from melodi_plugin.serving.chat import Chat, chat_from
 from melodi_plugin.serving.checkpoint import Checkpoint
 from melodi_plugin.serving.memorize import Memorizer
+from melodi_plugin.serving.prefixes import PrefixReader
 from melodi_plugin.serving.prompts import open_documents_of, prompt_of, skipped_list
 from melodi_plugin.serving.sampling_settings import SamplingSettings
 from melodi_plugin.serving.session import Session
+from melodi_plugin.serving.snapshots import Snapshots
 from melodi_plugin.serving.writing import Ends, Written
 from melodi_plugin.training.progress import quiet_logs
 
+_SNAPSHOT_BYTES = 2**30  # of conversations that are read anew
 _LONG = 2048  # tokens of a prompt from which on a bar is shown
 
 
@@ -33,10 +40,11 @@ def main(options: argparse.Namespace) -> None:
   if not config.load_parameters_path:
     raise UserError("load_parameters_path is not set; add load_parameters_path=<checkpoint>/items.")
   with user_errors(ValueError, OSError):
-    prompt = prompt_of(config, keys)
-    checkpoint = Checkpoint(config, slots=1)
-    chat = None if prompt is not None else chat_from(config, checkpoint.tokenizer)
-    talk = Talk(config, checkpoint)
+    prompt, writing = prompt_of(config, keys), Writing.from_config(config)
+    chat = None if prompt is not None else chat_from(config, Tokenizer(config))
+    if out := config.melodi_memory_out:
+      check_writable(out)
+    talk = Talk(config, Checkpoint(config, slots=1), writing)
     if chat is None:
       talk.answer(prompt or "", as_json=options.json)
     else:
@@ -56,6 +64,7 @@ def memorize(options: argparse.Namespace) -> None:
       raise UserError(f"{key} is not set; add {key}={example}.")
   folder = config.melodi_memory_out
   with user_errors(ValueError, OSError):
+    check_writable(f"{folder}/any.memory")
     source = open_documents_of(config)
     skipped = skipped_list(config, source, folder)
     checkpoint = Checkpoint(config, slots=config.melodi_slots)
@@ -71,30 +80,46 @@ def memorize(options: argparse.Namespace) -> None:
   print(said)
 
 
+class Writing(NamedTuple):
+  """How a text is written."""
+
+  settings: SamplingSettings
+  max_tokens: int
+  stop: tuple[str, ...]
+
+  @classmethod
+  def from_config(cls, config: Any) -> "Writing":
+    """Of the keys; raises ValueError."""
+    seed = {} if config.melodi_seed < 0 else {"seed": config.melodi_seed}
+    settings = SamplingSettings.from_maxtext(config, **seed)
+    stop = parse_strings("melodi_stop", config.melodi_stop)
+    return cls(settings, config.melodi_max_tokens, stop)
+
+
 class Talk:
   """A session at the terminal."""
 
-  def __init__(self, config: Any, checkpoint: Checkpoint):
+  def __init__(self, config: Any, checkpoint: Checkpoint, writing: Writing):
     self._config, self._checkpoint = config, checkpoint
-    seed = {} if config.melodi_seed < 0 else {"seed": config.melodi_seed}
-    settings = SamplingSettings.from_maxtext(config, **seed)
-    self._session = Session(checkpoint.engine, checkpoint.tokenizer, settings)
-    self._title = config.melodi_memory_title
-    stop = parse_strings("melodi_stop", config.melodi_stop)
-    self._ends = Ends(config.melodi_max_tokens, stop, checkpoint.tokenizer.eos_ids)
+    engine, tokenizer = checkpoint.engine, checkpoint.tokenizer
+    self._title, begin = config.melodi_memory_title, {}
     if config.melodi_memory_file:
       row, saved = checkpoint.load_memory(config.melodi_memory_file)
-      checkpoint.engine.insert(0, row)
-      self._session.pending = list(saved.pending)
+      begin = dict(start=row, pending=saved.pending)
       self._title = self._title or saved.title
+    prefixes = PrefixReader(engine, Snapshots(_SNAPSHOT_BYTES))
+    self._session = Session(engine, tokenizer, writing.settings, prefixes=prefixes, **begin)
+    self._ends = Ends(writing.max_tokens, writing.stop, tokenizer.eos_ids)
 
   def answer(self, prompt: str, *, as_json: bool) -> None:
     """Writes on from a prompt."""
-    tokenizer, goes_on = self._checkpoint.tokenizer, bool(self._config.melodi_memory_file)
-    self._read(tokenizer.encode(prompt) if goes_on else tokenizer.prompt(prompt))
+    tokenizer = self._checkpoint.tokenizer
+    goes_on = bool(self._config.melodi_memory_file)
+    ids = list(tokenizer.encode(prompt) if goes_on else tokenizer.prompt(prompt).tolist())
+    self._read(self._session.read, ids)
     written = self._write(shown=not as_json)
     if as_json:
-      print(json.dumps(self._described(written)))
+      print(json.dumps(self._described(len(ids), written)))
 
   def converse(self, chat: Chat) -> None:
     """Turns of a person and the model, until the input ends."""
@@ -112,11 +137,10 @@ class Talk:
       new = {"role": "user", "content": said}
       if messages and chat.extends:
         last = self._session.pending[-1]
-        self._read(chat.after_answer([new], last if last in chat.end_ids else None))
+        ids = chat.after_answer([new], last if last in chat.end_ids else None)
+        self._read(self._session.read, ids)
       else:
-        if messages:
-          self._session.restart()
-        self._read(chat([*messages, new]))
+        self._read(self._session.read_anew, chat([*messages, new]))
       written = self._write(shown=True)
       messages += [new, {"role": "assistant", "content": "".join(w.text for w in written)}]
 
@@ -129,36 +153,55 @@ class Talk:
       self._checkpoint.save_memory(path, row, self._session.pending, **own)
       print(f"memory of {row.tokens:,} tokens written to {path}", file=sys.stderr)
 
-  def _read(self, ids: Sequence[int]) -> None:
+  def _read(self, read: Callable[..., None], ids: list[int]) -> None:
+    self._checkpoint.tokenizer.checked(ids)
     with tokens_bar("reading", len(ids), shown=len(ids) > _LONG) as advance:
-      self._session.read(ids, advance)
+      read(ids, advance)
 
   def _write(self, *, shown: bool) -> list[Written]:
     written = []
-    try:
+    with _between_tokens() as interrupted:
       for token in self._session.write(self._ends):
         written.append(token)
         if shown:
           print(token.text, end="", flush=True)
-    except KeyboardInterrupt:
-      if not written:
-        raise
+        if interrupted():
+          break
     if shown:
       print(flush=True)
     return written
 
-  def _described(self, written: list[Written]) -> dict[str, Any]:
+  def _described(self, prompt_tokens: int, written: list[Written]) -> dict[str, Any]:
     session = self._session
     return {
       "text": "".join(token.text for token in written),
-      "finish_reason": written[-1].finish,
+      "finish_reason": written[-1].finish or "interrupted",
       "token_ids": [token.drawn.token for token in written],
       "logprobs": [token.drawn.logprob for token in written],
-      "prompt_tokens": session.read_tokens + 1,
+      "prompt_tokens": prompt_tokens,
       "reading_tokens_per_second": _rate(session.read_tokens, session.read_seconds),
       "writing_tokens_per_second": _rate(session.written_tokens, session.written_seconds),
       "state_bytes": self._checkpoint.engine.row_bytes,
     }
+
+
+@contextlib.contextmanager
+def _between_tokens() -> Iterator[Callable[[], bool]]:
+  """Ctrl-C is noted and not raised, as a token that is read in part belongs to no text.
+
+  A second one ends the program, as ever.
+  """
+  noted = []
+
+  def note(number: int, frame: Any) -> None:
+    noted.append(number)
+    signal.signal(signal.SIGINT, before)
+
+  before = signal.signal(signal.SIGINT, note)
+  try:
+    yield lambda: bool(noted)
+  finally:
+    signal.signal(signal.SIGINT, before)
 
 
 def _rate(tokens: int, seconds: float) -> float | None:

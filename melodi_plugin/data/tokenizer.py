@@ -121,13 +121,14 @@ class Tokenizer:
     Raises:
       ValueError: if an id does not fit vocab_size, or the tokenizer lacks a special token.
     """
-    return self._checked([*self._end("bos"), *self.encode(text), *self._end("eos")])
+    return self.checked([*self._end("bos"), *self.encode(text), *self._end("eos")])
 
   def prompt(self, text: str) -> np.ndarray:
     """Ids of a text that is to go on: BOS if the config asks for it, and no EOS."""
-    return self._checked([*self._end("bos"), *self.encode(text)])
+    return self.checked([*self._end("bos"), *self.encode(text)])
 
-  def _checked(self, ids: list[int]) -> np.ndarray:
+  def checked(self, ids: list[int]) -> np.ndarray:
+    """The ids, int32; raises ValueError if one does not fit vocab_size."""
     if ids and max(ids) >= self.vocab_size:
       raise ValueError(
         f"Tokenizer {self.path} gives the id {max(ids)} but vocab_size is {self.vocab_size}; set "

@@ -48,7 +48,7 @@ def read_config(argv: Sequence[str], *, here: bool) -> Any:
 def _texts_as_written(argv: Sequence[str]) -> list[str]:
   """Quotes what stands behind a key of text: MaxText reads it as YAML, where `a: b` is none."""
   texts = {name for name, field in MelodiKeys.model_fields.items() if field.annotation is str}
-  texts.add("prompt")
+  texts |= {"prompt", "chat_template"}
   words = []
   for word in argv:
     key, equals, value = word.partition("=")

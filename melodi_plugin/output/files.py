@@ -1,8 +1,10 @@
 """Files into and out of folders that may be remote."""
 
 import contextlib
+import errno
 import json
 import os
+import tempfile
 import uuid
 from typing import Any
 
@@ -28,6 +30,25 @@ def write_file(path: str, content: bytes) -> None:
     _replace(os.path.realpath(name), content)
   else:
     files.pipe_file(name, content)
+
+
+def check_writable(path: str) -> None:
+  """Raises OSError where `write_file` could not write: now, and not after hours of work.
+
+  Of a remote path nothing is known before.
+  """
+  files, name = fsspec.core.url_to_fs(path)
+  if isinstance(files, LocalFileSystem):
+    name = os.path.realpath(name)
+    if os.path.isdir(name):
+      raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    folder = os.path.dirname(name)
+    try:
+      os.makedirs(folder, exist_ok=True)
+    except FileExistsError as error:
+      raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder) from error
+    with tempfile.TemporaryFile(dir=folder):
+      pass
 
 
 def _replace(path: str, content: bytes) -> None:

@@ -5,7 +5,13 @@ import os
 import fsspec
 import pytest
 
-from melodi_plugin.output.files import read_file, read_json, write_file, write_files
+from melodi_plugin.output.files import (
+  check_writable,
+  read_file,
+  read_json,
+  write_file,
+  write_files,
+)
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
@@ -67,3 +73,19 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path):
   ):
     with pytest.raises(ValueError, match=f"cannot read {path}: {reason}"):
       read_json(str(path))
+
+
+def test_what_cannot_be_written_is_known_before(tmp_path):
+  path = tmp_path / "new" / "a.bin"
+  check_writable(str(path))
+  assert os.listdir(tmp_path / "new") == []
+  path.write_bytes(b"old")
+  check_writable(str(path))
+  assert path.read_bytes() == b"old"
+  with pytest.raises(IsADirectoryError):
+    check_writable(str(tmp_path))
+  with pytest.raises(NotADirectoryError):
+    check_writable(f"{path}/b.bin")
+  with pytest.raises(OSError):
+    check_writable("/proc/a.bin")
+  check_writable("memory://somewhere/a.bin")

@@ -8,6 +8,7 @@ Read in this order; each file imports only what stands above it:
   programs           the compiled functions, whose shapes are fixed
   engine             slots that read and write, and their states
   stock              a stock decoder in the place of an engine
+  prefixes           texts that begin as others did, read only once
   text               tokens become text while they come; stop strings
   chat               a conversation becomes tokens
   prompts            where the text that is read comes from

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from melodi_plugin.checkpoints import fingerprint, memory_file
 from melodi_plugin.checkpoints.memory_file import Identity, SavedRow
+from melodi_plugin.config.settings import as_written
+from melodi_plugin.config.systems import is_melodi
 from melodi_plugin.core import decoding
 from melodi_plugin.data.tokenizer import Tokenizer
 from melodi_plugin.maxtext.loading import load, mesh_of, with_rows
@@ -32,6 +33,11 @@ class Checkpoint:
 
   def __init__(self, config: Any, slots: int, *, scores: bool = False):
     """Loads the one checkpoint of `load_parameters_path`; raises ValueError as `loading.load`."""
+    if not is_melodi(config):
+      raise ValueError(
+        f"decoder_block={as_written(config.decoder_block)} is a decoder without memory, and this "
+        "reads with memory only; set decoder_block=melodi or another system of melodi_plugin."
+      )
     path, *more = find_checkpoints(config.load_parameters_path)
     if more:
       raise ValueError(f"load_parameters_path names {1 + len(more)} checkpoints; name one.")
@@ -86,7 +92,7 @@ class Checkpoint:
     model = self.engine.model
 
     @jax.jit
-    def make(weights: Any, memory: Any, held: np.ndarray) -> Any:
+    def make(weights: Any, memory: Any, held: Any) -> Any:
       return decoding.recall(model.sections(weights), memory, held)
 
     with model.on_mesh():

@@ -1,9 +1,7 @@
 """A text that goes on: tokens drawn one by one, and the text that is certain by then."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
-
-import numpy as np
 
 from melodi_plugin.data.tokenizer import Tokenizer
 from melodi_plugin.serving.engine import Drawn
@@ -68,13 +66,3 @@ def write(
     yield Written(drawn, text, finish)
     if finish:
       return
-
-
-def split_pending(ids: Sequence[int]) -> tuple[np.ndarray, int]:
-  """What is to be read of a text now, and its last token, which `write` reads."""
-  if not len(ids):
-    raise ValueError("there is nothing to go on from: the prompt has no tokens; write some text.")
-  return np.asarray(ids[:-1], np.int32), int(ids[-1])
-
-
-OnTokens = Callable[[int], None]
