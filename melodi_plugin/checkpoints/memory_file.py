@@ -108,7 +108,7 @@ def load(path: str, identity: Identity, like: OpenRows, runs: Sequence[Run]) -> 
   """
   contents = memory_format.read(path)
   metadata = contents.metadata
-  _check_identity(path, metadata, identity)
+  check_identity(path, metadata, identity)
   if metadata.compact:
     like = like._replace(recall=None)
   _check_shapes(path, contents, like, runs)
@@ -132,6 +132,27 @@ def load(path: str, identity: Identity, like: OpenRows, runs: Sequence[Run]) -> 
     metadata.title,
     metadata.created,
   )
+
+
+def check_identity(path: str, there: Metadata, here: Identity) -> None:
+  """Raises ValueError if what a file says of itself belongs to something else."""
+  settings = json.loads(json.dumps(to_jsonable_python(here.settings)))
+  for key in [*settings, *there.settings]:
+    own, other = (json.dumps(found.get(key)) for found in (settings, there.settings))
+    if own != other:
+      raise ValueError(
+        f"{path} was written with {key}={other}, and here {key}={own}; use the configuration that "
+        "it was written with, or read the document again."
+      )
+  for what, own, other in (
+    ("model", here.model, there.model),
+    ("tokenizer", here.tokenizer, there.tokenizer),
+  ):
+    if own != other:
+      raise ValueError(
+        f"{path} was written with another {what}: its fingerprint is {other}, and here {own}; use "
+        f"the {what} that it was written with, or read the document again."
+      )
 
 
 def _leaves(rows: OpenRows) -> list[tuple[Any, Any]]:
@@ -158,26 +179,6 @@ def _put(array: np.ndarray, y: int, stored: Stored) -> None:
   if slots.size:
     slots = slots.reshape(-1, *_shape(array)[1:])
     array[y].reshape(_shape(array))[stored.first : stored.first + len(slots)] = slots
-
-
-def _check_identity(path: str, there: Metadata, here: Identity) -> None:
-  settings = json.loads(json.dumps(to_jsonable_python(here.settings)))
-  for key in [*settings, *there.settings]:
-    own, other = (json.dumps(found.get(key)) for found in (settings, there.settings))
-    if own != other:
-      raise ValueError(
-        f"{path} was written with {key}={other}, and here {key}={own}; use the configuration that "
-        "it was written with, or read the document again."
-      )
-  for what, own, other in (
-    ("model", here.model, there.model),
-    ("tokenizer", here.tokenizer, there.tokenizer),
-  ):
-    if own != other:
-      raise ValueError(
-        f"{path} was written with another {what}: its fingerprint is {other}, and here {own}; use "
-        f"the {what} that it was written with, or read the document again."
-      )
 
 
 def _check_shapes(path: str, contents: Contents, like: OpenRows, runs: Sequence[Run]) -> None:

@@ -224,6 +224,8 @@ def evaluate(argv: Sequence[str]) -> Any:
     if jax.process_count() > 1:
       raise UserError("probes read their documents in one process; run them on one host.")
     return run.run(config)
+  if config.melodi_memory_file and jax.process_count() > 1:
+    raise UserError("melodi_memory_file is read from in one process; evaluate on one host.")
   if not config.grain_eval_files:
     raise UserError(
       "grain_eval_files is not set, so there is nothing to read; add grain_eval_files=<folder or "

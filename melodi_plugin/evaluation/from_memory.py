@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from melodi_plugin.data.documents import BrokenDocument
 from melodi_plugin.data.rows import StickyRows
 from melodi_plugin.evaluation.reading import ScoredDocument
 from melodi_plugin.serving.checkpoint import Checkpoint
@@ -35,17 +36,10 @@ class MemoryScorer:
     programs = self._checkpoint.engine.programs
     self.rows, self.segment, self.batches_read = rows, programs.read_tokens, 0
 
-  def change_checkpoint(self, path: str) -> None:
-    """Refuses: memory belongs to the checkpoint that has written it."""
-    raise ValueError(
-      f"melodi_memory_file belongs to one checkpoint; evaluate {path} in a run of its own, or "
-      "without the file."
-    )
-
   def score(
     self, batches: StickyRows, on_tokens: Callable[[int], None] = lambda count: None
   ) -> Iterator[ScoredDocument]:
-    """See `Scorer.score`; documents are taken from `batches.source`."""
+    """See `Scorer.score`; documents are taken from `batches.source`, one after another."""
     self.batches_read = 0
     engine, waiting = self._checkpoint.engine, self._documents(batches)
     in_slots: dict[int, _Scoring] = {}
@@ -74,8 +68,13 @@ class MemoryScorer:
 
   def _documents(self, batches: StickyRows) -> Iterator["_Scoring"]:
     for index in range(len(batches.source)):
-      document = batches.source[index]
-      yield _Scoring(index, document, self._checkpoint.tokenizer(document.text))
+      ids = batches.ahead.reader(index)
+      if not isinstance(ids, BrokenDocument):
+        yield _Scoring(index, batches.source[index], ids)
+      elif batches.on_broken is None:
+        raise ids
+      else:
+        batches.on_broken(ids)
 
 
 class _Scoring:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import fsspec
 import numpy as np
 
-from melodi_plugin.checkpoints import memory_format
+from melodi_plugin.checkpoints import memory_file, memory_format
 from melodi_plugin.data.documents import BrokenDocument, Document, DocumentSource
 from melodi_plugin.serving.checkpoint import Checkpoint
 from melodi_plugin.serving.engine import NO_PREFIX, extend_prefix
@@ -97,7 +97,7 @@ class Memorizer:
       for slot, piece in pieces.items():
         reading = in_slots.pop(slot)
         reading = reading._replace(done=reading.done + len(piece))
-        share = len(piece) / max(1, len(reading.ids))
+        share = len(piece) / len(reading.ids) if len(reading.ids) else 1.0
         on_bytes(share * float(sizes[reading.index]), len(piece))
         if reading.done < len(reading.ids):
           in_slots[slot] = reading  # behind the others: all take turns
@@ -115,39 +115,43 @@ class Memorizer:
       self.totals.broken += 1
       on_broken(error)
 
+    paths: set[str] = set()
     for index, document in read_documents(self._source, on_broken and count):
-      try:
-        ids = self._ids(document)
-      except ValueError as error:
-        broken = BrokenDocument(self._source.name(index), str(error))
+      ids = self._checkpoint.tokenizer.prompt(document.text)
+      if problem := self._problem(document, ids, paths):
+        broken = BrokenDocument(self._source.name(index), problem)
         if on_broken is None:
-          raise broken from error
+          raise broken
         count(broken)
         continue
+      paths.add(self.path(document.id))
       if self._is_there(document, ids):
         self.totals.there_before += 1
         on_bytes(float(sizes[index]), 0)
         continue
       yield _Reading(index, document, ids[:-1], int(ids[-1]))
 
-  def _ids(self, document: Document) -> np.ndarray:
-    ids = self._checkpoint.tokenizer.prompt(document.text)
+  def _problem(self, document: Document, ids: np.ndarray, paths: set[str]) -> str:
+    """Why a document can have no file, or ''; `paths` are the files of those before it."""
     if not len(ids):
-      raise ValueError("it has no tokens")
-    return ids
+      return "has no tokens; remove it"
+    if self.path(document.id) in paths:
+      return f"has the id of an earlier document, {document.id}; give every document one of its own"
+    return ""
 
   def _is_there(self, document: Document, ids: np.ndarray) -> bool:
-    """Whether its file is whole, and of this model and these tokens."""
-    path, identity = self.path(document.id), self._checkpoint.identity
+    """Whether its file is whole, and of this model, its settings, and these tokens."""
+    path = self.path(document.id)
     fs, where = fsspec.core.url_to_fs(path)
     if not fs.exists(where):
       return False
     try:
       said = memory_format.describe(path).metadata
+      memory_file.check_identity(path, said, self._checkpoint.identity)
     except ValueError:
       return False
-    own = (identity.model, identity.tokenizer, len(ids) - 1, self._compact)
-    there = (said.model, said.tokenizer, said.tokens_read, said.compact)
+    own = (len(ids) - 1, (int(ids[-1]),), self._compact)
+    there = (said.tokens_read, said.pending, said.compact)
     return own == there and said.prefix == extend_prefix(NO_PREFIX, ids[:-1]).hex()
 
   def _save(self, slot: int, reading: _Reading) -> None:
