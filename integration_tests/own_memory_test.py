@@ -1,5 +1,8 @@
 """A system of a user: trained, saved, resumed, sharded, evaluated; and what can go wrong."""
 
+import json
+import shlex
+
 import jax
 import numpy as np
 import pytest
@@ -89,6 +92,21 @@ def test_command_trains_and_evaluates_with_memory_and_without(words, tmp_path):
   code, log = running.command("-m", "melodi_plugin", *arguments, cwd=tmp_path)
   assert code == 0, log
   assert "with memory reset at every window" in log
+  *_, before, last = log.splitlines()
+  assert before == "Write text with what was trained:"
+  assert last.startswith("  uv run melodi decode ") and "checkpoints/2/items" in last
+
+
+@pytest.mark.slow
+def test_command_that_training_names_writes_text(words, tmp_path):
+  keys = ["steps=3", "enable_checkpointing=true", f"base_output_directory={tmp_path}/out"]
+  code, log = running.command("-m", "melodi_plugin", "train", *words, *keys, cwd=tmp_path)
+  assert code == 0, log
+  command = shlex.split(log.splitlines()[-1])
+  assert command[:4] == ["uv", "run", "melodi", "decode"]
+  code, log = running.command("-m", "melodi_plugin", *command[3:], "--json", cwd=tmp_path)
+  assert code == 0, log
+  assert json.loads(log.splitlines()[-1])["finish_reason"] in ("stop", "length")
 
 
 def test_sizes_say_what_is_known(words):

@@ -5,9 +5,13 @@ Two keys of ours act here: `melodi_prepare_data` writes a demo corpus first, and
 """
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+
+from melodi_plugin.config.systems import is_melodi
 from melodi_plugin.errors import UserError
 from melodi_plugin.evaluation.conditions import memory_of
 from melodi_plugin.evaluation.evaluate import evaluate
@@ -20,7 +24,7 @@ from melodi_plugin.training.progress import quiet_logs
 def evaluate_last_checkpoint(argv: Sequence[str], config: Any) -> None:
   """Evaluates what training left, with memory and with memory reset at every window."""
   try:
-    checkpoint = find_checkpoints(f"{config.checkpoint_dir.rstrip('/')}/*/items")[-1]
+    checkpoint = _last_checkpoint(config)
   except ValueError:
     raise UserError(
       f"melodi_evaluate_after_training needs a checkpoint, but {config.checkpoint_dir} has none; "
@@ -60,6 +64,25 @@ def train_and_evaluate(options: argparse.Namespace) -> None:
   if config.melodi_evaluate_after_training:
     quiet_logs()
     evaluate_last_checkpoint(argv, config)
+  if jax.process_index() == 0 and (command := decode_command(config, options)):
+    print(f"Write text with what was trained:\n  {command}")
+
+
+def decode_command(config: Any, options: argparse.Namespace) -> str | None:
+  """How to write text with the last checkpoint; None without one, or without memory."""
+  if not config.enable_checkpointing or not is_melodi(config):
+    return None
+  try:
+    checkpoint = _last_checkpoint(config)
+  except ValueError:
+    return None
+  keys = [key for key in options.keys if not key.startswith(("load_parameters_path=", "prompt="))]
+  words = [options.config, *keys, f"load_parameters_path={checkpoint}", "prompt=The"]
+  return f"uv run melodi decode {shlex.join(words)}"
+
+
+def _last_checkpoint(config: Any) -> str:
+  return find_checkpoints(f"{config.checkpoint_dir.rstrip('/')}/*/items")[-1]
 
 
 def compile_only(options: argparse.Namespace) -> None:
