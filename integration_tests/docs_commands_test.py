@@ -28,6 +28,8 @@ RUN_BY = {
   "train": "integration_tests/resume_test.py",
   "compile": "integration_tests/compile_test.py",
   "evaluate": "integration_tests/evaluate_test.py",
+  "decode": "integration_tests/decode_test.py",
+  "memorize": "integration_tests/memorize_test.py",
   "report": "melodi_plugin/evaluation/report_test.py",
   "probes": "melodi_plugin/evaluation/probes/result_test.py",
   "data build": "melodi_plugin/data/corpus/sources_test.py",
