@@ -253,7 +253,8 @@ def test_reading_in_pieces_equals_one_window(block):
     for first, last in ((0, 1), (1, 7), (7, WINDOW)):
       place = jnp.full((2,), first, jnp.int32)
       piece, own = x[:, first:last], valid[:, first:last]
-      out, opened = cell.context(layer, piece, place, own, recall, opened)
+      out, new = cell.context(layer, piece, place, own, recall, opened)
+      opened = cell.append(opened, new, place, own)
       parts.append(out)
     y = jnp.where(valid[..., None], jnp.concatenate(parts, axis=1), 0)
     u_above, update = cell.close(layer, u, recall, opened)

@@ -107,8 +107,12 @@ def _context(
       params, recall, own = layer
       return cell.context(params, x, place, valid, recall, own, told)
 
+    def append_layer(own, new, cell=section.cell):
+      return cell.append(own, new, place, valid)
+
     x, new = jax.lax.scan(read_layer, x, (section.params, recall, own))
-    opened.append(new)
+    # Of all layers at once, where they lie: a scan that returned windows would copy them.
+    opened.append(jax.vmap(append_layer)(own, new))
   count = rows.count + valid.sum(1, dtype=jnp.int32)
   return x, rows._replace(opened=opened, count=count)
 

@@ -90,11 +90,15 @@ def test_token_that_is_not_valid_leaves_every_bit(system):
   def read(layer, place):
     """Row 0 reads up to `place` and then rests; row 1 reads one token more."""
     recall = cell.recall(layer, memory, jnp.full(2, 2, jnp.int32))
+
+    def window_with(opened, x, places, valid):
+      _, new = cell.context(layer, x, places, valid, recall, opened)
+      return cell.append(opened, new, places, valid)
+
     first = jnp.arange(8) < jnp.stack([place, jnp.int32(0)])[:, None]
-    _, opened = cell.context(layer, x, jnp.zeros(2, jnp.int32), first, recall, cell.open(2))
+    opened = window_with(cell.open(2), x, jnp.zeros(2, jnp.int32), first)
     valid = jnp.array([[False, False], [True, False]])
-    places = jnp.stack([place, jnp.int32(5)])
-    return opened, cell.context(layer, x[:, :2], places, valid, recall, opened)[1]
+    return opened, window_with(opened, x[:, :2], jnp.stack([place, jnp.int32(5)]), valid)
 
   for place in (0, 3, 7, 8):
     opened, after = read(layer, jnp.int32(place))

@@ -1,9 +1,10 @@
 """The cell: how one layer reads one window, whatever its reader and its memories are.
 
-Three verbs read a document, whoever calls them (SEMANTICS 1.3 and 1.4):
+Four verbs read a document, whoever calls them (SEMANTICS 1.3 and 1.4):
 
-  context  tokens of the open window, any number at a time -> their outputs, and the window with
-           their keys and values and with what memories are made of;
+  context  tokens of the open window, any number at a time -> their outputs, and what the window
+           will keep of them: keys and values, and what memories are made of;
+  append   that into the window;
   close    the U summary tokens of a full window -> their outputs, and an `Update`;
   write    the `Update` into the memory -> the memory, and the `Recall` of it.
 
@@ -45,6 +46,8 @@ from melodi_plugin.core.cell import (
 from melodi_plugin.core.memories.contents import Mixture
 from melodi_plugin.core.memory import LayerMemory, rewrite
 from melodi_plugin.core.segments import Windows, reset, select_rows
+
+_STREAMS = ("below", "mixed")  # of an `OpenWindow`
 
 
 class State(NamedTuple):
@@ -125,14 +128,24 @@ class WindowCell[P]:
   ) -> tuple[Float[Array, "B t D"], OpenWindow]:
     """Reads t tokens, of which the first stands at `place` (0 ... W) of its row's window.
 
-    A token that is not valid leaves no trace, wherever it stands; its output means nothing.
+    What it gives besides their outputs goes to `append`, at once or for many layers together.
     """
     row = Row(recall.short, opened.tokens, place, valid)
     above, own = self.reader.read(params, x, row, self._reads(recall, told), rng)
     new = OpenWindow(own, x, self._mixed(x, above))
-    return above, OpenWindow(
+    unused = {name: getattr(new, name)[:, :0] for name in _STREAMS if name not in self._kept}
+    return above, new._replace(**unused)
+
+  def append(
+    self, opened: OpenWindow, new: OpenWindow, place: Int[Array, "B"], valid: Bool[Array, "B t"]
+  ) -> OpenWindow:
+    """The window with the tokens that `context` has read at `place`.
+
+    A token that is not valid leaves no trace, wherever it stands; its output means nothing.
+    """
+    return OpenWindow(
       *(
-        put(old, leaf, place, valid) if name == "tokens" or name in self._kept else old
+        old if name in _STREAMS and name not in self._kept else put(old, leaf, place, valid)
         for name, old, leaf in zip(OpenWindow._fields, opened, new, strict=True)
       )
     )

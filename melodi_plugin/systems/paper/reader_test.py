@@ -61,7 +61,8 @@ def test_one_window_equals_context_and_close(name):
     own, held = reset(starts, (split(config, memory)[1], memory.windows))
     recall, opened = cell.recall(layer, own, held), cell.open(x.shape[0])
     place, valid = jnp.zeros(x.shape[0], jnp.int32), jnp.asarray(ids[:, :W] > 0)
-    x, opened = cell.context(layer, x[:, :W], place, valid, recall, opened)
+    x, new = cell.context(layer, x[:, :W], place, valid, recall, opened)
+    opened = cell.append(opened, new, place, valid)
     u, update = cell.close(layer, u, recall, opened)
     return x, u, update[1:]
 
@@ -81,7 +82,8 @@ def test_tokens_of_padding_leave_no_trace_in_the_open_window():
     x = x[:, :W].at[:, 4:].set(garbage)
     valid = jnp.broadcast_to(jnp.arange(W) < 4, x.shape[:2])
     place = jnp.zeros(x.shape[0], jnp.int32)
-    x, opened = cell.context(layer, x, place, valid, recall, opened)
+    x, new = cell.context(layer, x, place, valid, recall, opened)
+    opened = cell.append(opened, new, place, valid)
     return x[:, :4], *cell.close(layer, u, recall, opened)
 
   read = jit(read)
