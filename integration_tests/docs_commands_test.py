@@ -21,6 +21,7 @@ from melodi_plugin.cli.commands import COMMANDS
 from melodi_plugin.config.keys import MelodiKeys
 
 VERBS = {command.name: command for command in COMMANDS}
+GROUPS = {name.split()[0] for name in VERBS if " " in name}
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 SOME_CONFIG = "configs/yaml/melodi_150m.yml"  # stands in for a config of the reader's own
 # The tests that run a verb from end to end.
@@ -41,7 +42,8 @@ RUN_BY = {
   "gates": "melodi_plugin/checkpoints/gates_test.py",
   "memory": "melodi_plugin/cli/memory_test.py",
   "sizes": "integration_tests/sizes_test.py",
-  "bench": "melodi_plugin/cli/verbs_test.py",
+  "bench windows": "melodi_plugin/cli/verbs_test.py",
+  "bench decode": "integration_tests/bench_decode_test.py",
   "compare": "integration_tests/compare_test.py",
   "paper-configs": "melodi_plugin/cli/verbs_test.py",
 }
@@ -77,7 +79,7 @@ def written(value: str) -> object:
 
 def check_melodi(words: list[str]) -> None:
   """One of our commands; `words` begin with its verb."""
-  verb = " ".join(words[: 2 if words[0] == "data" else 1])
+  verb = " ".join(words[: 2 if words[0] in GROUPS else 1])
   rest = [file for word in words[len(verb.split()) :] for file in here(word)]
   options = VERBS[verb].parser().read(rest)
   check_keys({key: written(value) for key, _, value in (k.partition("=") for k in options.keys)})

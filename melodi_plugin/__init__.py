@@ -18,9 +18,9 @@ The rooms, in the order in which to read them; each file imports only what stand
   reference/    the same in slow, obvious loops: the truth of the tests
   maxtext/      the only room that sees MaxText
   conformance/  what must hold for every system, ours and yours
-  bench/        how fast it is
   checkpoints/  stock checkpoints and those with memory; GGUF files; memory files
   serving/      text from a checkpoint: rows in slots, token by token
+  bench/        how fast it is, and how fast it writes
   evaluation/   whole documents read by a checkpoint; recall probes
   compare/      several configs trained and evaluated alike, side by side
   cli/          `melodi VERB …`

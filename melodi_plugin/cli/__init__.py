@@ -15,6 +15,6 @@ Read in this order; each file imports only what stands above it:
   sizes          what models cost
   compare        several configs trained and evaluated alike
   paper_configs  configs of the paper's experiments
-  bench          how fast it is
+  bench          how fast it trains, and how fast it writes
   main           finds the verb, and runs it
 """

@@ -246,7 +246,7 @@ def paper_configs(parser: Parser) -> None:
   parser.add_argument("--check", action="store_true", help="write nothing, compare")
 
 
-def bench(parser: Parser) -> None:
+def bench_windows(parser: Parser) -> None:
   """What is measured."""
   numbers = {"type": positive, "metavar": "N"}
   text = "windows of a segment (default: 2 4 8 16)"
@@ -254,3 +254,19 @@ def bench(parser: Parser) -> None:
   text = "layers, windows (default: both)"
   parser.add_argument("--schedules", nargs="+", default=["layers", "windows"], help=text)
   parser.add_argument("--repeats", default=5, help="steps that are timed (default: 5)", **numbers)
+
+
+def bench_decode(parser: Parser) -> None:
+  """A model, and what is measured of it."""
+  parser.add_config(optional=True)
+  numbers = {"type": positive, "metavar": "N"}
+  text = "tokens that were read before some are written (default: 1024 16384 65536)"
+  parser.add_argument("--read", nargs="+", default=[1024, 16384, 65536], help=text, **numbers)
+  text = "the same of MaxText's stock decoder of these sizes (default: 1024 4096 16384)"
+  parser.add_argument("--stock", nargs="+", default=[1024, 4096, 16384], help=text, **numbers)
+  text = "rows with memory that write together (default: 1)"
+  parser.add_argument("--slots", default=1, help=text, **numbers)
+  text = "also read a text of so many tokens, and look at the memory of this process"
+  parser.add_argument("--tokens", default=0, help=text, **numbers)
+  parser.add_argument("--json", action="store_true", help="all numbers, instead of a table")
+  parser.add_key("out", "decode.png", "The picture.")

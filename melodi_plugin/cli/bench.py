@@ -1,30 +1,138 @@
-"""`melodi bench`: trace, compile, step time and memory against the number of windows."""
+"""`melodi bench windows`: how fast a model trains; `melodi bench decode`: how fast it writes."""
 
 import argparse
+import json
+import os
 import platform
+import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from melodi_plugin.bench import decode as decoding
+from melodi_plugin.bench import figures
 from melodi_plugin.bench.windows import BATCH, CONFIG, measure
+from melodi_plugin.config.systems import is_melodi
 from melodi_plugin.cost.accounting import parameters
+from melodi_plugin.errors import UserError, user_errors
+from melodi_plugin.maxtext.configs import load_config
+from melodi_plugin.maxtext.light import WITHOUT_DOCUMENTS
+from melodi_plugin.maxtext.prepared import PreparedModel
+from melodi_plugin.maxtext.run_log import off_the_screen
+from melodi_plugin.maxtext.stock_decoder import StockDecoder, fresh_params, stock_keys
+from melodi_plugin.output.bars import tokens_bar
+from melodi_plugin.output.files import write_file
+from melodi_plugin.output.tables import with_unit
+from melodi_plugin.serving.engine import Engine
+from melodi_plugin.training.progress import quiet_logs
+
+# The model that is measured where no config is given: six narrow layers with the paper's windows.
+_SMALL = (
+  "base_output_directory=runs",
+  "decoder_block=melodi",
+  "base_num_decoder_layers=6",
+  "base_emb_dim=256",
+  "base_num_query_heads=4",
+  "base_num_kv_heads=4",
+  "head_dim=64",
+  "base_mlp_dim=1024",
+  "vocab_size=1024",
+  "dtype=float32",
+  "max_target_length=1024",
+  "packing=false",
+  "melodi_window_length=512",
+  "melodi_summary_tokens=32",
+  "melodi_short_term_tokens=32",
+  "melodi_long_term_increment=16",
+  "melodi_long_term_windows=16",
+)
+_BASE = "src/maxtext/configs/base.yml"
+_STOCK_STEPS = 256  # no windows close there
+_PARTS = 10  # of a long text
 
 
-def main(options: argparse.Namespace) -> None:
+def windows(options: argparse.Namespace) -> None:
   """Prints one row per schedule and number of windows."""
-  device = jax.devices()[0]
-  jax.block_until_ready(jax.jit(jnp.sin)(jnp.ones(2)))  # start the backend before measuring
-  print(f"{device.platform} {device.device_kind}, {platform.machine()}, jax {jax.__version__}, ")
+  print(f"{_started()}, ")
   print(f"{parameters(CONFIG):,} parameters, batch {BATCH}, float32\n")
   print("| schedule | windows (T) | trace s | compile s | StableHLO lines ", end="")
   print("| step median / min s | tokens/s | temp MB |")
   print("|---|---|---|---|---|---|---|---|")
   for schedule in options.schedules:
-    for windows in options.windows:
-      row = measure(schedule, windows, options.repeats)
+    for count in options.windows:
+      row = measure(schedule, count, options.repeats)
       print(
-        f"| {schedule} | {windows} ({windows * CONFIG.window_length}) | {row['trace']:.1f} "
+        f"| {schedule} | {count} ({count * CONFIG.window_length}) | {row['trace']:.1f} "
         f"| {row['compile']:.1f} | {row['lines']:,} | {row['median']:.2f} / {row['min']:.2f} "
         f"| {row['tokens_per_second']:,.0f} | {row['temp_mb']:,.0f} |",
         flush=True,
       )
+
+
+def _started() -> str:
+  """Starts the backend, and says what it is."""
+  device = jax.devices()[0]
+  jax.block_until_ready(jax.jit(jnp.sin)(jnp.ones(2)))
+  return f"{device.platform} {device.device_kind}, {platform.machine()}, jax {jax.__version__}"
+
+
+def decode(options: argparse.Namespace) -> None:
+  """Prints a table, or JSON, and writes a picture."""
+  quiet_logs()
+  words = ["", options.config or _BASE, WITHOUT_DOCUMENTS, "enable_checkpointing=false"]
+  words += options.keys if options.config else [*_SMALL, *options.keys]
+  config = load_config(words)
+  if not is_melodi(config):
+    raise UserError(f"decoder_block: {config.decoder_block} has no memory; give a config with one.")
+  with user_errors(ValueError, OSError), decoding.Compiles().counted() as compiles:
+    machine = f"{_started()}, load {os.getloadavg()[0]:.1f}"
+    found = _with_memory(config, options, compiles)
+    stock = [_stock(config, words, tokens, compiles) for tokens in sorted(options.stock)]
+    curves = {figures.MEMORY: found["points"], figures.STOCK: stock}
+    write_file(options.out, figures.picture(curves))
+  if options.json:
+    points = {name: [point._asdict() for point in points] for name, points in curves.items()}
+    long = [part._asdict() for part in found["long"]]
+    print(json.dumps(found | {"machine": machine, "points": points, "long": long}))
+    return
+  print(
+    f"{machine}, {options.slots} slots, {config.dtype}, load {os.getloadavg()[0]:.1f} at the end"
+  )
+  print(f"\n{figures.points_table(curves).markdown()}")
+  print(f"reading {found['reading']:,.0f} tokens/s; ", end="")
+  if found["close"] is not None:
+    print(f"closing windows takes {found['close']:.1f} ms; ", end="")
+  print(f"a slot takes {with_unit(found['slot_bytes'], 'B')}; picture in {options.out}")
+  if found["long"]:
+    print(f"\n{figures.stretches_table(found['long']).markdown()}", end="")
+
+
+def _with_memory(
+  config: Any, options: argparse.Namespace, compiles: decoding.Compiles
+) -> dict[str, Any]:
+  """What the model with memory costs, by name."""
+  with off_the_screen():
+    engine = Engine(PreparedModel.fresh(config), options.slots)
+  read = sorted(options.read)
+  with tokens_bar("with memory", read[-1] + 2 * engine.window) as advance:
+    found = decoding.with_memory(engine, read, compiles, advance)
+  long = []
+  if options.tokens:
+    with tokens_bar("reading", options.tokens) as advance:
+      long = decoding.read_long(engine, options.tokens, _PARTS, compiles, advance)
+  return found._asdict() | {"slot_bytes": engine.row_bytes, "long": long}
+
+
+def _stock(
+  config: Any, words: list[str], tokens: int, compiles: decoding.Compiles
+) -> decoding.Point:
+  """What the stock decoder costs with room for so many tokens."""
+  window = config.melodi_window_length
+  text = decoding.noise(min(window, tokens // 2), config.vocab_size)
+  room = tokens - len(text)
+  print(f"stock decoder, {tokens:,} tokens", file=sys.stderr)
+  stock = load_config([*words, *stock_keys(config)])
+  with off_the_screen():
+    decoder = StockDecoder(stock, text.tolist(), room, fresh_params(stock))
+    return decoding.without_memory(decoder, tokens, min(_STOCK_STEPS, room - 1), compiles)

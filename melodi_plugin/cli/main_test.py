@@ -81,7 +81,7 @@ WRONG = [
   (["train", "own.yml", "--stepps"], "unrecognized arguments: --stepps; `melodi train --help`"),
   (["sizes", "hf_path=other.yml"], "the following arguments are required: cfg.yml"),
   (["import-gguf", "a.gguf", "out", "own_head=maybe"], "own_head=maybe is neither true nor false."),
-  (["bench", "--repeats", "0"], "argument --repeats: 0 is not a whole number above 0"),
+  (["bench", "windows", "--repeats", "0"], "argument --repeats: 0 is not a whole number above 0"),
 ]
 
 

@@ -49,20 +49,25 @@ class Parser(argparse.ArgumentParser):
     self._own[name] = Key(name, default, text, type)
 
   def add_config(
-    self, listed: Callable[[], Sequence[tuple[str, str]]] = lambda: (), *, several: bool = False
+    self,
+    listed: Callable[[], Sequence[tuple[str, str]]] = lambda: (),
+    *,
+    several: bool = False,
+    optional: bool = False,
   ) -> None:
     """Takes a config (or several) and any `key=value` of MaxText or ours.
 
     Args:
       listed: gives the keys that the help shows, and what they mean; called for the help only.
       several: the attribute is `configs`, a list, instead of `config`.
+      optional: there may be none.
     """
     self._any_key, self._listed = True, listed
     words = {"metavar": "cfg.yml", "type": config_path, "help": "a config; key=value sets its keys"}
     if several:
       self.add_argument("configs", nargs="+", **words)
     else:
-      self.add_argument("config", **words)
+      self.add_argument("config", nargs="?" if optional else None, **words)
 
   def read(self, words: Sequence[str]) -> argparse.Namespace:
     """What the words say: `keys` for MaxText, all `words` as they came; raises UserError."""

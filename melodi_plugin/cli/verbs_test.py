@@ -42,6 +42,8 @@ def test_paper_configs_are_written_and_checked(tmp_path):
 def test_bench_prints_a_row_of_figures(monkeypatch, capsys):
   for module in (windows, bench):
     monkeypatch.setattr(module, "CONFIG", tiny_config())
-  assert main(["bench", "--windows", "2", "--schedules", "layers", "--repeats", "1"]) == 0
+  assert (
+    main(["bench", "windows", "--windows", "2", "--schedules", "layers", "--repeats", "1"]) == 0
+  )
   row = capsys.readouterr().out.splitlines()[-1]
   assert row.startswith("| layers | 2 (16) | ") and row.count("|") == 9

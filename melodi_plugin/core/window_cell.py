@@ -143,11 +143,14 @@ class WindowCell[P]:
 
     A token that is not valid leaves no trace, wherever it stands; its output means nothing.
     """
+
+    def with_new[T](name: str, old: T, own: T) -> T:
+      return put(old, own, place, valid) if name in self._kept else old
+
     return OpenWindow(
-      *(
-        old if name in _STREAMS and name not in self._kept else put(old, leaf, place, valid)
-        for name, old, leaf in zip(OpenWindow._fields, opened, new, strict=True)
-      )
+      put(opened.tokens, new.tokens, place, valid),
+      with_new("below", opened.below, new.below),
+      with_new("mixed", opened.mixed, new.mixed),
     )
 
   def close(

@@ -19,7 +19,7 @@ from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.core.array_typing import Array, Float, Int
 from melodi_plugin.core.decoding import OpenRows, begin
 from melodi_plugin.core.stack import Section
-from melodi_plugin.maxtext.loading import Loaded
+from melodi_plugin.maxtext.loading import Loaded, new_model, with_rows
 from melodi_plugin.systems.table import empty_memory
 
 
@@ -60,6 +60,12 @@ class PreparedModel:
       delattr(model.decoder, name)
     self._graphdef, ends = nnx.split(model)
     self.weights = Weights(layers, summary, ends)
+
+  @classmethod
+  def fresh(cls, config: Any) -> "PreparedModel":
+    """A model with parameters as the trainer makes them."""
+    model, mesh = new_model(with_rows(config, jax.device_count()))
+    return cls(config, Loaded(*nnx.split(model, nnx.Param, nnx.BatchStat, ...)), mesh)
 
   @contextlib.contextmanager
   def on_mesh(self) -> Iterator[None]:

@@ -6,9 +6,30 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from maxtext.configs import pyconfig
 
+from melodi_plugin.config.systems import has_base_block
 from melodi_plugin.core.array_typing import Array, Float
+from melodi_plugin.maxtext.loading import new_model
+
+
+def stock_keys(config: Any) -> list[str]:
+  """Keys that make of a model with memory the stock decoder of the same sizes, without memory.
+
+  Its layers are not scanned: at every token MaxText would lay out all weights anew.
+  """
+  keys = ["melodi_base_block=paper", "packing=false", "scan_layers=false"]
+  if has_base_block(config):
+    return keys
+  # The paper's layers have a head of keys per head of queries, and two matrices in their network.
+  heads = config.num_query_heads
+  return [*keys, "decoder_block=llama2", f"base_num_kv_heads={heads}", "mlp_activations=['relu']"]
+
+
+def fresh_params(config: Any) -> Any:
+  """Parameters as the trainer makes them."""
+  return nnx.state(new_model(config)[0], nnx.Param)
 
 
 class StockDecoder:
@@ -19,8 +40,14 @@ class StockDecoder:
     bytes: of the cache; it grows with the room, not with what was read.
   """
 
-  def __init__(self, config: Any, prompt: Sequence[int], room: int):
+  def __init__(self, config: Any, prompt: Sequence[int], room: int, params: Any = None):
     """Reads `prompt`, and makes room for so many tokens more.
+
+    Args:
+      config: MaxText's.
+      prompt: tokens.
+      room: how many.
+      params: the model's; without them, those of the checkpoint that the config names.
 
     Raises:
       ValueError: if the checkpoint cannot be read.
@@ -37,7 +64,7 @@ class StockDecoder:
     }
     self.config = pyconfig.HyperParameters(config._pydantic_config.model_copy(update=changed))
     self._engine = maxengine.MaxEngine(self.config)
-    self._params = self._engine.load_params()
+    self._params = self._engine.load_params(params=params)
     state = self._engine.init_decode_state()
     self.bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state["cache"]))
     prefix, _ = self._engine.prefill(

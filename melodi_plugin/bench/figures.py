@@ -1,0 +1,79 @@
+"""What `decode` has measured, as a table and as a picture."""
+
+from collections.abc import Sequence
+
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from melodi_plugin.bench.decode import Point, Stretch
+from melodi_plugin.output.figures import new_figure, png, style
+from melodi_plugin.output.tables import Table, with_unit
+
+MEMORY, STOCK = "with memory", "stock decoder"
+_HEADER = (
+  "",
+  "tokens",
+  "median ms",
+  "min ms",
+  "p99 ms",
+  "CPU ms",
+  "state of a row",
+  "per token",
+  "compiled",
+)
+
+
+def points_table(curves: dict[str, Sequence[Point]]) -> Table:
+  """One line per model and number of tokens; `compiled` counts programs of the process so far."""
+  rows = [
+    [
+      name,
+      f"{point.tokens:,}",
+      *(f"{number:.2f}" for number in point[1:5]),
+      with_unit(point.state_bytes, "B"),
+      with_unit(point.state_bytes / point.tokens, "B"),
+      str(point.compiles),
+    ]
+    for name, points in curves.items()
+    for point in points
+  ]
+  return Table("decode", _HEADER, rows)
+
+
+def stretches_table(stretches: Sequence[Stretch]) -> Table:
+  """One line per part of a long text."""
+  header = ("tokens read", "tokens/s", "peak memory of the process", "state of the row", "compiled")
+  rows = [
+    [
+      f"{part.tokens:,}",
+      f"{part.reading:,.0f}",
+      with_unit(part.peak_memory, "B"),
+      with_unit(part.state_bytes, "B"),
+      str(part.compiles),
+    ]
+    for part in stretches
+  ]
+  return Table("reading", header, rows)
+
+
+def picture(curves: dict[str, Sequence[Point]]) -> bytes:
+  """Time of a token, and bytes of a row, against the tokens that were read."""
+  figure, (times, sizes) = new_figure(3.6, columns=2)
+  for number, (name, points) in enumerate(curves.items()):
+    x = [point.tokens for point in points]
+    times.plot(x, [point.median for point in points], label=name, **style(number))
+    sizes.plot(x, [point.state_bytes / 1e6 for point in points], **style(number))
+  times.set_ylabel("milliseconds per token, median")
+  sizes.set_ylabel("state of a row, MB")
+  ticks = sorted({point.tokens for points in curves.values() for point in points})
+  for axes in (times, sizes):
+    axes.set_xscale("log", base=2)
+    axes.set_ylim(bottom=0)
+    axes.set_xticks(ticks)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(float(x))))
+    axes.set_xlabel("tokens read")
+  return png(figure)
+
+
+def _short(tokens: float) -> str:
+  return f"{tokens / 1024:g}K" if tokens >= 1024 else f"{tokens:g}"
