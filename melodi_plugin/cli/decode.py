@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from melodi_plugin.config.settings import parse_strings
+from melodi_plugin.config.systems import is_melodi
 from melodi_plugin.data.tokenizer import Tokenizer
 from melodi_plugin.errors import UserError, user_errors
 from melodi_plugin.maxtext.configs import load_config
@@ -25,6 +26,7 @@ from melodi_plugin.serving.prompts import open_documents_of, prompt_of, skipped_
 from melodi_plugin.serving.sampling_settings import SamplingSettings
 from melodi_plugin.serving.session import Session
 from melodi_plugin.serving.snapshots import Snapshots
+from melodi_plugin.serving.stock import StockCheckpoint
 from melodi_plugin.serving.writing import Ends, Written
 from melodi_plugin.training.progress import quiet_logs
 
@@ -44,7 +46,8 @@ def main(options: argparse.Namespace) -> None:
     chat = None if prompt is not None else chat_from(config, Tokenizer(config))
     if out := config.melodi_memory_out:
       check_writable(out)
-    talk = Talk(config, Checkpoint(config, slots=1), writing)
+    checkpoint = Checkpoint(config, slots=1) if is_melodi(config) else StockCheckpoint(config)
+    talk = Talk(config, checkpoint, writing)
     if chat is None:
       talk.answer(prompt or "", as_json=options.json)
     else:
@@ -99,16 +102,17 @@ class Writing(NamedTuple):
 class Talk:
   """A session at the terminal."""
 
-  def __init__(self, config: Any, checkpoint: Checkpoint, writing: Writing):
+  def __init__(self, config: Any, checkpoint: Checkpoint | StockCheckpoint, writing: Writing):
     self._config, self._checkpoint = config, checkpoint
     engine, tokenizer = checkpoint.engine, checkpoint.tokenizer
-    self._title, begin = config.melodi_memory_title, {}
-    if config.melodi_memory_file:
-      row, saved = checkpoint.load_memory(config.melodi_memory_file)
-      begin = dict(start=row, pending=saved.pending)
-      self._title = self._title or saved.title
-    prefixes = PrefixReader(engine, Snapshots(_SNAPSHOT_BYTES))
-    self._session = Session(engine, tokenizer, writing.settings, prefixes=prefixes, **begin)
+    self._title, more = config.melodi_memory_title, {}
+    if not isinstance(checkpoint, StockCheckpoint):
+      more["prefixes"] = PrefixReader(checkpoint.engine, Snapshots(_SNAPSHOT_BYTES))
+      if config.melodi_memory_file:
+        row, saved = checkpoint.load_memory(config.melodi_memory_file)
+        more |= dict(start=row, pending=saved.pending)
+        self._title = self._title or saved.title
+    self._session = Session(engine, tokenizer, writing.settings, **more)
     self._ends = Ends(writing.max_tokens, writing.stop, tokenizer.eos_ids)
 
   def answer(self, prompt: str, *, as_json: bool) -> None:
@@ -146,11 +150,11 @@ class Talk:
 
   def keep(self) -> None:
     """Writes the memory, if a file was asked for."""
-    if path := self._config.melodi_memory_out:
-      row = self._checkpoint.engine.extract(0)
-      compact = self._config.melodi_memory_compact
-      own = dict(title=self._title, compact=compact)
-      self._checkpoint.save_memory(path, row, self._session.pending, **own)
+    checkpoint, path = self._checkpoint, self._config.melodi_memory_out
+    if path and not isinstance(checkpoint, StockCheckpoint):
+      row = checkpoint.engine.extract(0)
+      own = dict(title=self._title, compact=self._config.melodi_memory_compact)
+      checkpoint.save_memory(path, row, self._session.pending, **own)
       print(f"memory of {row.tokens:,} tokens written to {path}", file=sys.stderr)
 
   def _read(self, read: Callable[..., None], ids: list[int]) -> None:

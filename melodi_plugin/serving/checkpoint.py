@@ -38,6 +38,11 @@ class Checkpoint:
         f"decoder_block={as_written(config.decoder_block)} is a decoder without memory, and this "
         "reads with memory only; set decoder_block=melodi or another system of melodi_plugin."
       )
+    if not is_melodi(config):
+      raise ValueError(
+        f"decoder_block={config.decoder_block.value} has no memory; set decoder_block: melodi, or "
+        "melodi_base_block around a stock block."
+      )
     path, *more = find_checkpoints(config.load_parameters_path)
     if more:
       raise ValueError(f"load_parameters_path names {1 + len(more)} checkpoints; name one.")

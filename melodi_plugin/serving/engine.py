@@ -201,7 +201,7 @@ class Engine:
     self.slots[to] = dataclasses.replace(self.slots[slot])
 
 
-def extend_prefix(prefix: bytes, tokens: Sequence[int] | np.ndarray) -> bytes:
+def extend_prefix(prefix: bytes, tokens: Iterable[int] | np.ndarray) -> bytes:
   """A digest of all tokens that were read, made of that of those before: equal texts have equal
   ones, however they were cut.
   """
