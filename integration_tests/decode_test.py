@@ -114,7 +114,7 @@ WRONG = {
   "not UTF-8": (["-"], "standard input is not UTF-8"),
   "lost": (["prompt=a", "load_parameters_path=no/items"], "there is no checkpoint no/items"),
   "another model": (["prompt=a", "base_emb_dim=64"], "holds another model"),
-  "no memory": (["prompt=a", "decoder_block=llama2"], "is a decoder without memory"),
+  "no memory": (["prompt=a", "decoder_block=llama2", "melodi_memory_file=a"], "has no memory, so"),
   "stop": (["prompt=a", 'melodi_stop=["a"'], "melodi_stop="),
   "sampling": (["prompt=a", *WEIGHTED, "decode_sampling_temperature=-1"], "temperature"),
   "no template": ([], "has no chat template"),
