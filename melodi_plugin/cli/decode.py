@@ -153,8 +153,8 @@ class Talk:
     checkpoint, path = self._checkpoint, self._config.melodi_memory_out
     if path and not isinstance(checkpoint, StockCheckpoint):
       row = checkpoint.engine.extract(0)
-      own = dict(title=self._title, compact=self._config.melodi_memory_compact)
-      checkpoint.save_memory(path, row, self._session.pending, **own)
+      pending, compact = self._session.pending, self._config.melodi_memory_compact
+      checkpoint.save_memory(path, row, pending, title=self._title, compact=compact)
       print(f"memory of {row.tokens:,} tokens written to {path}", file=sys.stderr)
 
   def _read(self, read: Callable[..., None], ids: list[int]) -> None:

@@ -59,7 +59,8 @@ class MemoryScorer:
       on_tokens(sum(map(len, pieces.values())))
       for number, slot in enumerate(now):
         scoring, count = in_slots.pop(slot), len(targets[slot])
-        scoring.take(pieces[slot], -scores.logprobs[number, :count], scores.hits[number, :count])
+        nats, hits = map(np.asarray, (-scores.logprobs[number], scores.hits[number]))
+        scoring.take(pieces[slot], nats[:count], hits[:count])
         if scoring.done:
           free.append(slot)
           yield scoring.result()
