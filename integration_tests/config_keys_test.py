@@ -52,6 +52,7 @@ ENVIRONMENT = {  # as text, what becomes of it
   "melodi_evaluate_after_training": ("true", True),
   "melodi_prompt_file": ("-", "-"),
   "melodi_max_tokens": ("8", 8),
+  "melodi_seed": ("7", 7),
   "melodi_stop": ("User:", "User:"),
   "melodi_documents": ("a.txt,b/*.txt", "a.txt,b/*.txt"),
   "melodi_memory_file": ("a.memory", "a.memory"),
