@@ -49,7 +49,7 @@ def layer(number, rng):
     queue[:, 6] = SPECIAL * (1 if number == 1 else -1)
     seen = rng.integers(-3, 3, size=(1, 4)).astype(np.int32)
     long = {"queue": queue, "more": [seen, np.array([number], np.int32), draw(0, 2), draw(3, 0)]}
-  opened = OpenWindow(heads(5, 2), draw(2, 6), draw(2, 6), draw(1, 6) if number else ())
+  opened = OpenWindow(heads(5, 2), draw(2, 6), draw(1 if number else 0, 6))
   return LayerMemory(draw(2, 6), long), Recall(heads(2, 2), heads(9, 4) if number else ()), opened
 
 
@@ -298,7 +298,7 @@ def test_arrays_that_do_not_fit(path):
   name = "layer.1.memory.long.queue"
   assert f"does not fit the model: {name} is F32 (9, 6) in the file and F16 (8, 6) in" in sentence
   sentence = refused(path, like=SAVED.rows._replace(opened=[()] * 3))
-  assert "layer.0.opened.short is F32 (2, 6) in the file and missing in the model" in sentence
+  assert "layer.0.opened.below is F32 (2, 6) in the file and missing in the model" in sentence
 
 
 def test_arrays_of_one_name_are_not_saved(tmp_path):

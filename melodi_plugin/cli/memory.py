@@ -14,9 +14,8 @@ _PARTS = {
   "recall.short": "its keys and values, short-term",
   "recall.long": "its keys and values, long-term",
   "opened.tokens": "open window",
-  "opened.summary": "shares of the next layer",
-  "opened.short": "shares of short-term memory",
-  "opened.long": "shares of long-term memory",
+  "opened.below": "its tokens below the layer",
+  "opened.mixed": "its tokens for the mixers",
 }
 
 
