@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec
 from melodi_plugin.data.rows import StickyRows
 from melodi_plugin.maxtext.loading import batch_sharding, load, mesh_of, with_rows
 from melodi_plugin.maxtext.pipeline import EndTogether
-from melodi_plugin.maxtext.weights import find_checkpoints
+from melodi_plugin.maxtext.weights import find_checkpoint
 
 _FIELDS = ("inputs", "inputs_position", "inputs_segmentation", "targets", "targets_segmentation")
 
@@ -67,9 +67,7 @@ class Scorer:
   def __init__(self, config: Any, path: str | None = None, *, rows: int):
     """Loads `path`, by default the one checkpoint of `load_parameters_path`; raises ValueError."""
     if path is None:
-      path, *more = find_checkpoints(config.load_parameters_path)
-      if more:
-        raise ValueError(f"load_parameters_path names {1 + len(more)} checkpoints; name one.")
+      path = find_checkpoint(config.load_parameters_path)
     self.config = config = with_rows(config, rows)
     self.rows, self.segment = rows, int(config.max_target_length)
     self.batches_read = 0

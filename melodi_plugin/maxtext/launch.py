@@ -51,12 +51,10 @@ def _check(config: Any) -> None:
     )
   if config.load_parameters_path:
     with user_errors(ValueError, OSError):
-      found = weights.find_checkpoints(config.load_parameters_path)
-      if len(found) > 1:
-        raise ValueError(f"load_parameters_path names {len(found)} checkpoints; name one.")
-      weights.stored_shapes(found[0])  # raises if it is something else
+      found = weights.find_checkpoint(config.load_parameters_path)
+      weights.stored_shapes(found)  # raises if it is something else
     # MaxText takes no relative path, no pattern, and no folder above `items`.
-    config.get_keys()["load_parameters_path"] = found[0]
+    config.get_keys()["load_parameters_path"] = found
 
 
 def _run(config: Any, screen: Screen) -> None:

@@ -147,6 +147,14 @@ def find_checkpoints(paths: str) -> list[str]:
   return found
 
 
+def find_checkpoint(paths: str) -> str:
+  """The one checkpoint that `load_parameters_path` names; ValueError for none or several."""
+  path, *more = find_checkpoints(paths)
+  if more:
+    raise ValueError(f"load_parameters_path names {1 + len(more)} checkpoints; name one.")
+  return path
+
+
 def _by_number(name: str) -> list[tuple[int, str]]:
   """Sorts step 200 before step 1000."""
   return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

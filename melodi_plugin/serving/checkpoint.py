@@ -15,7 +15,7 @@ from melodi_plugin.core import decoding
 from melodi_plugin.data.tokenizer import Tokenizer
 from melodi_plugin.maxtext.loading import load, mesh_of, with_rows
 from melodi_plugin.maxtext.prepared import PreparedModel
-from melodi_plugin.maxtext.weights import find_checkpoints
+from melodi_plugin.maxtext.weights import find_checkpoint
 from melodi_plugin.serving.engine import Engine, Row
 
 # Keys of MaxText that decide what keys and values of a stock block mean.
@@ -38,14 +38,7 @@ class Checkpoint:
         f"decoder_block={as_written(config.decoder_block)} is a decoder without memory, and this "
         "reads with memory only; set decoder_block=melodi or another system of melodi_plugin."
       )
-    if not is_melodi(config):
-      raise ValueError(
-        f"decoder_block={config.decoder_block.value} has no memory; set decoder_block: melodi, or "
-        "melodi_base_block around a stock block."
-      )
-    path, *more = find_checkpoints(config.load_parameters_path)
-    if more:
-      raise ValueError(f"load_parameters_path names {1 + len(more)} checkpoints; name one.")
+    path = find_checkpoint(config.load_parameters_path)
     # Rows of training are none of these; the model is only to be built.
     self.config = with_rows(config, jax.device_count())
     self.tokenizer = Tokenizer(config)

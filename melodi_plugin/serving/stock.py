@@ -10,7 +10,7 @@ import numpy as np
 from melodi_plugin.data.tokenizer import Tokenizer
 from melodi_plugin.maxtext.loading import check
 from melodi_plugin.maxtext.stock_decoder import StockDecoder
-from melodi_plugin.maxtext.weights import find_checkpoints
+from melodi_plugin.maxtext.weights import find_checkpoint
 from melodi_plugin.serving.engine import Drawn
 from melodi_plugin.serving.sampling import Sampling, count_drawn, sample, sampling_row
 from melodi_plugin.serving.sampling_settings import SamplingSettings
@@ -82,9 +82,7 @@ class StockCheckpoint:
         f"decoder_block={config.decoder_block.value} has no memory, so it can neither begin with "
         "melodi_memory_file nor write melodi_memory_out; leave them out."
       )
-    path, *more = find_checkpoints(config.load_parameters_path)
-    if more:
-      raise ValueError(f"load_parameters_path names {1 + len(more)} checkpoints; name one.")
+    path = find_checkpoint(config.load_parameters_path)
     self.tokenizer = Tokenizer(config)
     # An answer, or a conversation of as many tokens as a row of training has.
     room = max(config.melodi_max_tokens, config.max_target_length)
