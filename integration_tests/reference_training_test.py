@@ -15,6 +15,7 @@ from integration_tests.golden_files import GoldenFile
 from melodi_plugin.testing.tiny import assert_close
 
 SEGMENTS = (1, 2, 3, 2)  # that the recorded steps read
+KINK = 2  # the step from which two machines may differ: see the test
 
 
 class RecordedBatches:
@@ -74,6 +75,13 @@ def trainer_of(golden: GoldenFile) -> running.Trainer:
   return trainer
 
 
+def share_apart(found, expected) -> float:
+  """The share of numbers that differ by more than rounding does."""
+  pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
+  close = [np.isclose(np.asarray(a), np.asarray(b), rtol=2e-4, atol=2e-5).ravel() for a, b in pairs]
+  return 1 - float(np.concatenate(close).mean())
+
+
 @pytest.fixture
 def summed_loss(monkeypatch):
   """The reference's loss is a sum over tokens, MaxText's their mean.
@@ -100,8 +108,10 @@ def test_parameters_after_every_step_are_the_recorded_ones(path, summed_loss):
   """Measured: 2e-7.
 
   In step 2 a hidden unit of the last layer lies on the kink of the ReLU, to float32 rounding.
-  Where it falls on the other side than in the recording, as without XLA's optimizations, parameters
-  differ by 1.3e-4 after that step and 2.4e-4 after the next.
+  Where it falls on the other side than in the recording, as without XLA's optimizations and on some
+  machines with them, parameters differ by 1.3e-4 after that step and 2.4e-4 after the next, in
+  0.01 % and 0.03 % of all numbers.  So from there on few numbers may differ, and by little.  The
+  nearest wrong thing, MaxText's mean loss, differs in 0.05 % after step 1, then in 0.3 % and 1.4 %.
   """
   jax.config.update("jax_disable_most_optimizations", False)
   golden = GoldenFile(path)
@@ -111,7 +121,11 @@ def test_parameters_after_every_step_are_the_recorded_ones(path, summed_loss):
     np.testing.assert_allclose(loss, golden["loss"][step], rtol=1e-5)
     found = maxtext_model.gradients(trainer.state["model"], golden)
     expected = maxtext_model.recorded_gradients(golden, f"params_after_step{step}")
-    assert_close(found, expected)
+    if step < KINK:
+      assert_close(found, expected)
+    else:
+      assert_close(found, expected, absolute=3e-4)
+      assert share_apart(found, expected) < 1e-3
 
 
 @pytest.mark.parametrize("path", recorded(language_model=True, training=True))
