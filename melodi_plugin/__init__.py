@@ -20,6 +20,7 @@ The rooms, in the order in which to read them; each file imports only what stand
   conformance/  what must hold for every system, ours and yours
   checkpoints/  stock checkpoints and those with memory; GGUF files; memory files
   serving/      text from a checkpoint: rows in slots, token by token
+  server/       the same over HTTP, for many at once, kept on disk
   bench/        how fast it is, and how fast it writes
   evaluation/   whole documents read by a checkpoint; recall probes
   compare/      several configs trained and evaluated alike, side by side

@@ -53,10 +53,7 @@ class Drawn(NamedTuple):
   logprob: float
   top_ids: np.ndarray
   top_logprobs: np.ndarray
-
-
-class NotFinite(ValueError):  # noqa: N818, the model is wrong, not the program
-  """The logits of a slot are not numbers."""
+  finite: bool = True  # whether the logits are numbers; if not, the token says nothing
 
 
 class Engine:
@@ -143,11 +140,7 @@ class Engine:
     self._sampling = self.programs.sample_with(self._sampling, slot, settings)
 
   def generate(self, pending: Mapping[int, int]) -> dict[int, Drawn]:
-    """Reads the pending token of every slot named, and draws what follows it.
-
-    Raises:
-      NotFinite: where logits are not numbers; the slots have read their tokens.
-    """
+    """Reads the pending token of every slot named, and draws what follows it."""
     fresh = [slot for slot in pending if self.slots[slot].fresh]
     self.read_all({slot: np.zeros(0, np.int32) for slot in fresh})
     self.close(pending)
@@ -160,14 +153,13 @@ class Engine:
     )
     self._have_read({slot: np.array([token], np.int32) for slot, token in pending.items()})
     sample, finite = jax.device_get((sample, finite))
-    if wrong := [slot for slot in pending if not finite[slot]]:
-      raise NotFinite(f"the logits of the model are not finite (slot {wrong[0]}).")
     return {
       slot: Drawn(
         int(sample.tokens[slot]),
         float(sample.logprobs[slot]),
         sample.top_ids[slot],
         sample.top_logprobs[slot],
+        bool(finite[slot]),
       )
       for slot in pending
     }

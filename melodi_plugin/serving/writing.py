@@ -3,9 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from melodi_plugin.data.tokenizer import Tokenizer
 from melodi_plugin.serving.engine import Drawn
-from melodi_plugin.serving.text import TextStream
+from melodi_plugin.serving.text import Decodes, TextStream
 
 
 @runtime_checkable
@@ -33,15 +32,48 @@ class Written(NamedTuple):
   finish: str  # 'stop' or 'length' at the last one, '' before
 
 
+class NotFinite(ValueError):  # noqa: N818, the model is wrong, not the program
+  """The logits of a text are not numbers."""
+
+
+class Writer:
+  """Makes text of tokens as they are drawn, and says where it ends."""
+
+  def __init__(self, tokenizer: Decodes, ends: Ends, after: Sequence[int] = ()):
+    """Begins a text.
+
+    Args:
+      tokenizer: makes text of tokens.
+      ends: where to stop.
+      after: the last tokens of what comes before, for the space of the first word.
+    """
+    self._stream = TextStream(tokenizer, ends.stop, after=after)
+    self._ends, self._count = ends, 0
+
+  def add(self, drawn: Drawn) -> Written:
+    """The next token; raises NotFinite if it was drawn from logits that are none."""
+    if not drawn.finite:
+      raise NotFinite("the logits of the model are not finite, so it can write nothing.")
+    self._count += 1
+    ended = drawn.token in self._ends.ids
+    text = "" if ended else self._stream.add(drawn.token)
+    finish = "length" if self._count >= self._ends.max_tokens else ""
+    if self._stream.stopped or ended:
+      finish = "stop"
+    if finish:
+      text += self._stream.end()
+    return Written(drawn, text, finish)
+
+
 def write(
   engine: Generates,
   slot: int,
   pending: int,
   ends: Ends,
-  tokenizer: Tokenizer,
+  tokenizer: Decodes,
   after: Sequence[int] = (),
 ) -> Iterator[Written]:
-  """Writes on from a token that was not read yet.
+  """Writes on from a token that was not read yet; see `Writer`.
 
   The last token that is written has not been read either: it is what is pending then.
 
@@ -51,18 +83,10 @@ def write(
     pending: the last token so far.
     ends: where to stop.
     tokenizer: makes text of tokens.
-    after: the last tokens of what comes before, for the space of the first word.
+    after: the last tokens of what comes before.
   """
-  stream = TextStream(tokenizer, ends.stop, after=after)
-  for count in range(1, ends.max_tokens + 1):
-    drawn = engine.generate({slot: pending})[slot]
-    pending = drawn.token
-    text = "" if pending in ends.ids else stream.add(pending)
-    finish = "length" if count == ends.max_tokens else ""
-    if stream.stopped or pending in ends.ids:
-      finish = "stop"
-    if finish:
-      text += stream.end()
-    yield Written(drawn, text, finish)
-    if finish:
-      return
+  writer, finish = Writer(tokenizer, ends, after), ""
+  while not finish:
+    written = writer.add(engine.generate({slot: pending})[slot])
+    pending, finish = written.drawn.token, written.finish
+    yield written
