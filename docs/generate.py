@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 
 from melodi_plugin.cli.commands import COMMANDS
 from melodi_plugin.config.keys import MelodiKeys
+from melodi_plugin.config.serve_keys import ServeKeys
 
 FOLDER = pathlib.Path(__file__).parent
 # The first key of every group, in the order of the class.
@@ -26,10 +27,12 @@ GROUPS = {
   "melodi_probe": "Evaluation",
   "melodi_prompt_file": "Generation and memory in files",
   "melodi_learning_rate_schedule": "Learning rate",
+  "melodi_serve_host": "`melodi serve`",
 }
 _KEYS_HEADER = """# Keys
 
-<!-- Written by `uv run docs/generate.py` from melodi_plugin/config/keys.py; change it there. -->
+<!-- Written by `uv run docs/generate.py` from melodi_plugin/config/keys.py and
+serve_keys.py; change it there. -->
 
 Every key of MaxText keeps its name and meaning; these are ours. In your own MaxText config:
 
@@ -57,7 +60,9 @@ _HELP = re.compile(r"(<!-- (melodi[^>]*?) --help -->\n```text\n).*?(```\n)", re.
 def keys_page() -> str:
   """docs/keys.md."""
   text = _KEYS_HEADER
-  for name, field in MelodiKeys.model_fields.items():
+  fields = MelodiKeys.model_fields  # those of the class that it is built on come first there
+  for name in sorted(fields, key=lambda name: name in ServeKeys.model_fields):
+    field = fields[name]
     if name in GROUPS:
       text += f"\n## {GROUPS[name]}\n\n| key | default | values | meaning |\n|---|---|---|---|\n"
     description = re.sub(r"\s+", " ", field.description or "").replace("|", "\\|")

@@ -12,9 +12,8 @@ Read in this order; each file imports only what stands above it:
   checkpoints    memory for a stock checkpoint, and back; its gates; a GGUF file as one
   memory         what is in memory files
   data           corpora
-  sizes          what models cost
+  sizes          what models cost; configs of the paper's experiments
   compare        several configs trained and evaluated alike
-  paper_configs  configs of the paper's experiments
   bench          how fast it trains, and how fast it writes
   main           finds the verb, and runs it
 """

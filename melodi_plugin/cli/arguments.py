@@ -66,16 +66,28 @@ _MEMORIZE = (
   "melodi_memory_compact",
   "melodi_skip_broken_documents",
 )
+_SERVE = (
+  "load_parameters_path",
+  "melodi_slots",
+  "melodi_serve_host",
+  "melodi_serve_port",
+  "melodi_serve_hosts",
+  "melodi_serve_key_file",
+  "melodi_serve_model",
+  "melodi_serve_folder",
+  "melodi_serve_snapshot_bytes",
+)
 _GRAFT = ("load_parameters_path", "base_output_directory", "run_name", "melodi_base_block")
 _COMPILE = ("compile_topology", "compile_topology_num_slices", "compiled_trainstep_file")
 
 
 def _described(names: Sequence[str] = (), *, ours: bool = False) -> list[tuple[str, str]]:
-  """Keys of a config and what they mean; with `ours`, all of ours at the end."""
+  """Keys of a config and what they mean; with `ours`, ours of training behind them."""
   from melodi_plugin.config.keys import MelodiKeys  # pydantic takes half a second: for help only
 
   fields = MelodiKeys.model_fields
-  names = [*names, *(fields if ours else ())]
+  trained = [name for name in fields if not name.startswith("melodi_serve_")]
+  names = [*names, *(trained if ours else ())]
   return [
     (f"{name}={_shown(fields[name].default)}", fields[name].description or "")
     if name in fields
@@ -117,6 +129,11 @@ def decode(parser: Parser) -> None:
 def memorize(parser: Parser) -> None:
   """A config, a checkpoint, and documents."""
   parser.add_config(lambda: _described(_MEMORIZE))
+
+
+def serve(parser: Parser) -> None:
+  """A config, a checkpoint, and where to listen."""
+  parser.add_config(lambda: _described(_SERVE))
 
 
 def graft(parser: Parser) -> None:

@@ -202,7 +202,7 @@ COMMANDS = (
     "experiments",
     "Writes the configs of the paper's experiments, or checks them.",
     "melodi paper-configs --check",
-    "paper_configs.main",
+    "sizes.paper_configs",
     arguments.paper_configs,
   ),
 )

@@ -1,4 +1,4 @@
-"""`melodi sizes`: what models cost."""
+"""`melodi sizes`: what models cost; `melodi paper-configs`: configs of the paper's experiments."""
 
 import argparse
 import contextlib
@@ -7,6 +7,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+from melodi_plugin.cost.paper_configs import differences, files
 from melodi_plugin.cost.sizes import Sizes, closed_form, table
 from melodi_plugin.errors import UserError
 from melodi_plugin.maxtext.light import WITHOUT_DOCUMENTS, read_light
@@ -47,3 +48,16 @@ def main(options: argparse.Namespace) -> None:
     print(json.dumps([{"name": name, **row._asdict()} for name, row in rows.items()], indent=2))
   else:
     print(table(rows).markdown(), end="")
+
+
+def paper_configs(options: argparse.Namespace) -> None:
+  """Writes the files, or checks them."""
+  folder = pathlib.Path(options.folder)
+  if options.check:
+    if drifted := differences(folder):
+      raise UserError(f"{len(drifted)} files differ from the table: {', '.join(drifted)}.")
+    return
+  for name, text in files().items():
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")

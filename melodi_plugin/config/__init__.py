@@ -2,6 +2,7 @@
 
 Read in this order; each file imports only what stands above it:
 
+  serve_keys       those of `melodi serve`
   keys             the `melodi_*` keys, as MaxText writes its own
   settings         what a user has written for a setting
   systems          the systems, by their names: values of `decoder_block`

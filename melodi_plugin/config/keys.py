@@ -3,14 +3,16 @@
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import Field, field_validator
+
+from melodi_plugin.config.serve_keys import ServeKeys
 
 Layers = str | int | list[int] | None
 
 PAPER = "paper"  # the melodi_base_block of the paper's own layers
 
 
-class MelodiKeys(BaseModel):
+class MelodiKeys(ServeKeys):
   """Keys of our systems; `max_target_length` is the segment, the rest is MaxText's."""
 
   melodi_base_block: str = Field(
@@ -248,6 +250,10 @@ class MelodiKeys(BaseModel):
     "melodi_memory_file",
     "melodi_memory_out",
     "melodi_memory_title",
+    "melodi_serve_hosts",
+    "melodi_serve_key_file",
+    "melodi_serve_model",
+    "melodi_serve_folder",
     mode="before",
   )
   @classmethod
