@@ -215,7 +215,7 @@ def test_any_schedule_of_calls_equals_lists_of_tokens(model, engine):
 
 @pytest.mark.slow
 def test_engine_on_eight_devices_says_what_it_says_on_one(tmp_path):
-  """Parameters of a checkpoint lie on all of them; rows are on each."""
+  """Parameters of a checkpoint are dealt to all of them, and heads of keys and values to some."""
   alone = make("melodi")
   params = stock_model.by_path(alone.loaded.params)
   loading.save_params(tmp_path, {name: np.asarray(leaf[...]) for name, leaf in params.items()})
@@ -226,6 +226,8 @@ def test_engine_on_eight_devices_says_what_it_says_on_one(tmp_path):
   assert {len(leaf.sharding.device_set) for leaf in leaves} == {8}
   assert not all(leaf.sharding.is_fully_replicated for leaf in leaves)
   engine = Engine(spread, SLOTS, scores=True)
+  keys = jax.tree.leaves(engine._rows.opened)[0]
+  assert keys.sharding.shard_shape(keys.shape)[3] == keys.shape[3] // 2
   texts = {slot: document(slot, LONG - slot) for slot in range(SLOTS)}
   read_in_pieces(engine, {slot: text[: 9 * slot] for slot, text in texts.items()}, seed=0)
   slots = [1, 3]

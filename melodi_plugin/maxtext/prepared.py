@@ -6,19 +6,21 @@ layers come in front here, once, and what is left of the model are its two ends:
 """
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from flax.linen import logical_axis_rules
-from maxtext.common.common_types import MODEL_MODE_TRAIN
+from flax.linen import logical_axis_rules, logical_to_mesh_axes
+from maxtext.common.common_types import CACHE_BATCH, MODEL_MODE_TRAIN
 
 from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.core.array_typing import Array, Float, Int
 from melodi_plugin.core.decoding import OpenRows, begin
 from melodi_plugin.core.stack import Section
+from melodi_plugin.maxtext.decoders.cache import row_axes
 from melodi_plugin.maxtext.loading import Loaded, new_model, with_rows
 from melodi_plugin.systems.table import empty_memory
 
@@ -88,6 +90,21 @@ class PreparedModel:
     dtype = jnp.dtype(self.config.melodi_memory_dtype)
     return begin(self.sections(weights), empty_memory(self.melodi, rows, dtype))
 
+  def row_shardings(self, rows: OpenRows) -> Any:
+    """Where rows lie: as MaxText's rules say of caches, heads on the devices that share a layer."""
+
+    def of(leaf: Any, axes: tuple[str | None, ...]) -> jax.sharding.NamedSharding:
+      names = logical_to_mesh_axes(axes, self.config.logical_axis_rules) or ()
+      spec = [
+        name if size % math.prod(self.mesh.shape[n] for n in _as_tuple(name)) == 0 else None
+        for name, size in zip(names, leaf.shape, strict=True)
+      ]
+      return jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec(*spec))
+
+    leaves, structure = jax.tree.flatten(rows)
+    placed = zip(leaves, row_axes(rows, CACHE_BATCH), strict=True)
+    return jax.tree.unflatten(structure, [of(leaf, axes) for leaf, axes in placed])
+
   def embed(self, weights: Weights, tokens: Int[Array, "B t"]) -> Float[Array, "B t D"]:
     """What the lowest layer reads.  No block that memory goes around looks at positions here."""
     model = nnx.merge(self._graphdef, weights.ends, copy=True)
@@ -104,6 +121,11 @@ class PreparedModel:
     model = nnx.merge(self._graphdef, weights.ends, copy=True)
     head = model.decoder.apply_output_head
     return head(model.token_embedder, y, True, MODEL_MODE_TRAIN).astype(jnp.float32)
+
+
+def _as_tuple(name: str | tuple[str, ...] | None) -> tuple[str, ...]:
+  """The axes of the mesh over which one axis of an array is dealt."""
+  return (name,) if isinstance(name, str) else name or ()
 
 
 def _summary_of(decoder: Any) -> Float[Array, "U D"]:

@@ -181,17 +181,29 @@ class Programs:
 
     def compiled(name: str) -> Any:
       function, arguments, donated = wanted[name]
-      shapes = jax.tree.map(self._placed, arguments)
       own = () if name in _WITHOUT_WEIGHTS else (model.weights,)
       with model.on_mesh():
-        jitted = jax.jit(function, donate_argnums=donated, out_shardings=self._place)
-        return jitted.lower(*own, *shapes).compile()
+        found = jax.eval_shape(function, *own, *arguments)
+        jitted = jax.jit(function, donate_argnums=donated, out_shardings=self._where(found))
+        return jitted.lower(*own, *self._placed(arguments)).compile()
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
       return dict(zip(wanted, pool.map(compiled, wanted), strict=True))
 
-  def _placed(self, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._place)
+  def _placed(self, arguments: tuple) -> tuple:
+    def placed(leaf: jax.ShapeDtypeStruct, where: Any) -> jax.ShapeDtypeStruct:
+      return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+
+    return jax.tree.map(placed, arguments, self._where(arguments))
+
+  def _where(self, tree: Any) -> Any:
+    """Rows are dealt to the devices as the model says; all else lies on every one."""
+    is_rows = lambda part: isinstance(part, OpenRows)  # noqa: E731
+
+    def of(part: Any) -> Any:
+      return self.model.row_shardings(part) if is_rows(part) else self._place
+
+    return jax.tree.map(of, tree, is_leaf=is_rows)
 
   def _step(self, weights: Weights, rows, sampling, tokens, active):
     model = self.model

@@ -56,7 +56,7 @@ class CachedRows(nnx.Module):
     self.layout = _Layout(
       jax.tree.structure(like), tuple((name(path), leaf) for path, leaf in leaves)
     )
-    for (name, leaf), axes in zip(self.layout.leaves, _axes(like, batch), strict=True):
+    for (name, leaf), axes in zip(self.layout.leaves, row_axes(like, batch), strict=True):
       if leaf.size:
         setattr(self, name, EngineState(leaf.shape, leaf.dtype, axes))
     self.active = EngineState(like.count.shape, jnp.int32, (batch,))
@@ -105,8 +105,8 @@ class CachedRows(nnx.Module):
     return y
 
 
-def _axes(like: OpenRows, batch: str) -> list[Axes]:
-  """The logical axes of every leaf; `batch` is that of the slots."""
+def row_axes(like: OpenRows, batch: str) -> list[Axes]:
+  """The logical axes of every leaf, those of MaxText's own caches; `batch` is that of the slots."""
   heads = (None, batch, "cache_sequence", "cache_heads", "cache_kv")
   axes: list[Axes] = []
   is_heads = lambda part: isinstance(part, KeyValues)  # noqa: E731
