@@ -86,6 +86,28 @@ class Tokenizer:
       return fast.decode(known, skip_special_tokens=False)
     return self.library.tokenizer.decode(known, clean_up_tokenization_spaces=False)
 
+  def shown(self, token_id: int) -> str:
+    """How one token is shown among others: its text, or the name of one that has none."""
+    if token_id not in self._shown:
+      self._shown[token_id] = self._show(token_id)
+    return self._shown[token_id]
+
+  @functools.cached_property
+  def _shown(self) -> dict[int, str]:
+    return {}
+
+  def _show(self, token_id: int) -> str:
+    size, special = self._size_and_special
+    if self.is_text(token_id):  # the first word of a text would lose its space
+      return self.decode([token_id, token_id])[len(self.decode([token_id])) :]
+    if not 0 <= token_id < size and token_id not in special:
+      return f"<{token_id}>"
+    if self.kind == "huggingface":
+      return self.library.tokenizer.convert_ids_to_tokens(token_id)
+    if self.kind == "tiktoken":
+      return next(name for name, i in self.library.special_tokens.items() if i == token_id)
+    return self.library._tokenizer_model.id_to_piece(token_id)
+
   @functools.cached_property
   def with_special_tokens(self) -> "Tokenizer":
     """The same, where a special token that is spelled out in a text is that token, if it can be.

@@ -162,6 +162,11 @@ def test_ids_become_their_text_without_special_tokens(name, kind):
   assert tokenizer.decode(ids) == text
   assert [tokenizer.is_text(i) for i in (ids[0], ids[3], 10**6, -1)] == [False, True, False, False]
   assert tokenizer.decode([]) == ""
+  assert "".join(map(tokenizer.shown, tokenizer.encode("The cat\n  sat"))).endswith(
+    "The cat\n  sat"
+  )
+  end = {"sentencepiece": "</s>", "tiktoken": "<|end_of_text|>", "huggingface": "<|im_end|>"}[kind]
+  assert [tokenizer.shown(i) for i in (tokenizer.eos_ids[0], 10**6)] == [end, "<1000000>"]
 
 
 def test_what_ends_a_text(hugging_face_model, tiktoken_model, sentencepiece_model):

@@ -17,6 +17,7 @@ from melodi_plugin.serving.programs import Scores
 from melodi_plugin.serving.sampling_settings import SamplingSettings
 
 TOP = 20
+SPECIAL = {256: "<bos>", 257: "<pad>", 258: "<eos>"}
 
 
 class FakeEngine:
@@ -189,6 +190,10 @@ class ByteTokenizer:
   def decode(self, ids: Sequence[int]) -> str:
     """See `Tokenizer.decode`."""
     return bytes(i for i in ids if self.is_text(i)).decode(errors="replace")
+
+  def shown(self, token_id: int) -> str:
+    """See `Tokenizer.shown`."""
+    return SPECIAL.get(token_id) or bytes([token_id]).decode(errors="replace")
 
   def encode(self, text: str) -> list[int]:
     """See `Tokenizer.encode`."""
