@@ -15,7 +15,13 @@ import numpy as np
 from pydantic_core import to_jsonable_python
 
 from melodi_plugin.checkpoints import memory_format
-from melodi_plugin.checkpoints.memory_format import Contents, Metadata, Stored, type_name
+from melodi_plugin.checkpoints.memory_format import (
+  BelongsElsewhere,
+  Contents,
+  Metadata,
+  Stored,
+  type_name,
+)
 from melodi_plugin.config.model import Run
 from melodi_plugin.core.decoding import OpenRows
 
@@ -104,7 +110,8 @@ def load(path: str, identity: Identity, like: OpenRows, runs: Sequence[Run]) -> 
     runs: the layers of every section; others than at `save` if layers are scanned otherwise.
 
   Raises:
-    ValueError: if the file is not what `save` wrote, or belongs to something else.
+    ValueError: if the file is not what `save` wrote; BelongsElsewhere, if it belongs to something
+      else.
   """
   contents = memory_format.read(path)
   metadata = contents.metadata
@@ -135,12 +142,12 @@ def load(path: str, identity: Identity, like: OpenRows, runs: Sequence[Run]) -> 
 
 
 def check_identity(path: str, there: Metadata, here: Identity) -> None:
-  """Raises ValueError if what a file says of itself belongs to something else."""
+  """Raises BelongsElsewhere if what a file says of itself belongs to something else."""
   settings = json.loads(json.dumps(to_jsonable_python(here.settings)))
   for key in [*settings, *there.settings]:
     own, other = (json.dumps(found.get(key)) for found in (settings, there.settings))
     if own != other:
-      raise ValueError(
+      raise BelongsElsewhere(
         f"{path} was written with {key}={other}, and here {key}={own}; use the configuration that "
         "it was written with, or read the document again."
       )
@@ -149,7 +156,7 @@ def check_identity(path: str, there: Metadata, here: Identity) -> None:
     ("tokenizer", here.tokenizer, there.tokenizer),
   ):
     if own != other:
-      raise ValueError(
+      raise BelongsElsewhere(
         f"{path} was written with another {what}: its fingerprint is {other}, and here {own}; use "
         f"the {what} that it was written with, or read the document again."
       )
@@ -193,7 +200,7 @@ def _check_shapes(path: str, contents: Contents, like: OpenRows, runs: Sequence[
       " ".join(map(str, found[name])) if name in found else "missing" for found in (here, there)
     )
     if own != other:
-      raise ValueError(
+      raise BelongsElsewhere(
         f"{path} does not fit the model: {name} is {other} in the file and {own} in the model; use "
         "the configuration that it was written with."
       )

@@ -59,6 +59,10 @@ class Metadata(BaseModel, frozen=True):
   trimmed: Json[dict[str, tuple[NonNegativeInt, NonNegativeInt]]]
 
 
+class BelongsElsewhere(ValueError):  # noqa: N818, nothing is wrong with the file
+  """A file that is whole, and not of this model, tokenizer or settings."""
+
+
 class Stored(NamedTuple):
   """An array of a file."""
 

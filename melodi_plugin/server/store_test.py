@@ -1,0 +1,406 @@
+"""What is kept of texts, whatever happens; `store_kill_test` kills processes."""
+
+import errno
+import os
+import random
+import sqlite3
+import threading
+
+import pytest
+
+from melodi_plugin.server.errors import Refused
+from melodi_plugin.server.store import Store
+from melodi_plugin.testing.states import TextRow, files_in, load, save
+
+
+class Clock:
+  now = 1e9
+
+  def __call__(self):
+    return self.now
+
+
+@pytest.fixture
+def clock():
+  return Clock()
+
+
+@pytest.fixture
+def opened(tmp_path, clock, request):
+  """Opens a store in the test's folder, after closing the one before."""
+  stores = []
+
+  def open_store(saves=save, **limits):
+    if stores:
+      stores.pop().close()
+    stores.append(Store(str(tmp_path), saves, load, clock=clock, **limits))
+    return stores[-1]
+
+  # A fixture that yields is no fixture any more once jaxtyping has wrapped it.
+  request.addfinalizer(lambda: stores and stores.pop().close())  # noqa: PT021
+  return open_store
+
+
+def add(store, text, owner="ann", kind="response", size=200, **rest):
+  return store.add(owner, kind, TextRow(text, 3, size), (7,), tokens=4, **rest)
+
+
+def refused(status, call, *args, **kwargs):
+  with pytest.raises(Refused) as error:
+    call(*args, **kwargs)
+  assert error.value.status == status, error.value.message
+  return error.value
+
+
+def test_a_response_is_opened_as_it_was_added_also_by_the_next_process(opened):
+  store = opened()
+  id = add(store, "one", parent="resp_0", title="Tea", body={"a": ["ü"]})
+  for _ in range(2):
+    state = store.open("ann", id)
+    assert state.row == TextRow("one", 3, 200) and state.pending == (7,)
+    assert state.entry[:7] == (id, state.entry.owner, "response", "resp_0", "Tea", 4, 200)
+    assert store.body("ann", id) == {"a": ["ü"]}
+    store = opened()
+  assert id.startswith("resp_") and len(id) == 37
+
+
+def test_nobody_finds_states_of_others_and_no_key_is_on_the_disk(opened, tmp_path):
+  store = opened()
+  id = add(store, "one", owner="secret-key", session=("chat", None))
+  for call in (store.open, store.body, store.delete):
+    assert refused(404, call, "bob", id).message == refused(404, call, "", id).message
+  for owner in ("bob", ""):
+    assert store.head(owner, "chat") is None and store.all_named("session", owner) == []
+    refused(404, store.open_named, "session", owner, "chat")
+    refused(404, store.move, owner, "mine", id)
+    refused(404, store.fork, owner, "session", "chat", "mine")
+    refused(404, store.forget, "session", owner, "chat")
+  for parent, _, names in os.walk(tmp_path):
+    for name in names:
+      with open(os.path.join(parent, name), "rb") as file:
+        assert b"secret-key" not in file.read()
+
+
+def test_a_session_goes_on_and_leaves_nothing_behind(opened, tmp_path):
+  store = opened()
+  first = add(store, "1", kind="session", session=("chat", None))
+  second = add(store, "2", kind="session", session=("chat", first))
+  assert store.head("ann", "chat") == second
+  assert store.open_named("session", "ann", "chat").row.text == "2"
+  assert len(files_in(tmp_path)) == 1
+  assert "gone on" in refused(409, add, store, "3", session=("chat", first)).message
+  assert "already" in refused(409, add, store, "3", session=("chat", None)).message
+  assert len(files_in(tmp_path)) == store.stats().states == 1
+  refused(404, store.open, "ann", second)  # is found by the name only
+
+
+def test_a_deleted_response_stays_as_long_as_a_session_needs_it(opened, tmp_path):
+  store = opened()
+  id = add(store, "1", body={"text": "private"}, session=("chat", None))
+  store.fork("ann", "session", "chat", "other")
+  store.delete("ann", id)
+  refused(404, store.open, "ann", id)
+  refused(404, store.body, "ann", id)
+  store.forget("session", "ann", "chat")
+  assert store.open_named("session", "ann", "other").row.text == "1"
+  store.forget("session", "ann", "other")
+  assert not files_in(tmp_path) and store.stats() == (0, 0, 0, 0)
+
+
+def test_sessions_move_to_responses(opened):
+  store = opened()
+  first, second = add(store, "1"), add(store, "2")
+  store.move("ann", "chat", first)
+  store.move("ann", "chat", second, expected=first)
+  assert refused(409, store.move, "ann", "chat", first, expected=first).param == "session"
+  assert store.open("ann", first).row.text == "1"
+  assert [own.name for own in store.all_named("session", "ann")] == ["chat"]
+  refused(409, store.fork, "ann", "session", "chat", "chat")
+
+
+def test_memories_are_listed_downloaded_and_taken(opened, tmp_path):
+  store = opened()
+  add(store, "old", kind="memory", memory="book")
+  add(store, "new", kind="memory", memory="book", title="Book")
+  (book,) = store.all_named("memory", "ann")
+  assert (book.name, book.state.title, book.state.tokens, book.state.bytes) == (
+    "book", "Book", 4, 200,
+  )  # fmt: skip
+  file, _ = store.file("ann", "book")
+  path = store.incoming()
+  with file, open(path, "wb") as copy:
+    store.forget("memory", "ann", "book")  # does not harm who has the file open
+    copy.write(file.read())
+  store.adopt("bob", path, "mine")
+  assert store.open_named("memory", "bob", "mine").row.text == "new"
+  assert store.all_named("memory", "bob")[0].state[3:6] == ("", "Book", 4)
+  assert len(files_in(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+  "content, name, status",
+  [("junk", "book", 400), ('{"row": ["foreign"]}', "book", 409), ("junk", "../up", 400)],
+)
+def test_a_file_that_cannot_be_used_is_refused_without_a_trace(
+  opened, tmp_path, content, name, status
+):
+  store = opened()
+  path = store.incoming()
+  with open(path, "w") as file:
+    file.write(content)
+  assert str(tmp_path) not in refused(status, store.adopt, "ann", path, name).message
+  assert not files_in(tmp_path) and store.stats() == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a b", "ä", "x" * 65, "a\n", "\0"])
+def test_names_cannot_be_paths(opened, tmp_path, name):
+  store = opened()
+  for field in ({"session": (name, None)}, {"memory": name}):
+    assert refused(400, add, store, "x", **field).param in field
+  refused(400, store.head, "ann", name)
+  refused(400, store.open_named, "memory", "ann", name)
+  assert not files_in(tmp_path)
+
+
+def test_states_without_a_name_make_room_those_unused_for_longest_first(opened, clock, tmp_path):
+  store = opened(max_bytes=1000)
+  kept = add(store, "0", session=("chat", None))
+  ids = []
+  for number in range(1, 5):
+    clock.now += 1
+    ids.append(add(store, str(number)))
+  clock.now += 1
+  store.open("ann", ids[0])
+  add(store, "big", size=400)
+  for gone in ids[1:3]:
+    refused(404, store.open, "ann", gone)
+  for there in (kept, ids[0], ids[3]):
+    store.open("ann", there)
+  assert store.stats().bytes == 1000 and len(files_in(tmp_path)) == 4
+
+
+def test_what_has_a_name_is_never_removed_to_make_room(opened, tmp_path):
+  store = opened(max_bytes=500)
+  add(store, "0", kind="memory", memory="book")
+  first = add(store, "1", session=("chat", None))
+  assert refused(503, add, store, "2").code == "store_full"
+  assert refused(503, add, store, "2", session=("other", None)).code == "store_full"
+  assert store.stats() == (2, 400, 1, 1) and len(files_in(tmp_path)) == 2
+  # The state that the session leaves makes room.
+  add(store, "2", size=300, session=("chat", first))
+  refused(404, store.open, "ann", first)
+
+
+def test_a_smaller_budget_holds_from_the_next_start(opened, tmp_path):
+  store = opened()
+  for number in range(5):
+    add(store, str(number))
+  add(store, "6", session=("chat", None))
+  assert opened(max_states=2).stats().states == 2
+  assert opened(max_bytes=1).stats() == (1, 200, 1, 0)
+  assert len(files_in(tmp_path)) == 1
+
+
+def test_there_are_only_so_many_sessions(opened):
+  store = opened(max_sessions=1)
+  add(store, "1", session=("chat", None))
+  assert refused(503, add, store, "2", owner="bob", session=("chat", None)).code == "store_full"
+  refused(503, store.fork, "ann", "session", "chat", "other")
+  store.forget("session", "ann", "chat")
+  add(store, "2", owner="bob", session=("chat", None))
+
+
+def test_what_is_not_used_expires(opened, clock, tmp_path):
+  store = opened(max_age_days=1.0)
+  old = add(store, "1", body={})
+  add(store, "2", session=("chat", None))
+  add(store, "3", kind="memory", memory="book")
+  clock.now += 80_000
+  store.open_named("memory", "ann", "book")
+  fresh = add(store, "4")
+  clock.now += 80_000
+  store.sweep()
+  refused(404, store.open, "ann", old)
+  assert store.head("ann", "chat") is None
+  assert store.open("ann", fresh).row.text == "4"
+  assert store.open_named("memory", "ann", "book").row.text == "3"
+  assert store.stats() == (2, 400, 0, 1) and len(files_in(tmp_path)) == 2
+
+
+def test_a_start_removes_what_is_half_there_and_nothing_else(opened, tmp_path):
+  store = opened()
+  lost, kept = add(store, "1", session=("chat", None)), add(store, "2")
+  states = tmp_path / "states"
+  (states / f"{lost}.memory").unlink()
+  (states / f"resp_{'0' * 32}.memory").write_text("no row")
+  (states / f".{'0' * 32}.part").write_text("half")
+  (tmp_path / "incoming" / f".{'0' * 32}.part").write_text("half")
+  (states / "notes.txt").write_text("a person's own")
+  store = opened()
+  assert {os.path.basename(path) for path in files_in(tmp_path)} == {f"{kept}.memory", "notes.txt"}
+  assert store.head("ann", "chat") is None and store.stats().states == 1
+
+
+def test_a_folder_belongs_to_one_process(opened, tmp_path):
+  store = opened()
+  with pytest.raises(ValueError, match="another server"):
+    Store(str(tmp_path), save, load)
+  add(store, "still there")
+  assert opened().stats().states == 1
+
+
+def test_a_folder_of_a_newer_version_or_without_its_index_is_refused(opened, tmp_path):
+  id = add(opened(), "1")
+  index = sqlite3.connect(tmp_path / "index.sqlite")
+  index.execute("PRAGMA user_version = 9")
+  index.close()
+  with pytest.raises(ValueError, match=r"layout 9.*newer"):
+    opened()
+  for path in tmp_path.glob("index.sqlite*"):
+    path.unlink()
+  with pytest.raises(ValueError, match=r"index\.sqlite is missing"):
+    Store(str(tmp_path), save, load)
+  (tmp_path / "index.sqlite").write_text("this is no index of states" * 100)
+  with pytest.raises(ValueError, match="cannot be used"):
+    Store(str(tmp_path), save, load)
+  assert (tmp_path / "states" / f"{id}.memory").exists()
+
+
+@pytest.mark.parametrize("number, status", [(errno.ENOSPC, 503), (errno.EIO, 500)])
+def test_a_disk_that_fails_leaves_nothing_half_done(opened, tmp_path, number, status):
+  def fails(path, row, pending, title):
+    save(path, row, pending, title)
+    raise OSError(number, os.strerror(number), path)
+
+  store = opened(fails)
+  assert str(tmp_path) not in refused(status, add, store, "1", session=("chat", None)).message
+  assert not files_in(tmp_path) and store.stats() == (0, 0, 0, 0)
+
+
+def test_a_damaged_state_is_not_a_missing_one(opened, tmp_path):
+  store = opened()
+  id = add(store, "1", session=("chat", None))
+  (tmp_path / "states" / f"{id}.memory").write_text("junk")
+  assert refused(500, store.open, "ann", id).code == "damaged_file"
+  assert refused(500, store.open_named, "session", "ann", "chat").code == "damaged_file"
+  foreign = add(store, "foreign")
+  assert refused(409, store.open, "ann", foreign).code == "other_model"
+
+
+def test_a_state_that_goes_while_it_is_read(tmp_path):
+  """The session moves on, and its old file is removed, between the index and the file."""
+  during = []
+
+  def slow_load(path):
+    if during:
+      during.pop()()
+    return load(path)
+
+  store = Store(str(tmp_path), save, slow_load)
+  first = add(store, "1", kind="session", session=("chat", None))
+  during.append(lambda: add(store, "2", kind="session", session=("chat", first)))
+  assert store.open_named("session", "ann", "chat").row.text == "2"
+  id = add(store, "3")
+  during.append(lambda: store.delete("ann", id))
+  refused(404, store.open, "ann", id)
+  store.close()
+
+
+def test_of_many_threads_that_move_a_session_each_time_one_does(opened, tmp_path):
+  store = opened()
+  add(store, "0", kind="session", session=("chat", None))
+  moves = []
+
+  def run():
+    for _ in range(10):
+      head = store.open_named("session", "ann", "chat").entry.id
+      try:
+        moves.append((head, add(store, "x", kind="session", session=("chat", head))))
+      except Refused as error:
+        assert error.status == 409  # noqa: PT017
+
+  threads = [threading.Thread(target=run) for _ in range(8)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  assert len({head for head, _ in moves}) == len(moves) >= 10
+  assert len(files_in(tmp_path)) == store.stats().states == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_random_walk_agrees_with_a_dictionary(opened, tmp_path, clock, seed):
+  random_ = random.Random(seed)
+  store, responses, names = opened(), {}, {}
+
+  for step in range(150):
+    clock.now += random_.random()
+    owner, name = random_.choice(["ann", "bob"]), random_.choice("abc")
+    own = [id for id, (whose, _) in responses.items() if whose == owner]
+    kind = random_.choice(["session", "memory"])
+    there = names.get((kind, owner, name))
+    match random_.randrange(8):
+      case 0:
+        responses[add(store, str(step), owner)] = owner, str(step)
+      case 1 if kind == "memory":
+        add(store, str(step), owner, kind, memory=name)
+        names[kind, owner, name] = str(step)
+      case 1 | 2:
+        head = store.head(owner, name)
+        id = add(store, str(step), owner, session=(name, head))
+        responses[id] = owner, str(step)
+        names["session", owner, name] = str(step)
+      case 3 if own:
+        store.delete(owner, id := random_.choice(own))
+        del responses[id]
+      case 4:
+        if there is None:
+          refused(404, store.forget, kind, owner, name)
+        else:
+          store.forget(kind, owner, name)
+          del names[kind, owner, name]
+      case 5:
+        to = random_.choice("abcd")
+        if there is None:
+          refused(404, store.fork, owner, kind, name, to)
+        elif ("session", owner, to) in names:
+          refused(409, store.fork, owner, kind, name, to)
+        else:
+          store.fork(owner, kind, name, to)
+          names["session", owner, to] = there
+      case 6 if own and store.head(owner, name) is None:
+        store.move(owner, name, id := random_.choice(own))
+        names["session", owner, name] = responses[id][1]
+      case 7 if random_.random() < 0.2:
+        store = opened()
+  for id, (owner, text) in responses.items():
+    assert store.open(owner, id).row.text == text
+  for (kind, owner, name), text in names.items():
+    assert store.open_named(kind, owner, name).row.text == text
+  counts = [sum(kind == own for kind, _, _ in names) for own in ("session", "memory")]
+  assert list(store.stats()[2:]) == counts
+  assert len(files_in(tmp_path)) == store.stats().states
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_random_walk_within_tight_budgets_keeps_what_has_a_name(opened, tmp_path, clock, seed):
+  random_ = random.Random(seed)
+  limits = dict(max_bytes=3000, max_states=12, max_sessions=4, max_age_days=20 / 86400)
+  store, names = opened(**limits), {}
+  for step in range(120):
+    clock.now += random_.random()
+    session = random_.choice("abcdef") if random_.random() < 0.5 else None
+    move = (session, store.head("ann", session)) if session else None
+    try:
+      add(store, str(step), size=random_.randrange(100, 900), session=move)
+      if session:
+        names[session] = str(step)
+    except Refused as error:
+      assert (error.status, error.code) == (503, "store_full")  # noqa: PT017
+    if random_.random() < 0.05:
+      store = opened(**limits)
+    stats = store.stats()
+    assert stats.bytes <= 3000 and stats.states <= 12 and stats.sessions <= 4
+    assert len(files_in(tmp_path)) == stats.states
+    for own in store.all_named("session", "ann"):
+      assert store.open_named("session", "ann", own.name).row.text == names[own.name]
