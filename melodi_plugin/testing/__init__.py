@@ -3,11 +3,8 @@
 Read in this order; each file imports only what stands above it:
 
   slots       an engine and a tokenizer without a model
-<<<<<<< HEAD
   http        a service over them, and requests to it without a network
-=======
   states      states without a model
->>>>>>> 3ba01f4 (Store: states of texts survive on the disk, with names that move; a file of another model is told from a damaged one)
   tiny        small models, random inputs, comparisons
   variants    every kind of memory that a config can ask for
   segments    MELODI of two layers, and a segment of documents
