@@ -10,6 +10,7 @@ Read in this order; each file imports only what stands above it:
   rules       who finds which state, where names may move, and what has to go
   state_files the folder of states: files, one process at a time
   store       states that survive: add, open, and names that move
+  conversations  what a request goes on from, and what is kept after it
   metrics     what the server counts, for Prometheus
   service     what every route needs: one model that is served
   api/        HTTP

@@ -1,8 +1,8 @@
 """States of texts on the disk: each in a file of its own that never changes, and names for them.
 
 A state is durable when the call that adds it returns: its file first, then one transaction that
-makes it known and moves the name to it.  A process that is killed leaves a file that is not known,
-at most, and that is deleted at the next start.
+makes it known and moves names to it.  A killed process leaves files that are not known, at most;
+the next start deletes them.
 
 All calls block, and may come from many threads.  Whatever an owner asks for of another's states,
 the answer is that there is no such thing.  All calls raise Refused: 400 for a name that is none,
@@ -12,6 +12,7 @@ the answer is that there is no such thing.  All calls raise Refused: 400 for a n
 import contextlib
 import os
 import sqlite3
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -60,9 +61,7 @@ class Store:
     """Opens or makes the folder, and removes what is half there or too old.
 
     Args:
-      folder: for nothing else.
-      save: writes path, row, pending and title; durable when it returns.
-      load: reads row, pending and title; raises ValueError with a sentence.
+      folder, save, load: see `StateFiles`.
       max_bytes: of all files; to make room, states that no name points to go, unused ones first.
       max_states: the same for their number.
       max_sessions: of all owners.
@@ -73,7 +72,8 @@ class Store:
       ValueError: if another process has the folder, or a newer version wrote it.
       OSError, Refused: if it cannot be written.
     """
-    self._clock = clock
+    self._clock, self._claimed = clock, set[tuple[str, str]]()
+    self._claiming = threading.Lock()
     self._files = StateFiles(folder, save, load)
     with contextlib.ExitStack() as opened:
       opened.callback(self._files.close)
@@ -114,8 +114,9 @@ class Store:
     body: dict[str, Any] | None = None,
     session: tuple[str, str | None] | None = None,
     memory: str | None = None,
+    id: str | None = None,
   ) -> str:
-    """Keeps a state, and moves names to it in the same commit.
+    """Keeps a state, and moves names to it in the same commit; returns its id.
 
     Args:
       owner: key of whoever may find it, or its digest; "" is an owner, too.
@@ -128,14 +129,12 @@ class Store:
       body: what `body` gives back.
       session: a name to be moved, and the id that it is expected to point to (None: it is new).
       memory: a name that points to it from now on.
-
-    Returns:
-      The id.
+      id: of `new_id`, if it was told already.
 
     Raises:
       Refused: 409 if the session points to another state by now; 503 if there is no room.
     """
-    id = _new_id(kind)
+    id = id or new_id(kind)
     with self._files.saved(id, row, pending, title) as size, self._removing() as removed:
       own = Entry(id, hash_of_owner(owner), kind, parent, title, tokens, size, self._clock())
       removed += self._rules.add(own, body, session, memory)
@@ -151,14 +150,14 @@ class Store:
     Raises:
       Refused: 400 if it is damaged or no memory file, 409 if it belongs to another model.
     """
-    id = _new_id("memory")
+    id = new_id("memory")
     try:
       checked_name(memory, "name")
       row, pending, own_title = self._files.loaded(path, 400)
       tokens, title = row.tokens + len(pending), title or own_title
       with self._files.taken(path, id) as size, self._removing() as removed:
-        now = self._clock()
-        own = Entry(id, hash_of_owner(owner), "memory", "", title, tokens, size, now)
+        who, now = hash_of_owner(owner), self._clock()
+        own = Entry(id, who, "memory", "", title, tokens, size, now)
         removed += self._rules.add(own, None, None, memory)
     finally:
       with contextlib.suppress(OSError):
@@ -183,6 +182,24 @@ class Store:
       removed += self._rules.hide(hash_of_owner(owner), id)
 
   # -- Names: sessions and memories ----------------------------------------------------------------
+
+  @contextlib.contextmanager
+  def claimed(self, owner: str, session: str) -> Iterator[None]:
+    """The session is one request's in the block; Refused with 409 while it is another's."""
+    claim = (hash_of_owner(owner), checked_name(session, "session"))
+    with self._claiming:
+      if claim in self._claimed:
+        raise Refused(
+          409,
+          f"Another request goes on with the session {session}; wait for its end, or fork it.",
+          param="session",
+          code="session_busy",
+        )
+      self._claimed.add(claim)
+    try:
+      yield
+    finally:
+      self._claimed.discard(claim)
 
   def head(self, owner: str, session: str) -> str | None:
     """Id of the state that a session points to; None if there is no such session."""
@@ -271,12 +288,12 @@ class Store:
       row, pending, _ = self._files.loaded(self._files.path(entry.id), 500)
     except Refused:
       with self._transaction():
-        gone = self._index.state(entry.owner, entry.id) is None
-      if gone:
-        raise not_found("state", entry.id) from None
+        if self._index.state(entry.owner, entry.id) is None:
+          raise not_found("state", entry.id) from None
       raise
     return State(entry, row, pending)
 
 
-def _new_id(kind: str) -> str:
+def new_id(kind: str) -> str:
+  """Of a state that is to be added, of this kind."""
   return f"{_PREFIXES[kind]}_{uuid.uuid4().hex}"

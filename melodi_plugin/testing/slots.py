@@ -5,13 +5,15 @@ So an answer shows whether a slot was mixed up with another, however texts were 
 
 import dataclasses
 import hashlib
+import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from melodi_plugin.output.files import read_file, write_file
 from melodi_plugin.serving.engine import NO_PREFIX, Drawn, Row, Slot, extend_prefix
 from melodi_plugin.serving.programs import Scores
 from melodi_plugin.serving.sampling_settings import SamplingSettings
@@ -93,7 +95,7 @@ class FakeEngine:
       drawn[slot] = Drawn(best, logprob_of(best, best), *top_of(best), token not in self.broken)
     return drawn
 
-  def close(self, slots: Sequence[int]) -> None:
+  def close(self, slots: Iterable[int]) -> None:
     """See `Engine.close`."""
     for slot in slots:
       if self.slots[slot].count == self.window:
@@ -141,6 +143,22 @@ class FakeRow(Row):
     return 1000
 
 
+def save_row(path: str, row: Row, pending: Sequence[int], title: str) -> None:
+  """As `Checkpoint.save_memory`."""
+  said = [int(row.state.count[0]), row.tokens, row.prefix.hex(), list(pending), title]
+  write_file(path, json.dumps(said).encode())
+
+
+def load_row(path: str) -> tuple[FakeRow, tuple[int, ...], str]:
+  """As `Checkpoint.load_memory`."""
+  try:
+    count, tokens, prefix, pending, title = json.loads(read_file(path))
+  except ValueError:
+    raise ValueError(f"{path} is not a memory file; give one.") from None
+  state: Any = SimpleNamespace(count=np.array([count]))
+  return FakeRow(state, tokens, bytes.fromhex(prefix)), tuple(pending), title
+
+
 def next_token(prefix: bytes, seed: int, vocabulary: int) -> int:
   """What follows what was read: a letter, mostly, and at times the end."""
   digest = hashlib.blake2b(prefix + seed.to_bytes(8, "little", signed=True), digest_size=4).digest()
@@ -167,8 +185,8 @@ def logprob_of(best: int, token: int) -> np.float32:
 
 def top_of(best: int) -> tuple[np.ndarray, np.ndarray]:
   """The most probable tokens, and how probable they are."""
-  ids = np.arange(best, best - TOP, -1)
-  return ids.astype(np.int32), np.array([logprob_of(best, i) for i in ids], np.float32)
+  ids = range(best, best - TOP, -1)
+  return np.array(ids, np.int32), np.array([logprob_of(best, i) for i in ids], np.float32)
 
 
 class ByteTokenizer:
