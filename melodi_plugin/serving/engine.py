@@ -102,6 +102,10 @@ class Engine:
     self._have_read(texts)
     return jax.device_get(scores)
 
+  def wait(self) -> None:
+    """Until the device has done all that it was told; its errors are raised here."""
+    jax.block_until_ready(self._rows)
+
   def read_all(
     self, texts: Mapping[int, np.ndarray], on_tokens: Callable[[int], None] = lambda count: None
   ) -> None:
@@ -116,7 +120,7 @@ class Engine:
       now = dict(list(left.items())[: self.programs.read_rows[-1]])
       pieces = {slot: text[: self.programs.read_tokens] for slot, text in now.items()}
       self.read(pieces)
-      jax.block_until_ready(self._rows)
+      self.wait()
       on_tokens(sum(map(len, pieces.values())))
       rest = {slot: text[len(pieces[slot]) :] for slot, text in now.items()}
       others = {slot: text for slot, text in left.items() if slot not in now}

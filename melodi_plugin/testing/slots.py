@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from melodi_plugin.output.files import read_file, write_file
-from melodi_plugin.serving.engine import NO_PREFIX, Drawn, Row, Slot, extend_prefix
+from melodi_plugin.serving.engine import NO_PREFIX, Drawn, Engine, Row, Slot, extend_prefix
 from melodi_plugin.serving.programs import Scores
 from melodi_plugin.serving.sampling_settings import SamplingSettings
 
@@ -22,7 +22,7 @@ TOP = 20
 SPECIAL = {256: "<bos>", 257: "<pad>", 258: "<eos>"}
 
 
-class FakeEngine:
+class FakeEngine(Engine):
   """The calls of `serving.engine.Engine`; a row's state is the digest of its tokens.
 
   Attributes:
@@ -60,11 +60,16 @@ class FakeEngine:
 
   def read(self, texts: Mapping[int, np.ndarray]) -> None:
     """See `Engine.read`."""
+    self._check(texts)
     self._call("read", texts)
     self._read(texts)
 
+  def wait(self) -> None:
+    """See `Engine.wait`."""
+
   def score(self, texts: Mapping[int, np.ndarray], targets: Mapping[int, np.ndarray]) -> Scores:
     """See `Engine.score`."""
+    self._check(texts)
     self._call("score", texts)
     shape = (len(texts), self.programs.read_tokens)
     logprobs, tops = np.zeros(shape, np.float32), np.zeros((*shape, TOP), np.int32)
@@ -79,6 +84,9 @@ class FakeEngine:
 
   def sample_with(self, slot: int, settings: SamplingSettings) -> None:
     """See `Engine.sample_with`."""
+    unknown = [token for token in settings.logit_bias if token >= self.vocabulary]
+    if unknown:
+      raise ValueError(f"logit_bias names token {unknown[0]}, which is not in the vocabulary.")
     self._settings[slot] = [settings, 0]
 
   def generate(self, pending: Mapping[int, int]) -> dict[int, Drawn]:
@@ -115,9 +123,16 @@ class FakeEngine:
     """See `Engine.copy`."""
     self.slots[to] = dataclasses.replace(self.slots[slot])
 
+  def _check(self, texts: Mapping[int, np.ndarray]) -> None:
+    if len(texts) > self.programs.read_rows[-1]:
+      raise ValueError(f"a call has no room for {len(texts)} slots.")
+    if max(map(len, texts.values())) > self.programs.read_tokens:
+      raise ValueError(f"a call reads up to {self.programs.read_tokens} tokens of a slot.")
+
   def _call(self, name: str, slots: Mapping[int, Any]) -> None:
     self.calls.append((name, tuple(slots)))
-    time.sleep(self.seconds)
+    if self.seconds:
+      time.sleep(self.seconds)
     if self.fails is not None:
       error, self.fails = self.fails, None
       raise error
