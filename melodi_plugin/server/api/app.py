@@ -8,13 +8,13 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.responses import Response
 
-from melodi_plugin.server.api import models
+from melodi_plugin.server.api import models, sessions
 from melodi_plugin.server.api.bodies import refused
 from melodi_plugin.server.api.guards import Guards, refusal
 from melodi_plugin.server.errors import KINDS, Refused
 from melodi_plugin.server.service import Service
 
-ROUTERS = (models.router,)
+ROUTERS = (models.router, sessions.router)
 
 
 def make_app(service: Service) -> FastAPI:
