@@ -9,7 +9,7 @@ import anyio.to_thread
 import numpy as np
 
 from melodi_plugin.server.errors import Refused
-from melodi_plugin.server.store import State, Store, new_id
+from melodi_plugin.server.states.store import State, Store, new_id
 from melodi_plugin.server.texts import Finished, Prompt
 
 

@@ -7,7 +7,7 @@ import pytest
 from melodi_plugin.server.answers import Wanted, answers
 from melodi_plugin.server.conversations import conversation
 from melodi_plugin.server.errors import Refused
-from melodi_plugin.server.store import Store
+from melodi_plugin.server.states.store import Store
 from melodi_plugin.server.texts import Finished
 from melodi_plugin.serving.sampling_settings import SamplingSettings
 from melodi_plugin.serving.writing import Ends

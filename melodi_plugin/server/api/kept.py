@@ -7,8 +7,8 @@ from fastapi import Depends
 
 from melodi_plugin.server.api.guards import Served
 from melodi_plugin.server.errors import Refused
-from melodi_plugin.server.index import Named
-from melodi_plugin.server.store import Store
+from melodi_plugin.server.states.index import Named
+from melodi_plugin.server.states.store import Store
 
 
 def _kept(service: Served) -> Store:

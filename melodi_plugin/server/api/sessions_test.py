@@ -2,7 +2,7 @@
 
 import pytest
 
-from melodi_plugin.server.store import Store
+from melodi_plugin.server.states.store import Store
 from melodi_plugin.testing.http import call, tiny_service
 from melodi_plugin.testing.slots import FakeEngine, load_row, save_row
 

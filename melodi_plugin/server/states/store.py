@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 from melodi_plugin.server.errors import Refused
-from melodi_plugin.server.index import Entry, Index, Named, Totals
-from melodi_plugin.server.names import Claims, checked_name, hash_of_owner
-from melodi_plugin.server.rules import Budgets, Rules, not_found
-from melodi_plugin.server.state_files import Load, Save, StateFiles, disk_errors
+from melodi_plugin.server.states.files import Load, Save, StateFiles, disk_errors
+from melodi_plugin.server.states.index import Entry, Index, Named, Totals
+from melodi_plugin.server.states.names import Claims, checked_name, hash_of_owner
+from melodi_plugin.server.states.rules import Budgets, Rules, not_found
 
 _GIB = 1 << 30
 _DAY = 86400
