@@ -2,14 +2,15 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from melodi_plugin.server.answers import Schedules
 from melodi_plugin.server.errors import Refused
 from melodi_plugin.server.metrics import Metrics
-from melodi_plugin.serving.chat import Chat
+from melodi_plugin.server.store import Store
+from melodi_plugin.serving.chat import Message
 from melodi_plugin.serving.text import Decodes
 
 
@@ -37,6 +38,22 @@ class Tokenizes(Decodes, Protocol):
     ...
 
 
+@runtime_checkable
+class Renders(Protocol):
+  """What routes need of a chat template; `serving.chat.Chat` is one."""
+
+  extends: bool
+  end_ids: tuple[int, ...]
+
+  def __call__(self, messages: Sequence[Message]) -> list[int]:
+    """See `Chat`."""
+    ...
+
+  def after_answer(self, messages: Sequence[Message], last: int | None = None) -> list[int]:
+    """See `Chat`."""
+    ...
+
+
 @dataclasses.dataclass(frozen=True)
 class ServeLimits:
   """What one request may take.
@@ -46,14 +63,12 @@ class ServeLimits:
     max_prompt_tokens: of each of its prompts.
     max_tokens: that it may have written, for each text.
     max_choices: texts for each prompt.
-    max_texts: in all.
   """
 
   max_body_bytes: int = 64 * 2**20
   max_prompt_tokens: int = 4_000_000
   max_tokens: int = 32_768
   max_choices: int = 16
-  max_texts: int = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,14 +106,14 @@ class Service:
 
   name: str
   tokenizer: Tokenizes
-  chat: Chat | None
+  chat: Renders | None
   scheduler: Schedules
   metrics: Metrics
   window: int
   row_bytes: int
   limits: ServeLimits = ServeLimits()
   access: Access = Access()
-  store: Any = None
+  store: Store | None = None
   created: int = 0
   ready: bool = False
   draining: bool = False

@@ -19,7 +19,8 @@ from melodi_plugin.serving.programs import Scores
 from melodi_plugin.serving.sampling_settings import SamplingSettings
 
 TOP = 20
-SPECIAL = {256: "<bos>", 257: "<pad>", 258: "<eos>"}
+END = 258
+SPECIAL = {256: "<bos>", 257: "<pad>", END: "<eos>"}
 
 
 class FakeEngine(Engine):
@@ -209,7 +210,7 @@ class ByteTokenizer:
 
   path, kind, vocab_size = "bytes", "bytes", 259
   add_bos = add_eos = special_in_text = False
-  eos_ids = (258,)
+  eos_ids = (END,)
 
   @property
   def with_special_tokens(self) -> "ByteTokenizer":

@@ -4,8 +4,12 @@ Read in this order; each file imports only what stands above it:
 
   guards      what stands before all routes: who asks, how much at once; what went wrong
   bodies      what a request says, checked
+  generating  texts written for one request, told whole or as a stream
+  asking      what the endpoints that write text have in common
+  logprobs    how probable tokens were
+  completions a text that goes on
+  chat        the next message of a conversation
+  tokens      texts as their tokens, and back
   models      which model is served; whether it is; what is counted
-  kept        names of what is kept, as routes tell them
-  sessions    conversations that go on: listed, forked, deleted
   app         all routes in one application
 """

@@ -8,13 +8,15 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.responses import Response
 
-from melodi_plugin.server.api import models, sessions
+from melodi_plugin.server.api import chat, completions, models, tokens
 from melodi_plugin.server.api.bodies import refused
+from melodi_plugin.server.api.generating import Gone
 from melodi_plugin.server.api.guards import Guards, refusal
 from melodi_plugin.server.errors import KINDS, Refused
 from melodi_plugin.server.service import Service
 
-ROUTERS = (models.router, sessions.router)
+ROUTERS = (completions.router, chat.router, tokens.router, models.router)
+_NOBODY_LISTENS = 499  # as proxies log it; it is never received
 
 
 def make_app(service: Service) -> FastAPI:
@@ -28,6 +30,7 @@ def make_app(service: Service) -> FastAPI:
     middleware=[Middleware(Guards, service=service)],
     exception_handlers={
       Refused: _of_refused,
+      Gone: _of_gone,
       RequestValidationError: _of_parameters,
       HTTPException: _of_http,
     },
@@ -40,6 +43,10 @@ def make_app(service: Service) -> FastAPI:
 
 async def _of_refused(_: Request, error: Any) -> Response:
   return refusal(error)
+
+
+async def _of_gone(_: Request, __: Any) -> Response:
+  return Response(status_code=_NOBODY_LISTENS)
 
 
 async def _of_parameters(_: Request, error: Any) -> Response:

@@ -3,7 +3,6 @@
 import json
 from typing import Annotated
 
-import httpx
 import pytest
 from fastapi import Depends, Request
 
@@ -12,19 +11,7 @@ from melodi_plugin.server.api.bodies import Body, read_as
 from melodi_plugin.server.api.guards import Owner
 from melodi_plugin.server.errors import Refused
 from melodi_plugin.server.service import Access, ServeLimits
-from melodi_plugin.testing.http import call
-
-
-def check_error(response: httpx.Response, status: int, param=None) -> str:
-  """The error has the one form; returns its sentence."""
-  assert response.status_code == status, response.text
-  error = response.json()["error"]
-  assert set(error) == {"message", "type", "param", "code"}
-  assert error["param"] == param
-  assert error["message"][0].isupper() or error["param"]
-  assert error["message"].endswith(".")
-  assert response.headers["x-request-id"]
-  return error["message"]
+from melodi_plugin.testing.http import call, check_error
 
 
 def test_which_model_is_served(service):

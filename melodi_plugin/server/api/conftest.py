@@ -2,10 +2,12 @@
 
 import pytest
 
-from melodi_plugin.testing.http import tiny_service
+from melodi_plugin.testing.http import stop, tiny_service
 
 
 @pytest.fixture
-def service():
-  """Ready."""
-  return tiny_service()
+def service(request):
+  """Ready, and stopped after the test, which leaves no text in a slot."""
+  service = tiny_service()
+  request.addfinalizer(lambda: stop(service))
+  return service

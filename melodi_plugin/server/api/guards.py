@@ -64,7 +64,7 @@ class Guards:
       if message["type"] == "http.response.start":
         started = True
         _add_headers(message, state)
-        self._service.metrics.requests.labels(_route(scope), str(message["status"])).inc()
+        self._service.metrics.answered(_route(scope), message["status"])
       await send(message)
 
     try:
