@@ -1,7 +1,8 @@
 """The slots of an engine and the texts in them: what a turn reads and writes.
 
 What becomes of a text does not depend on the others: every slot reads and draws by itself, and how
-a prompt is cut into calls changes nothing.
+a prompt is cut into calls changes nothing.  But calls of few and of many slots are two programs,
+which round differently: only what calls of one size have read is equal to the last bit.
 """
 
 from collections.abc import Callable, Mapping
