@@ -24,6 +24,8 @@ FOREIGN = {
   "config": {"jax", "flax", "optax", "maxtext"},
   "core": {"flax", "optax", "maxtext"},
   "cost": {"jax", "flax", "optax", "maxtext"},
+  "server/states/files.py": {"jax", "flax", "optax", "maxtext"},
+  "server/states/store.py": {"jax", "flax", "optax", "maxtext"},
   "serving/sampling_settings.py": {"jax", "flax", "optax", "maxtext"},
   "serving/snapshots.py": {"jax", "flax", "optax", "maxtext"},
 }

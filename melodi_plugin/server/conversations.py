@@ -9,7 +9,7 @@ import anyio.to_thread
 import numpy as np
 
 from melodi_plugin.server.errors import Refused
-from melodi_plugin.server.store import State, Store, new_id
+from melodi_plugin.server.states.store import State, Store, new_id
 from melodi_plugin.server.texts import Finished, Prompt
 
 
@@ -113,7 +113,7 @@ async def conversation(
     state = head = None
     if store is not None:
       if session is not None:
-        claims.enter_context(store.claimed(owner, session))
+        claims.enter_context(store.claims.claimed("session", owner, session))
       state, head = await anyio.to_thread.run_sync(
         _start, store, owner, previous_response_id, session, memory
       )

@@ -7,7 +7,7 @@ import pytest
 from melodi_plugin.server.answers import Wanted, answers
 from melodi_plugin.server.conversations import conversation
 from melodi_plugin.server.errors import Refused
-from melodi_plugin.server.store import Store
+from melodi_plugin.server.states.store import Store
 from melodi_plugin.server.texts import Finished
 from melodi_plugin.serving.sampling_settings import SamplingSettings
 from melodi_plugin.serving.writing import Ends
@@ -71,7 +71,7 @@ def test_responses_are_gone_on_from_any_number_of_times(store):
 
 def test_a_memory_is_read_once_and_asked_in_several_sessions(store):
   row, pending = FakeEngine(), (ord("t"),)
-  row.read({0: ByteTokenizer().prompt("a documen")})
+  row.read_all({0: ByteTokenizer().prompt("a documen")})
   store.add("ann", "memory", row.extract(0), pending, tokens=10, memory="doc")
   for name in ("a", "b"):
     _, first = run(store, " one", session=name, memory="doc")

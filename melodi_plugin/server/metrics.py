@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from melodi_plugin.server import slots
 from melodi_plugin.server.scheduler import Scheduler
-from melodi_plugin.server.store import Store
+from melodi_plugin.server.states.store import Store
 from melodi_plugin.serving.snapshots import Snapshots
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)

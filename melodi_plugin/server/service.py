@@ -9,7 +9,7 @@ import numpy as np
 from melodi_plugin.server.answers import Schedules
 from melodi_plugin.server.errors import Refused
 from melodi_plugin.server.metrics import Metrics
-from melodi_plugin.server.store import Store
+from melodi_plugin.server.states.store import Store
 from melodi_plugin.serving.chat import Message
 from melodi_plugin.serving.text import Decodes
 

@@ -11,5 +11,7 @@ Read in this order; each file imports only what stands above it:
   chat        the next message of a conversation
   tokens      texts as their tokens, and back
   models      which model is served; whether it is; what is counted
+  kept        names of what is kept, as routes tell them
+  sessions    conversations that go on: listed, forked, deleted
   app         all routes in one application
 """

@@ -8,14 +8,20 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.responses import Response
 
-from melodi_plugin.server.api import chat, completions, models, tokens
+from melodi_plugin.server.api import chat, completions, models, sessions, tokens
 from melodi_plugin.server.api.bodies import refused
 from melodi_plugin.server.api.generating import Gone
 from melodi_plugin.server.api.guards import Guards, refusal
 from melodi_plugin.server.errors import KINDS, Refused
 from melodi_plugin.server.service import Service
 
-ROUTERS = (completions.router, chat.router, tokens.router, models.router)
+ROUTERS = (
+  completions.router,
+  chat.router,
+  tokens.router,
+  models.router,
+  sessions.router,
+)
 _NOBODY_LISTENS = 499  # as proxies log it; it is never received
 
 

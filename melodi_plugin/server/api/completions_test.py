@@ -256,7 +256,7 @@ def complete_with_model(service):
 
 
 def test_fields_that_count_for_nothing(service):
-  asked = {"prompt": "a", "user": "me", "max_completion_tokens": 3, "temperature": None}
+  asked = {"prompt": "a", "user": "me", "max_completion_tokens": 3, "top_p": None, "temperature": 0}
   told = call(service, "POST", "/v1/completions", json=asked)
   assert told.headers["x-melodi-ignored"] == "max_completion_tokens"
   assert len(told.json()["choices"][0]["text"]) > 3

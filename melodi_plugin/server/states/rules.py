@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from melodi_plugin.server.errors import Refused
-from melodi_plugin.server.index import Entry, Index, Named
-from melodi_plugin.server.names import checked_name
+from melodi_plugin.server.states.index import Entry, Index, Named
+from melodi_plugin.server.states.names import checked_name
 
 
 class Budgets(NamedTuple):

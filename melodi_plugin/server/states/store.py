@@ -12,17 +12,16 @@ the answer is that there is no such thing.  All calls raise Refused: 400 for a n
 import contextlib
 import os
 import sqlite3
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 from melodi_plugin.server.errors import Refused
-from melodi_plugin.server.index import Entry, Index, Named, Totals
-from melodi_plugin.server.names import checked_name, hash_of_owner
-from melodi_plugin.server.rules import Budgets, Rules, not_found
-from melodi_plugin.server.state_files import Load, Save, StateFiles, disk_errors
+from melodi_plugin.server.states.files import Load, Save, StateFiles, disk_errors
+from melodi_plugin.server.states.index import Entry, Index, Named, Totals
+from melodi_plugin.server.states.names import Claims, checked_name, hash_of_owner
+from melodi_plugin.server.states.rules import Budgets, Rules, not_found
 
 _GIB = 1 << 30
 _DAY = 86400
@@ -44,7 +43,11 @@ class State(NamedTuple):
 
 
 class Store:
-  """The states of one model in one folder, which belongs to one process."""
+  """The states of one model in one folder, which belongs to one process.
+
+  Attributes:
+    claims: names that one request has for itself; nothing here asks for them.
+  """
 
   def __init__(
     self,
@@ -72,8 +75,7 @@ class Store:
       ValueError: if another process has the folder, or a newer version wrote it.
       OSError, Refused: if it cannot be written.
     """
-    self._clock, self._claimed = clock, set[tuple[str, str]]()
-    self._claiming = threading.Lock()
+    self._clock, self.claims = clock, Claims()
     self._files = StateFiles(folder, save, load)
     with contextlib.ExitStack() as opened:
       opened.callback(self._files.close)
@@ -183,24 +185,6 @@ class Store:
 
   # -- Names: sessions and memories ----------------------------------------------------------------
 
-  @contextlib.contextmanager
-  def claimed(self, owner: str, session: str) -> Iterator[None]:
-    """The session is one request's in the block; Refused with 409 while it is another's."""
-    claim = (hash_of_owner(owner), checked_name(session, "session"))
-    with self._claiming:
-      if claim in self._claimed:
-        raise Refused(
-          409,
-          f"Another request goes on with the session {session}; wait for its end, or fork it.",
-          param="session",
-          code="session_busy",
-        )
-      self._claimed.add(claim)
-    try:
-      yield
-    finally:
-      self._claimed.discard(claim)
-
   def head(self, owner: str, session: str) -> str | None:
     """Id of the state that a session points to; None if there is no such session."""
     with self._transaction():
@@ -220,6 +204,11 @@ class Store:
         # The name may have moved, and the file gone, while it was read.
         if before is not None and before.state.id == named.state.id:
           raise
+
+  def named(self, kind: str, owner: str, name: str) -> Named:
+    """One of them, without its state."""
+    with self._transaction():
+      return self._rules.named(kind, hash_of_owner(owner), name)
 
   def all_named(self, kind: str, owner: str) -> list[Named]:
     """The "session"s or "memory"s of an owner, by name."""

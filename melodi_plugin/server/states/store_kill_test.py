@@ -10,13 +10,13 @@ import time
 import pytest
 
 from melodi_plugin.server.errors import Refused
-from melodi_plugin.server.store import Store
+from melodi_plugin.server.states.store import Store
 from melodi_plugin.testing.states import TextRow, files_in, load, save
 
 # Two threads, so that one writes a file while the other commits; told only when `add` has returned.
 _WRITES = """
 import sys, threading
-from melodi_plugin.server.store import Store
+from melodi_plugin.server.states.store import Store
 from melodi_plugin.testing.states import TextRow, load, save
 store = Store(sys.argv[1], save, load)
 def run(name):

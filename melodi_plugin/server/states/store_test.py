@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from melodi_plugin.server.errors import Refused
-from melodi_plugin.server.store import Store
+from melodi_plugin.server.states.store import Store
 from melodi_plugin.testing.states import TextRow, files_in, load, save
 
 
