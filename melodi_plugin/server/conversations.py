@@ -131,7 +131,7 @@ def _start(
   """The state to go on from, and where the session is."""
   if previous_response_id is not None:
     return store.open(owner, previous_response_id), None
-  if session is not None and store.head(owner, session):
+  if session is not None and store.head("session", owner, session):
     if memory is not None:
       raise Refused(
         400,

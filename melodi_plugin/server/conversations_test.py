@@ -1,17 +1,19 @@
 """Texts that go on from others, and are kept."""
 
 import asyncio
+import contextlib
 
 import pytest
 
 from melodi_plugin.server.answers import Wanted, answers
 from melodi_plugin.server.conversations import conversation
 from melodi_plugin.server.errors import Refused
+from melodi_plugin.server.scheduler import Scheduler
 from melodi_plugin.server.states.store import Store
 from melodi_plugin.server.texts import Finished
 from melodi_plugin.serving.sampling_settings import SamplingSettings
+from melodi_plugin.serving.snapshots import Snapshots
 from melodi_plugin.serving.writing import Ends
-from melodi_plugin.testing.http import AtOnce
 from melodi_plugin.testing.slots import ByteTokenizer, FakeEngine, answer, load_row, save_row
 
 
@@ -23,19 +25,30 @@ def store(tmp_path, request):
   return own
 
 
+@contextlib.contextmanager
+def started():
+  scheduler = Scheduler(FakeEngine(), ByteTokenizer(), Snapshots(0))
+  scheduler.start()
+  try:
+    yield scheduler
+  finally:
+    scheduler.stop()
+
+
 async def turn(store, text, owner="ann", kind="session", count=3, kept=True, **rest):
   """Says something, and keeps the answer; returns the id and the tokens that were written."""
   async with conversation(store, owner, kind, **rest) as own:
     prompt = own.prompt(ByteTokenizer().encode(text))
     wanted = Wanted(prompt, SamplingSettings(temperature=0.0), Ends(count), owner, keep=True)
     written = []
-    async with answers(AtOnce(FakeEngine(), ByteTokenizer()), [wanted]) as events:
-      async for _, event in events:
-        if isinstance(event, Finished):
-          if kept:
-            await own.keep(event, body={"id": own.id})
-        elif hasattr(event, "drawn"):
-          written.append(event.drawn.token)
+    with started() as scheduler:
+      async with answers(scheduler, [wanted]) as events:
+        async for _, event in events:
+          if isinstance(event, Finished):
+            if kept:
+              await own.keep(event, body={"id": own.id})
+          elif hasattr(event, "drawn"):
+            written.append(event.drawn.token)
     return own.id, written
 
 

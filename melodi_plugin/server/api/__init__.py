@@ -12,6 +12,7 @@ Read in this order; each file imports only what stands above it:
   tokens      texts as their tokens, and back
   models      which model is served; whether it is; what is counted
   kept        names of what is kept, as routes tell them
+  memories    documents that are read once: written, listed, downloaded, uploaded, deleted
   sessions    conversations that go on: listed, forked, deleted
   app         all routes in one application
 """

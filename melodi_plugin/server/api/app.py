@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.responses import Response
 
-from melodi_plugin.server.api import chat, completions, models, sessions, tokens
+from melodi_plugin.server.api import chat, completions, memories, models, sessions, tokens
 from melodi_plugin.server.api.bodies import refused
 from melodi_plugin.server.api.generating import Gone
 from melodi_plugin.server.api.guards import Guards, refusal
@@ -20,6 +20,7 @@ ROUTERS = (
   chat.router,
   tokens.router,
   models.router,
+  memories.router,
   sessions.router,
 )
 _NOBODY_LISTENS = 499  # as proxies log it; it is never received

@@ -20,6 +20,8 @@ from melodi_plugin.server.service import Access, Service
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 ALWAYS_OPEN = ("/health", "/metrics")
 WITHOUT_KEY = ("/health",)
+MEMORIES = "/v1/memories"  # files of states are uploaded there, which may be longer than texts
+_HEADER_BYTES = 2**24  # of such a file, at most
 _NAMES = 32  # of ignored fields that are told
 _log = logging.getLogger(__name__)
 
@@ -88,7 +90,7 @@ class Guards:
         scope["state"]["owner"] = _owner(headers.get("authorization", ""), self._service.access)
       if path not in ALWAYS_OPEN:
         self._service.check_open()
-      _check_length(int(length) if (length := _length(headers)) else 0, self._service)
+      _check_length(int(length) if (length := _length(headers)) else 0, scope, self._service)
     except Refused as refused:
       return refusal(refused)
     return None
@@ -161,8 +163,10 @@ def _length(headers: Headers) -> str:
   return length if length.isascii() and length.isdigit() else ""
 
 
-def _check_length(length: int, service: Service) -> None:
+def _check_length(length: int, scope: Scope, service: Service) -> None:
   most = service.limits.max_body_bytes
+  if scope["method"] == "PUT" and scope["path"].startswith(MEMORIES):
+    most = max(most, service.row_bytes + _HEADER_BYTES)
   if length > most:
     raise Refused(413, f"The request is longer than {most} bytes; send less at once.")
 
@@ -176,7 +180,7 @@ def _counted(scope: Scope, receive: Receive, service: Service) -> Receive:
     message = await receive()
     if message["type"] == "http.request":
       count += len(message.get("body", b""))
-      _check_length(count, service)
+      _check_length(count, scope, service)
     return message
 
   return counted

@@ -2,17 +2,8 @@
 
 import pytest
 
-from melodi_plugin.server.states.store import Store
-from melodi_plugin.testing.http import call, tiny_service
-from melodi_plugin.testing.slots import FakeEngine, load_row, save_row
-
-
-@pytest.fixture
-def kept(tmp_path, request):
-  store = Store(str(tmp_path), save_row, load_row)
-  # A fixture that yields is no fixture any more once jaxtyping has wrapped it.
-  request.addfinalizer(store.close)  # noqa: PT021
-  return tiny_service(store=store)
+from melodi_plugin.testing.http import call
+from melodi_plugin.testing.slots import FakeEngine
 
 
 def add(service, **names):
@@ -36,7 +27,7 @@ def test_a_session_is_forked_told_and_deleted(kept):
     assert made.status_code == 201
     assert (made.json()["name"], made.json()["title"], made.json()["tokens"]) == (name, "Tea", 4)
     assert call(kept, "GET", f"/v1/sessions/{name}").json() == made.json()
-    assert kept.store.head("", name) == id
+    assert kept.store.head("session", "", name) == id
   assert names(kept) == [("a", 4), ("b", 4), ("c", 4), ("chat", 4)]
   gone = call(kept, "DELETE", "/v1/sessions/chat")
   assert gone.json() == {"object": "session.deleted", "name": "chat", "deleted": True}

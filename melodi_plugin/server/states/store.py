@@ -185,10 +185,10 @@ class Store:
 
   # -- Names: sessions and memories ----------------------------------------------------------------
 
-  def head(self, owner: str, session: str) -> str | None:
-    """Id of the state that a session points to; None if there is no such session."""
+  def head(self, kind: str, owner: str, name: str) -> str | None:
+    """Id of the state that a "session" or "memory" points to; None if there is none."""
     with self._transaction():
-      found = self._index.named("session", hash_of_owner(owner), checked_name(session, "session"))
+      found = self._index.named(kind, hash_of_owner(owner), checked_name(name, kind))
       return found.state.id if found else None
 
   def open_named(self, kind: str, owner: str, name: str) -> State:

@@ -20,7 +20,7 @@ from melodi_plugin.server.states.store import Store
 from melodi_plugin.testing.states import TextRow, load, save
 store = Store(sys.argv[1], save, load)
 def run(name):
-  head, count = store.head("ann", name), 0
+  head, count = store.head("session", "ann", name), 0
   while True:
     count += 1
     text = f"{head} then {count}"

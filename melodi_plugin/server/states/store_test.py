@@ -70,7 +70,7 @@ def test_nobody_finds_states_of_others_and_no_key_is_on_the_disk(opened, tmp_pat
   for call in (store.open, store.body, store.delete):
     assert refused(404, call, "bob", id).message == refused(404, call, "", id).message
   for owner in ("bob", ""):
-    assert store.head(owner, "chat") is None and store.all_named("session", owner) == []
+    assert store.head("session", owner, "chat") is None and store.all_named("session", owner) == []
     refused(404, store.open_named, "session", owner, "chat")
     refused(404, store.move, owner, "mine", id)
     refused(404, store.fork, owner, "session", "chat", "mine")
@@ -85,7 +85,7 @@ def test_a_session_goes_on_and_leaves_nothing_behind(opened, tmp_path):
   store = opened()
   first = add(store, "1", kind="session", session=("chat", None))
   second = add(store, "2", kind="session", session=("chat", first))
-  assert store.head("ann", "chat") == second
+  assert store.head("session", "ann", "chat") == second
   assert store.open_named("session", "ann", "chat").row.text == "2"
   assert len(files_in(tmp_path)) == 1
   assert "gone on" in refused(409, add, store, "3", session=("chat", first)).message
@@ -157,7 +157,7 @@ def test_names_cannot_be_paths(opened, tmp_path, name):
   store = opened()
   for field in ({"session": (name, None)}, {"memory": name}):
     assert refused(400, add, store, "x", **field).param in field
-  refused(400, store.head, "ann", name)
+  refused(400, store.head, "session", "ann", name)
   refused(400, store.open_named, "memory", "ann", name)
   assert not files_in(tmp_path)
 
@@ -221,7 +221,7 @@ def test_what_is_not_used_expires(opened, clock, tmp_path):
   clock.now += 80_000
   store.sweep()
   refused(404, store.open, "ann", old)
-  assert store.head("ann", "chat") is None
+  assert store.head("session", "ann", "chat") is None
   assert store.open("ann", fresh).row.text == "4"
   assert store.open_named("memory", "ann", "book").row.text == "3"
   assert store.stats() == (2, 400, 0, 1) and len(files_in(tmp_path)) == 2
@@ -238,7 +238,7 @@ def test_a_start_removes_what_is_half_there_and_nothing_else(opened, tmp_path):
   (states / "notes.txt").write_text("a person's own")
   store = opened()
   assert {os.path.basename(path) for path in files_in(tmp_path)} == {f"{kept}.memory", "notes.txt"}
-  assert store.head("ann", "chat") is None and store.stats().states == 1
+  assert store.head("session", "ann", "chat") is None and store.stats().states == 1
 
 
 def test_a_folder_belongs_to_one_process(opened, tmp_path):
@@ -346,7 +346,7 @@ def test_a_random_walk_agrees_with_a_dictionary(opened, tmp_path, clock, seed):
         add(store, str(step), owner, kind, memory=name)
         names[kind, owner, name] = str(step)
       case 1 | 2:
-        head = store.head(owner, name)
+        head = store.head("session", owner, name)
         id = add(store, str(step), owner, session=(name, head))
         responses[id] = owner, str(step)
         names["session", owner, name] = str(step)
@@ -368,7 +368,7 @@ def test_a_random_walk_agrees_with_a_dictionary(opened, tmp_path, clock, seed):
         else:
           store.fork(owner, kind, name, to)
           names["session", owner, to] = there
-      case 6 if own and store.head(owner, name) is None:
+      case 6 if own and store.head("session", owner, name) is None:
         store.move(owner, name, id := random_.choice(own))
         names["session", owner, name] = responses[id][1]
       case 7 if random_.random() < 0.2:
@@ -390,7 +390,7 @@ def test_a_random_walk_within_tight_budgets_keeps_what_has_a_name(opened, tmp_pa
   for step in range(120):
     clock.now += random_.random()
     session = random_.choice("abcdef") if random_.random() < 0.5 else None
-    move = (session, store.head("ann", session)) if session else None
+    move = (session, store.head("session", "ann", session)) if session else None
     try:
       add(store, str(step), size=random_.randrange(100, 900), session=move)
       if session:
