@@ -162,14 +162,15 @@ def test_the_next_sibling_reads_if_the_first_is_gone():
   assert len(desk.calls("read")) == 1 + 3
 
 
-def test_scored_text_reads_for_its_siblings_and_reads_all_itself():
-  desk, prompt = Desk(), Prompt(np.array(list(b"a prompt of two calls"), np.int32))
+@pytest.mark.parametrize("slots, calls", [(4, [(0, 1)] * 3), (1, [(0,)] * 6)])
+def test_scored_text_reads_for_its_siblings_and_reads_all_itself(slots, calls):
+  desk, prompt = Desk(slots), Prompt(np.array(list(b"a prompt of two calls"), np.int32))
   texts = [heard(prompt, 6, seed=seed + 1, scored=seed in (0, 2)) for seed in range(4)]
   desk.submit(*texts)
   desk.finish()
   for text in texts:
     assert_alone(text)
-  assert not desk.calls("read") and desk.calls("score") == [(0, 1)] * 3
+  assert not desk.calls("read") and desk.calls("score") == calls
 
 
 # -- Snapshots -------------------------------------------------------------------------------------
