@@ -14,5 +14,8 @@ Read in this order; each file imports only what stands above it:
   kept        names of what is kept, as routes tell them
   memories    documents that are read once: written, listed, downloaded, uploaded, deleted
   sessions    conversations that go on: listed, forked, deleted
+  response_events a response in the words of OpenAI's types, whole or as a stream
+  responses   an answer that others go on from
+  page/       a page to talk with the model, for browsers
   app         all routes in one application
 """

@@ -8,10 +8,19 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.responses import Response
 
-from melodi_plugin.server.api import chat, completions, memories, models, sessions, tokens
+from melodi_plugin.server.api import (
+  chat,
+  completions,
+  memories,
+  models,
+  responses,
+  sessions,
+  tokens,
+)
 from melodi_plugin.server.api.bodies import refused
 from melodi_plugin.server.api.generating import Gone
 from melodi_plugin.server.api.guards import Guards, refusal
+from melodi_plugin.server.api.page import routes as page
 from melodi_plugin.server.errors import KINDS, Refused
 from melodi_plugin.server.service import Service
 
@@ -22,6 +31,8 @@ ROUTERS = (
   models.router,
   memories.router,
   sessions.router,
+  responses.router,
+  page.router,
 )
 _NOBODY_LISTENS = 499  # as proxies log it; it is never received
 

@@ -18,8 +18,10 @@ from melodi_plugin.server.errors import Refused
 from melodi_plugin.server.service import Access, Service
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-ALWAYS_OPEN = ("/health", "/metrics")
-WITHOUT_KEY = ("/health",)
+_FILES = ("page.css", "page.js", "server.js", "shown.js", "icon.svg")
+PAGE = ("/", *(f"/page/{name}" for name in _FILES))
+ALWAYS_OPEN = ("/health", "/metrics", *PAGE)
+WITHOUT_KEY = ("/health", *PAGE)  # a page asks for the key that its requests are to send
 MEMORIES = "/v1/memories"  # files of states are uploaded there, which may be longer than texts
 _HEADER_BYTES = 2**24  # of such a file, at most
 _NAMES = 32  # of ignored fields that are told
