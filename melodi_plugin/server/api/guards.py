@@ -18,7 +18,7 @@ from melodi_plugin.server.errors import Refused
 from melodi_plugin.server.service import Access, Service
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_FILES = ("page.css", "page.js", "server.js", "shown.js", "icon.svg")
+_FILES = ("page.css", "page.js", "server.js", "shown.js", "talk.js", "icon.svg")
 PAGE = ("/", *(f"/page/{name}" for name in _FILES))
 ALWAYS_OPEN = ("/health", "/metrics", *PAGE)
 WITHOUT_KEY = ("/health", *PAGE)  # a page asks for the key that its requests are to send

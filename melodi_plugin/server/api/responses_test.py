@@ -90,6 +90,15 @@ def test_responses_go_on_from_each_other_with_new_messages_only(kept):
     assert fork.output_text == written(*said)
 
 
+def test_a_response_begins_with_a_memory(kept):
+  call(kept, "POST", "/v1/memories", json={"name": "doc", "text": "It was July."})
+  own = respond(kept, "one", extra_body={"memory": "doc"})
+  ids = [*b"It was July.", *RoleChat()([{"role": "user", "content": "one"}])]
+  assert own.output_text == decode(answer(ids, TOKENS, end=END))
+  both = {"input": "one", "memory": "doc", "previous_response_id": own.id}
+  check_error(call(kept, "POST", "/v1/responses", json=both), 400, "previous_response_id")
+
+
 def test_a_response_is_deleted_and_those_behind_it_stay(kept):
   first = respond(kept, "one")
   second = respond(kept, "two", previous_response_id=first.id)
@@ -191,11 +200,11 @@ def test_another_key_finds_nothing(kept):
 
 def test_messages_and_their_parts(service):
   parts = [{"type": "input_text", "text": "o"}, {"type": "input_text", "text": "ne"}]
-  told = [{"type": "output_text", "text": "yes"}]
+  told = [{"type": "output_text", "text": "yes", "annotations": []}]
   given = [
     {"role": "developer", "content": "be short"},
     {"type": "message", "role": "user", "content": parts},
-    {"role": "assistant", "content": told},
+    {"role": "assistant", "content": told, "id": "msg_1", "status": "completed"},
     {"role": "user", "content": "two"},
   ]
   said = {"system": "be short", "user": "one", "assistant": "yes"}

@@ -2,8 +2,8 @@
 
 import { call, events, useKey } from "/page/server.js";
 import { $, bytes, element, number, show, showError, write } from "/page/shown.js";
+import { begun, request, store, stored } from "/page/talk.js";
 
-const TALK = "melodi.conversation";
 const NAME = 64; // characters of a memory's name
 
 let about = null; // what /page/about says
@@ -11,25 +11,6 @@ let memories = []; // of /v1/memories
 let talk = stored() ?? begun(""); // what the next message goes on from
 let chosen = talk.memory; // what the next conversation begins with
 let answering = null; // aborts the answer that is written now
-
-function begun(memory) {
-  const random = [...crypto.getRandomValues(new Uint8Array(12))];
-  const session = `page-${random.map((byte) => byte.toString(16).padStart(2, "0")).join("")}`;
-  return { session, memory, turns: [], tokens: 0 };
-}
-
-// A page that is loaded again goes on with its conversation.
-function stored() {
-  return JSON.parse(sessionStorage.getItem(TALK));
-}
-
-function store() {
-  try {
-    sessionStorage.setItem(TALK, JSON.stringify(talk));
-  } catch {
-    sessionStorage.removeItem(TALK); // too long for the browser: it lives as long as the page
-  }
-}
 
 // -- The conversation -----------------------------------------------------------------------------
 
@@ -52,26 +33,6 @@ function showNumbers(usage, tokens, seconds) {
   $("speed").textContent = later > 0 && seconds ? `${(later / seconds).toFixed(1)} tokens/s` : "–";
 }
 
-function request(text, remembers) {
-  const before = remembers && !about.sessions ? talk.turns : [];
-  const body = { stream: true, stream_options: { include_usage: true } };
-  body.temperature = $("temperature").valueAsNumber || 0;
-  body[about.chat ? "max_completion_tokens" : "max_tokens"] = $("tokens").valueAsNumber || 1;
-  if (about.chat) {
-    body.messages = before.flatMap((turn) => [
-      { role: "user", content: turn.said },
-      { role: "assistant", content: turn.written },
-    ]);
-    body.messages.push({ role: "user", content: text });
-  } else {
-    body.prompt = before.map((turn) => turn.said + turn.written).join("") + text;
-  }
-  if (remembers && about.sessions) body.session = talk.session;
-  // A session that has begun has read the memory already.
-  if (remembers && talk.memory && !(about.sessions && talk.turns.length)) body.memory = talk.memory;
-  return body;
-}
-
 async function answer(text) {
   const own = talk;
   const remembers = $("remember").checked;
@@ -81,7 +42,7 @@ async function answer(text) {
   const shown = show("written writing", "");
   busy(true);
   try {
-    const { usage, seconds } = await stream(request(text, remembers), shown, abort.signal);
+    const { usage, seconds } = await stream(request(about, own, text, remembers), shown, abort.signal);
     if (remembers) keep(own, text, shown.textContent, usage);
     if (own === talk) showNumbers(usage, remembers ? own.tokens : usage.total_tokens, seconds);
     if (!remembers) show("note", "Without memory: the model has read this message only.");
@@ -133,7 +94,7 @@ function keep(own, said, written, usage) {
   const before = about.sessions && own.turns.length ? own.tokens : begin;
   own.tokens = before + usage.total_tokens;
   own.turns.push({ said, written });
-  if (own === talk) store();
+  if (own === talk) store(talk);
 }
 
 function busy(is) {
@@ -155,11 +116,23 @@ function fresh() {
   busy(false);
   if (about?.sessions && talk.turns.length) forget(talk.session);
   talk = begun(chosen);
-  store();
+  store(talk);
   showTalk();
   showChoice();
   showError(null);
   $("text").focus();
+}
+
+// A session may have expired, or been deleted, since the page was loaded last.
+async function checkTalk() {
+  if (!about.sessions || !talk.turns.length) return;
+  try {
+    await call(`/v1/sessions/${talk.session}`);
+  } catch (error) {
+    if (error.status !== 404) throw error;
+    fresh();
+    show("note", "The server does not keep the earlier conversation any more; this is a new one.");
+  }
 }
 
 // One that is not there is as good as forgotten.
@@ -201,7 +174,7 @@ function choose(name) {
   chosen = name;
   if (!talk.turns.length && !answering) {
     talk.memory = name;
-    store();
+    store(talk);
   }
   showChoice();
 }
@@ -276,6 +249,7 @@ async function begin() {
     $("no_memories").hidden = about.memories;
     $("key_form").hidden = true;
     if (about.memories) await loadMemories();
+    await checkTalk();
     showError(null);
   } catch (error) {
     showError(error);

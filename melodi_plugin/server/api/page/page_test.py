@@ -294,6 +294,13 @@ def test_memories_are_read_chosen_saved_and_deleted(browser, tmp_path):
     page.click("#fresh")
     page.until(lambda: not store.all_named("session", ""))
     assert page.ask("one") == ByteTokenizer().decode(first)
+    browser.refresh()
+    page.until(lambda: page.memories())
+    assert page.all(".said") == ["one"]
+    store.forget("session", "", store.all_named("session", "")[0].name)
+    browser.refresh()
+    page.until(lambda: "any more" in "".join(page.all(".note")))
+    assert page.all(".said") == []
     saved.write_bytes(b"broken")
     page.one("#file").send_keys(str(saved))
     page.until(lambda: "is not a memory file" in page.one("#error").text)
