@@ -25,7 +25,8 @@ def test_state_and_programs_are_constant_and_a_stock_decoder_grows(tmp_path):
   points, long = found["points"]["with memory"], found["long"]
   assert [point["tokens"] for point in points] == [32, 80] and long[-1]["tokens"] == 500
   assert len({entry["compiles"] for entry in (points[1], *long)}) == 1
-  config = running.initialize(**running.TINY | KEYS)
+  with running.maxtext_process():
+    config = running.initialize(**running.TINY | KEYS)
   expected = row_bytes(MelodiConfig.from_maxtext(config), memory_bytes=4, cache_bytes=2)
   assert {entry["state_bytes"] for entry in (*points, *long)} == {expected}
   stock = found["points"]["stock decoder"]
