@@ -30,6 +30,7 @@ RUN_BY = {
   "compile": "integration_tests/compile_test.py",
   "evaluate": "integration_tests/evaluate_test.py",
   "decode": "integration_tests/decode_test.py",
+  "serve": "integration_tests/serve_test.py",
   "memorize": "integration_tests/memorize_test.py",
   "report": "melodi_plugin/evaluation/report_test.py",
   "probes": "melodi_plugin/evaluation/probes/result_test.py",

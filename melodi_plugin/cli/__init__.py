@@ -8,6 +8,7 @@ Read in this order; each file imports only what stands above it:
   train          MaxText's trainer, with memory; compiled ahead of time
   evaluate       whole documents, memory carried; recall probes
   decode         text after a prompt, or a talk; documents into memory files
+  serve          the same over HTTP, for many at once
   report         evaluations, or probes, side by side
   checkpoints    memory for a stock checkpoint, and back; its gates; a GGUF file as one
   memory         what is in memory files

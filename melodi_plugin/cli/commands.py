@@ -75,6 +75,15 @@ COMMANDS = (
     arguments.decode,
   ),
   Command(
+    "serve",
+    "models",
+    "Answers many clients over HTTP, in OpenAI's protocol, and keeps what they said.",
+    "melodi serve configs/yaml/melodi_shakespeare_cpu.yml "
+    "load_parameters_path=RUN/checkpoints/799/items melodi_serve_folder=states",
+    "serve.main",
+    arguments.serve,
+  ),
+  Command(
     "memorize",
     "models",
     "Reads documents once, each into a memory file.",

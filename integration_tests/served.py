@@ -1,0 +1,76 @@
+"""`melodi serve` as a process of its own, and what it is asked."""
+
+import contextlib
+import pathlib
+import re
+import signal
+import time
+from collections.abc import Iterator, Sequence
+
+import httpx
+import openai
+
+from integration_tests import running
+
+_ANSWERS = re.compile(r"answers at (http://\S+)/v1: ")
+_SECONDS = 240  # until it answers, however busy the machine is
+
+
+class Server:
+  """A server that answers.
+
+  Attributes:
+    url: without /v1.
+    client: openai's own, which tries nothing twice.
+    http: httpx's own.
+  """
+
+  def __init__(self, folder: pathlib.Path, words: Sequence[str], **env: str):
+    """Starts it in `folder`, where its log is, with the words behind `melodi serve`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    self._log = folder / "log.txt"
+    port = "melodi_serve_port=0"
+    self._process = running.start("-m", "melodi_plugin", "serve", *words, port, cwd=folder, **env)
+    self.url = self._wait()
+    key = env.get("MELODI_API_KEY", "none")
+    self.client = openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0)
+    self.http = httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {key}"})
+
+  def _wait(self) -> str:
+    end = time.monotonic() + _SECONDS
+    while self._process.poll() is None and time.monotonic() < end:
+      if found := _ANSWERS.search(self.log()):
+        return found[1]
+      time.sleep(0.05)
+    self._process.kill()
+    raise AssertionError(self.log())
+
+  def log(self) -> str:
+    """What it has said."""
+    return self._log.read_text()
+
+  def slots(self) -> dict[str, float]:
+    """How many slots are in every state, by its metrics."""
+    text = self.http.get("/metrics").text
+    found = re.findall(r'^melodi_slots\{state="(\w+)"\} (\S+)$', text, re.MULTILINE)
+    return {state: float(count) for state, count in found}
+
+  def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+    """Sends a signal; returns the exit status."""
+    self._process.send_signal(number)
+    try:
+      return self._process.wait(timeout=60)
+    finally:
+      self._process.kill()
+      self.client.close()
+      self.http.close()
+
+
+@contextlib.contextmanager
+def server(folder: pathlib.Path, words: Sequence[str], **env: str) -> Iterator[Server]:
+  """One that is killed at the end."""
+  own = Server(folder, words, **env)
+  try:
+    yield own
+  finally:
+    own.end(signal.SIGKILL)
