@@ -55,9 +55,13 @@ class Server:
     found = re.findall(r'^melodi_slots\{state="(\w+)"\} (\S+)$', text, re.MULTILINE)
     return {state: float(count) for state, count in found}
 
+  def signal(self, number: signal.Signals) -> None:
+    """Sends a signal."""
+    self._process.send_signal(number)
+
   def end(self, number: signal.Signals = signal.SIGTERM) -> int:
     """Sends a signal; returns the exit status."""
-    self._process.send_signal(number)
+    self.signal(number)
     try:
       return self._process.wait(timeout=60)
     finally:

@@ -125,9 +125,7 @@ def _chat(config: Any, tokenizer: Tokenizer) -> Chat | None:
     return None
 
 
-def _save(
-  checkpoint: Checkpoint, path: str, row: Row, pending: Sequence[int], title: str
-) -> None:
+def _save(checkpoint: Checkpoint, path: str, row: Row, pending: Sequence[int], title: str) -> None:
   checkpoint.save_memory(path, row, pending, title=title)
 
 

@@ -1,0 +1,178 @@
+"""`melodi serve`, run as a process: what openai's client is told is what `evaluate` says."""
+
+import asyncio
+import json
+import signal
+import subprocess
+
+import numpy as np
+import openai
+import pytest
+
+from integration_tests import running, saved_model, served
+from integration_tests.saved_model import PROMPT, WINDOW, random_text
+
+NEAR = 1e-4  # of log probabilities in float32
+MODEL = "tiny"
+SLOTS = 4
+
+
+@pytest.fixture(scope="module", name="model")
+def _model(tmp_path_factory):
+  with saved_model.saved_model(tmp_path_factory.mktemp("serve")) as model:
+    yield model
+
+
+@pytest.fixture(scope="module", name="words")
+def _words(model):
+  keys = [f"melodi_slots={SLOTS}", f"melodi_serve_model={MODEL}"]
+  return [*model.words, *keys, f"melodi_serve_folder={model.folder}/states"]
+
+
+@pytest.fixture(scope="module", name="server")
+def _server(model, words):
+  with served.server(model.folder / "server", words) as server:
+    yield server
+
+
+def ids_of(model, text: str) -> list[int]:
+  return model.checkpoint().tokenizer.prompt(text).tolist()
+
+
+def complete(server, prompt, **more):
+  return server.client.completions.create(
+    model=MODEL, prompt=prompt, **{"max_tokens": 24, "temperature": 0} | more
+  )
+
+
+def check_greedy(model, before: str, text: str, choice) -> None:
+  """All that was written has the largest logit behind what came before, and its probability."""
+  prompt, written = ids_of(model, before), model.checkpoint().tokenizer.encode(text)
+  logprobs, hits = model.logprobs([*prompt, *written])
+  assert hits[-len(written) :].all()
+  found = choice.logprobs.token_logprobs
+  np.testing.assert_allclose(found[-len(written) :], logprobs[-len(written) :], atol=NEAR)
+
+
+# -- Answers ---------------------------------------------------------------------------------------
+
+
+def test_completion_is_the_text_that_evaluate_finds_most_probable(model, server):
+  answer = complete(server, PROMPT, logprobs=1)
+  (choice,) = answer.choices
+  assert answer.usage.prompt_tokens == len(ids_of(model, PROMPT))
+  assert answer.usage.completion_tokens == 24 and choice.finish_reason == "length"
+  check_greedy(model, PROMPT, choice.text, choice)
+  streamed = complete(server, PROMPT, stream=True, stream_options={"include_usage": True})
+  *parts, last = list(streamed)
+  assert "".join(part.choices[0].text for part in parts) == choice.text
+  assert last.usage.prompt_tokens_details.cached_tokens == len(ids_of(model, PROMPT)) - 1
+
+
+def test_echoed_log_probabilities_are_those_of_evaluate(model, server):
+  ids = ids_of(model, random_text(7, 9 * WINDOW + 5))
+  answer = complete(server, [ids, ids[:40]], max_tokens=1, echo=True, logprobs=1)
+  for given, choice in zip((ids, ids[:40]), answer.choices, strict=True):
+    found = choice.logprobs
+    assert len(found.token_logprobs) == len(given) + 1 and found.token_logprobs[0] is None
+    logprobs, hits = model.logprobs(given)
+    np.testing.assert_allclose(found.token_logprobs[1:-1], logprobs, atol=NEAR)
+    tops = [max(top.values()) for top in found.top_logprobs[1:-1]]
+    np.testing.assert_array_equal(np.equal(found.token_logprobs[1:-1], tops), hits)
+
+
+def test_many_clients_of_the_async_kind_are_answered_as_one_alone(server):
+  prompts = [random_text(seed, 5 + 11 * seed) for seed in range(12)]
+  alone = [complete(server, own, seed=i, temperature=1).choices[0].text
+           for i, own in enumerate(prompts)]  # fmt: skip
+
+  async def together():
+    async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+      return await asyncio.gather(*(
+        client.completions.create(
+          model=MODEL, prompt=own, seed=i, max_tokens=24, temperature=1
+        ) for i, own in enumerate(prompts)
+      ))  # fmt: skip
+
+  assert [answer.choices[0].text for answer in asyncio.run(together())] == alone
+  assert server.slots() == {"free": SLOTS, "reading": 0, "decoding": 0}
+
+
+def test_curl_gets_one_form_of_errors(server):
+  def curl(path: str, *more: str) -> tuple[int, dict]:
+    words = ["curl", "-s", "-w", "\n%{http_code}", *more, f"{server.url}{path}"]
+    body, _, status = subprocess.check_output(words, text=True).rpartition("\n")
+    return int(status), json.loads(body)
+
+  as_json = ("-H", "Content-Type: application/json", "-d")
+  status, body = curl("/v1/completions", *as_json, '{"prompt": "abc", "max_tokens": 2}')
+  assert status == 200 and body["object"] == "text_completion"
+  for path, data, expected in (
+    ("/v1/completions", "{", 400),
+    ("/v1/completions", '{"prompt": "abc", "temperature": -1}', 400),
+    ("/v1/completions", '{"prompt": "abc", "model": "gpt-5"}', 404),
+    ("/v1/none", "{}", 404),
+  ):
+    status, body = curl(path, *as_json, data)
+    assert status == expected and set(body["error"]) == {"message", "type", "param", "code"}
+
+
+# -- What is kept ----------------------------------------------------------------------------------
+
+
+def test_memory_is_read_once_and_named_by_any_request(model, server):
+  text = random_text(3, 6 * WINDOW + 1)
+  created = server.http.post("/v1/memories", json={"name": "play", "text": text}, timeout=60)
+  assert created.status_code < 300, created.text
+  choice = complete(server, "abc", logprobs=1, extra_body={"memory": "play"}).choices[0]
+  check_greedy(model, text + "abc", choice.text, choice)
+  file = server.http.get("/v1/memories/play/content")
+  assert file.status_code == 200
+  copied = server.http.put("/v1/memories/copy/content", content=file.content, timeout=60)
+  assert copied.status_code < 300, copied.text
+  again = complete(server, "abc", logprobs=1, extra_body={"memory": "copy"}).choices[0]
+  assert (again.text, again.logprobs.token_logprobs) == (
+    choice.text, choice.logprobs.token_logprobs)  # fmt: skip
+
+
+def test_session_goes_on_after_a_kill(model, words, tmp_path):
+  """What was answered is there, and the next answer is that of a server that was never killed."""
+  turns = [random_text(seed, 20) for seed in (11, 12, 13)]
+  words = [*words, f"melodi_serve_folder={tmp_path}/states"]
+  whole = ""
+  for number, turn in enumerate(turns):
+    with served.server(tmp_path / f"server{number}", words) as server:
+      choice = complete(server, turn, logprobs=1, extra_body={"session": "s"}).choices[0]
+      check_greedy(model, whole + turn, choice.text, choice)
+      whole += turn + choice.text
+      server.end(signal.SIGKILL)
+
+
+# -- The process -----------------------------------------------------------------------------------
+
+
+def test_term_lets_answers_end_and_refuses_new_ones(model, words, tmp_path):
+  folder = f"melodi_serve_folder={tmp_path}/states"
+  with served.server(tmp_path / "server", [*words, folder]) as server:
+    stream = complete(server, PROMPT, max_tokens=400, stream=True)
+    parts = [next(stream)]
+    server.signal(signal.SIGTERM)
+    with pytest.raises((openai.InternalServerError, openai.APIConnectionError)):
+      for _ in range(200):
+        complete(server, "abc", max_tokens=1)
+    parts += list(stream)
+    assert parts[-1].choices[0].finish_reason == "length"
+    assert server.end() == 0
+    assert "Traceback" not in server.log()
+
+
+@pytest.mark.parametrize(
+  ("keys", "sentence"),
+  [
+    (["melodi_serve_key_file=none.txt"], "none.txt cannot be read"),
+    (["melodi_serve_host=203.0.113.1"], "cannot be listened at"),
+  ],
+)
+def test_what_is_wrong_at_the_start_is_one_sentence(model, words, tmp_path, keys, sentence):
+  status, log = running.command("-m", "melodi_plugin", "serve", *words, *keys, cwd=tmp_path)
+  assert status == 2 and sentence in log and "Traceback" not in log
