@@ -45,6 +45,11 @@ def complete(server, prompt, **more):
   )
 
 
+def complete_until_refused(server) -> None:
+  for _ in range(200):
+    complete(server, "abc", max_tokens=1)
+
+
 def check_greedy(model, before: str, text: str, choice) -> None:
   """All that was written has the largest logit behind what came before, and its probability."""
   prompt, written = ids_of(model, before), model.checkpoint().tokenizer.encode(text)
@@ -157,9 +162,9 @@ def test_term_lets_answers_end_and_refuses_new_ones(model, words, tmp_path):
     stream = complete(server, PROMPT, max_tokens=400, stream=True)
     parts = [next(stream)]
     server.signal(signal.SIGTERM)
-    with pytest.raises((openai.InternalServerError, openai.APIConnectionError)):
-      for _ in range(200):
-        complete(server, "abc", max_tokens=1)
+    refused = openai.InternalServerError, openai.APIConnectionError
+    with pytest.raises(refused):
+      complete_until_refused(server)
     parts += list(stream)
     assert parts[-1].choices[0].finish_reason == "length"
     assert server.end() == 0
