@@ -45,6 +45,7 @@ RUN_BY = {
   "sizes": "integration_tests/sizes_test.py",
   "bench windows": "melodi_plugin/cli/verbs_test.py",
   "bench decode": "integration_tests/bench_decode_test.py",
+  "bench serve": "integration_tests/bench_serve_test.py",
   "compare": "integration_tests/compare_test.py",
   "paper-configs": "melodi_plugin/cli/verbs_test.py",
 }

@@ -1,10 +1,13 @@
-"""What `decode` has measured, as a table and as a picture."""
+"""What `decode` and `serve` have measured, as tables and a picture."""
 
+import statistics
 from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from melodi_plugin.bench.decode import Point, Stretch
+from melodi_plugin.bench.serve import First, Gaps, Rate
 from melodi_plugin.output.figures import new_figure, png, style
 from melodi_plugin.output.tables import Table, with_unit
 
@@ -77,3 +80,34 @@ def picture(curves: dict[str, Sequence[Point]]) -> bytes:
 
 def _short(tokens: float) -> str:
   return f"{tokens / 1024:g}K" if tokens >= 1024 else f"{tokens:g}"
+
+
+def rates_table(rates: Sequence[Rate]) -> Table:
+  """One line per number of slots."""
+  header = ("slots and clients", "tokens/s, median", "least", "most")
+  rows = [
+    [f"{own.slots}", *(f"{f(own.rates):,.1f}" for f in (statistics.median, min, max))]
+    for own in rates
+  ]
+  return Table("all clients together", header, rows)
+
+
+def waits_table(first: First, between: Gaps, prefix: int, long: int) -> Table:
+  """What one client waits for."""
+  header = ("milliseconds to", "median", "least", "p99", "how many")
+  named = {
+    f"first token, {prefix:,} new tokens": first.cold,
+    "first token, the same tokens with another end": first.warm,
+    "next token, alone": between.alone,
+    f"next token, beside {long:,} tokens that are read": between.beside,
+  }
+  rows = [
+    [name, *(f"{1e3 * f(own):,.1f}" for f in (statistics.median, min, _p99)), f"{len(own)}"]
+    for name, own in named.items()
+    if own
+  ]
+  return Table("one client", header, rows)
+
+
+def _p99(seconds: Sequence[float]) -> float:
+  return float(np.quantile(seconds, 0.99))

@@ -273,6 +273,22 @@ def bench_windows(parser: Parser) -> None:
   parser.add_argument("--repeats", default=5, help="steps that are timed (default: 5)", **numbers)
 
 
+def bench_serve(parser: Parser) -> None:
+  """A server, as `melodi serve` is given it, and what is measured of it."""
+  parser.add_config(lambda: _described(_SERVE))
+  numbers = {"type": positive, "metavar": "N"}
+  text = "slots, with as many clients; a server each (default: 1 8 32)"
+  parser.add_argument("--slots", nargs="+", default=[1, 8, 32], help=text, **numbers)
+  text = "tokens that a client has written (default: 64)"
+  parser.add_argument("--tokens", default=64, help=text, **numbers)
+  text = "tokens of a prompt whose first token is waited for (default: 8192)"
+  parser.add_argument("--prefix", default=8192, help=text, **numbers)
+  text = "tokens of a prompt that is read while another client writes (default: 100000)"
+  parser.add_argument("--read", default=100_000, help=text, **numbers)
+  parser.add_argument("--repeats", default=5, help="of everything (default: 5)", **numbers)
+  parser.add_argument("--json", action="store_true", help="all numbers, instead of tables")
+
+
 def bench_decode(parser: Parser) -> None:
   """A model, and what is measured of it."""
   parser.add_config(optional=True)

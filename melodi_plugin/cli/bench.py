@@ -1,6 +1,7 @@
-"""`melodi bench windows`: how fast a model trains; `melodi bench decode`: how fast it writes."""
+"""`melodi bench`: how fast a model trains (windows), writes (decode), and answers many (serve)."""
 
 import argparse
+import asyncio
 import json
 import os
 import platform
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 
 from melodi_plugin.bench import decode as decoding
 from melodi_plugin.bench import figures
+from melodi_plugin.bench import serve as serving
 from melodi_plugin.bench.windows import BATCH, CONFIG, measure
 from melodi_plugin.config.systems import is_melodi
 from melodi_plugin.cost.accounting import parameters
@@ -136,3 +138,29 @@ def _stock(
   with off_the_screen():
     decoder = StockDecoder(stock, text.tolist(), room, fresh_params(stock))
     return decoding.without_memory(decoder, tokens, min(_STOCK_STEPS, room - 1), compiles)
+
+
+def serve(options: argparse.Namespace) -> None:
+  """Starts servers, asks them, and prints two tables, or JSON."""
+  quiet_logs()
+  words = [options.config, *options.keys]
+  prompts = serving.Prompts(load_config(["", *words, WITHOUT_DOCUMENTS]).vocab_size)
+  rates, waits, slots = [], None, sorted(options.slots)
+  with user_errors(ValueError, OSError), tokens_bar("servers", len(slots)) as advance:
+    for count in slots:
+      with serving.running_server(words, count) as url:
+        own = serving.rate(url, count, options.tokens, options.repeats, prompts)
+        rates.append(asyncio.run(own))
+        if count == max(slots):  # two slots at least, where there are any
+          first = asyncio.run(serving.first_token(url, options.prefix, options.repeats, prompts))
+          between = asyncio.run(serving.gaps(url, options.tokens, options.read, prompts))
+          waits = first, between
+      advance(1)
+  assert waits is not None
+  machine = f"{_started()}, load {os.getloadavg()[0]:.1f}"
+  if options.json:
+    found = {"rates": [own._asdict() for own in rates]}
+    print(json.dumps(found | waits[0]._asdict() | waits[1]._asdict() | {"machine": machine}))
+    return
+  print(f"{machine} at the end\n\n{figures.rates_table(rates).markdown()}")
+  print(figures.waits_table(*waits, options.prefix, options.read).markdown(), end="")

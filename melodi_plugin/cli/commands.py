@@ -199,6 +199,15 @@ COMMANDS = (
     arguments.bench_decode,
   ),
   Command(
+    "bench serve",
+    "costs",
+    "Starts servers, and measures what their clients wait for.",
+    "melodi bench serve configs/yaml/melodi_shakespeare_cpu.yml "
+    "load_parameters_path=RUN/checkpoints/799/items --slots 1 8",
+    "bench.serve",
+    arguments.bench_serve,
+  ),
+  Command(
     "compare",
     "experiments",
     "Trains and evaluates several configs alike; goes on where it was stopped.",

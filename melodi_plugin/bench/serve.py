@@ -1,0 +1,182 @@
+"""What clients of a server wait for, over loopback: the first token, every token, all tokens.
+
+The server is `melodi serve` in a process of its own; prompts are random tokens, so no two begin
+alike unless they are to.
+"""
+
+import asyncio
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import httpx
+import numpy as np
+
+_SECONDS = 900  # until a server answers
+_ANSWERS = re.compile(r"answers at (http://\S+)/v1: ")
+_SHORT = 32  # tokens of a prompt that is not to be measured
+_TAIL = 16  # tokens behind a prefix that was read before
+
+
+class Rate(NamedTuple):
+  """Tokens per second of all clients together, one client per slot.
+
+  Attributes:
+    slots: of the server.
+    rates: of every repetition.
+  """
+
+  slots: int
+  rates: list[float]
+
+
+class First(NamedTuple):
+  """Seconds from a request to its first token.
+
+  Attributes:
+    cold: prompts that were never read.
+    warm: the same prompts with another end.
+  """
+
+  cold: list[float]
+  warm: list[float]
+
+
+class Gaps(NamedTuple):
+  """Seconds between two tokens of one client.
+
+  Attributes:
+    alone: while nobody else asks.
+    beside: while another client's long prompt is read.
+  """
+
+  alone: list[float]
+  beside: list[float]
+
+
+class Prompts:
+  """Random token ids of a vocabulary, other ones at every call."""
+
+  def __init__(self, vocabulary: int):
+    self._chance, self._vocabulary = np.random.default_rng(0), vocabulary
+
+  def __call__(self, tokens: int) -> list[int]:
+    """So many."""
+    return self._chance.integers(3, self._vocabulary, tokens).tolist()
+
+
+@contextlib.contextmanager
+def running_server(words: Sequence[str], slots: int) -> Iterator[str]:
+  """`melodi serve` with these words and so many slots; yields its address.
+
+  Raises:
+    ValueError: with what it said last, if it does not answer.
+  """
+  command = [sys.executable, "-m", "melodi_plugin", "serve", *words]
+  command += [f"melodi_slots={slots}", "melodi_serve_port=0"]
+  with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
+    process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+      yield _address(process, log)
+    finally:
+      process.terminate()
+      process.wait()
+
+
+def _address(process: subprocess.Popen, log: Any) -> str:
+  end = time.monotonic() + _SECONDS
+  while True:
+    log.seek(0)
+    said = log.read()
+    if found := _ANSWERS.search(said):
+      return found[1]
+    if process.poll() is not None or time.monotonic() > end:
+      last = said.strip().splitlines()[-1:] or ["nothing"]
+      raise ValueError(f"melodi serve has not started; it said last: {last[0]}")
+    time.sleep(0.1)
+
+
+async def rate(url: str, slots: int, tokens: int, repeats: int, prompts: Prompts) -> Rate:
+  """Every slot writes so many tokens behind a short prompt."""
+  async with _client(url) as client:
+    await _write_all(client, [prompts(_SHORT) for _ in range(slots)], 4)  # warms up
+    found = []
+    for _ in range(repeats):
+      began = time.monotonic()
+      await _write_all(client, [prompts(_SHORT) for _ in range(slots)], tokens)
+      found.append(slots * tokens / (time.monotonic() - began))
+  return Rate(slots, found)
+
+
+async def first_token(url: str, prefix: int, repeats: int, prompts: Prompts) -> First:
+  """Prompts of `prefix` tokens that are new, and again with another end."""
+  cold, warm = [], []
+  async with _client(url) as client:
+    for _ in range(repeats):
+      shared = prompts(prefix)
+      for found, prompt in ((cold, shared), (warm, [*shared, *prompts(_TAIL)])):
+        began = time.monotonic()
+        async for _ in _tokens(client, prompt, 1):
+          found.append(time.monotonic() - began)
+          break
+  return First(cold, warm)
+
+
+async def gaps(url: str, tokens: int, long: int, prompts: Prompts) -> Gaps:
+  """One client writes while nobody else asks, then while a prompt of `long` tokens is read."""
+  async with _client(url) as client:
+    alone = [gap async for gap in _gaps(client, prompts(_SHORT), tokens)]
+    beside: list[float] = []
+    reading = asyncio.create_task(_write_all(client, [prompts(long)], 1))
+    while not reading.done():
+      async for gap in _gaps(client, prompts(_SHORT), tokens):
+        if reading.done():
+          break
+        beside.append(gap)
+    await reading
+  return Gaps(alone, beside)
+
+
+def _client(url: str) -> httpx.AsyncClient:
+  key = os.environ.get("MELODI_API_KEY", "")
+  headers = {"Authorization": f"Bearer {key}"} if key else {}
+  return httpx.AsyncClient(base_url=url, headers=headers, timeout=None)
+
+
+async def _write_all(client: httpx.AsyncClient, prompts: list[list[int]], tokens: int) -> None:
+  async def one(prompt: list[int]) -> None:
+    response = await client.post("/v1/completions", json=_request(prompt, tokens))
+    response.raise_for_status()
+
+  await asyncio.gather(*map(one, prompts))
+
+
+async def _gaps(client: httpx.AsyncClient, prompt: list[int], tokens: int) -> AsyncIterator[float]:
+  last = None
+  async for now in _tokens(client, prompt, tokens):
+    if last is not None:
+      yield now - last
+    last = now
+
+
+async def _tokens(
+  client: httpx.AsyncClient, prompt: list[int], tokens: int
+) -> AsyncIterator[float]:
+  """When every token came."""
+  request = _request(prompt, tokens) | {"stream": True}
+  async with client.stream("POST", "/v1/completions", json=request) as response:
+    response.raise_for_status()
+    async for line in response.aiter_lines():
+      if line.startswith("data: {"):
+        yield time.monotonic()
+
+
+def _request(prompt: list[int], tokens: int) -> dict[str, Any]:
+  """Draws, as most clients do, and goes on to the end."""
+  return {"prompt": prompt, "max_tokens": tokens, "temperature": 1, "ignore_eos": True}
