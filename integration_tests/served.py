@@ -4,6 +4,7 @@ import contextlib
 import pathlib
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Iterator, Sequence
 
@@ -54,6 +55,11 @@ class Server:
     text = self.http.get("/metrics").text
     found = re.findall(r'^melodi_slots\{state="(\w+)"\} (\S+)$', text, re.MULTILINE)
     return {state: float(count) for state, count in found}
+
+  def wait(self, seconds: float) -> None:
+    """Until so much time has gone by, or it has ended."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+      self._process.wait(timeout=seconds)
 
   def signal(self, number: signal.Signals) -> None:
     """Sends a signal."""
