@@ -14,4 +14,6 @@ Read in this order; each file imports only what stands above it:
   metrics     what the server counts, for Prometheus
   service     what every route needs: one model that is served
   api/        HTTP
+  opening     a service made of a config
+  process     listens, loads, answers, and ends
 """

@@ -13,7 +13,7 @@ from melodi_plugin.server.metrics import Metrics
 from melodi_plugin.server.queue import Limits
 from melodi_plugin.server.scheduler import Scheduler
 from melodi_plugin.server.service import Access, ServeLimits, Service
-from melodi_plugin.server.store import Store
+from melodi_plugin.server.states.store import Store
 from melodi_plugin.server.texts import Text
 from melodi_plugin.serving.chat import Chat, chat_from
 from melodi_plugin.serving.checkpoint import Checkpoint
