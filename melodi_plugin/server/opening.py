@@ -25,9 +25,11 @@ _KEY = "MELODI_API_KEY"
 
 def new_service(config: Any) -> Service:
   """Everything but the model, which `load` brings; raises ValueError for a key that is wrong."""
+  tokenizer = Tokenizer(config)
+  _ = tokenizer.eos_ids  # loads it: a wrong path is told before the model takes its time
   return Service(
     name=config.melodi_serve_model or config.run_name or "melodi",
-    tokenizer=Tokenizer(config),
+    tokenizer=tokenizer,
     chat=None,
     scheduler=_NotLoaded(),
     window=0,
@@ -84,6 +86,8 @@ def load(service: Service, config: Any) -> None:
   )
   snapshots = Snapshots(config.melodi_serve_snapshot_bytes)
   scheduler = Scheduler(engine, checkpoint.tokenizer, snapshots, limits, service.metrics)
+  service.metrics.watch(scheduler, snapshots, service.store)
+  service.metrics.count_compiles()
   scheduler.start()
   service.scheduler = scheduler
 
