@@ -68,6 +68,7 @@ def load(service: Service, config: Any) -> None:
   service.tokenizer = checkpoint.tokenizer
   service.chat = _chat(config, checkpoint.tokenizer)
   if folder := config.melodi_serve_folder:
+    _ = checkpoint.identity  # every state is compared with it
     service.store = Store(
       folder,
       functools.partial(_save, checkpoint),
