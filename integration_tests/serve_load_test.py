@@ -1,7 +1,7 @@
 """A server that many ask at once, that is killed, and that a harness measures; all slow.
 
-`uv run pytest -m slow integration_tests/serve_load_test.py`; the last test needs lm-evaluation-harness,
-in an environment of its own: MELODI_LM_EVAL names its `lm_eval`.
+`uv run pytest -m slow integration_tests/serve_load_test.py`; the last test needs
+lm-evaluation-harness in an environment of its own: MELODI_LM_EVAL names its `lm_eval`.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ from integration_tests.saved_model import random_text
 
 pytestmark = pytest.mark.slow
 MODEL, SLOTS, CLIENTS = "tiny", 4, 64
+KILLS, SAID, ANSWER = 20, 12, 6  # tokens of what is said and answered in a turn
 LM_EVAL = os.environ.get("MELODI_LM_EVAL", "")
 
 
@@ -97,67 +98,80 @@ def test_sixty_four_clients_get_what_one_alone_gets(model, words, tmp_path):
 
 
 class Talker(threading.Thread):
-  """Goes on with one session until the server is gone; keeps what was answered."""
+  """Goes on with one session until the server is gone.
 
-  def __init__(self, url: str, name: str, turns: list[tuple[str, str]]):
+  Attributes:
+    ids: all that was said and answered, as far as answers came to their end.
+  """
+
+  def __init__(self, url: str, name: str, ids: list[int], of_text: dict[str, int]):
     super().__init__(daemon=True)
-    self._url, self._session, self.turns = url, name, turns
+    self._url, self._name, self.ids, self._of_text = url, name, ids, of_text
 
   def run(self) -> None:
-    """Turns of random text; a turn counts if its answer came to the end."""
+    """Turns of random tokens."""
     with httpx.Client(base_url=self._url, timeout=60) as client:
       while True:
-        said = random_text(len(self.turns) + 1000 * ord(self._session), 12)
-        request = {"prompt": said, "session": self._session, "max_tokens": 6, "temperature": 0}
+        said = said_by(self._name, len(self.ids))
+        request = REQUEST | {"prompt": said, "session": self._name}
         try:
           response = client.post("/v1/completions", json=request)
         except httpx.HTTPError:
           return
         assert response.status_code == 200, response.text
-        self.turns.append((said, response.json()["choices"][0]["text"]))
+        self.ids += [*said, *written(response.json(), self._of_text)]
+
+
+REQUEST = {"max_tokens": ANSWER, "temperature": 0, "ignore_eos": True, "logprobs": 0}
+
+
+def said_by(name: str, place: int) -> list[int]:
+  """What is said where a session has so many tokens."""
+  return np.random.default_rng([ord(name), place]).integers(3, 15, SAID).tolist()
+
+
+def written(body: dict, of_text: dict[str, int]) -> list[int]:
+  """The ids of an answer."""
+  return [of_text[text] for text in body["choices"][0]["logprobs"]["tokens"]]
+
+
+def add_unheard(server, name: str, ids: list[int], of_text: dict[str, int]) -> int:
+  """What the server has kept, but the client has not heard of: one answer at most."""
+  kept = {own["name"]: own["tokens"] for own in server.http.get("/v1/sessions").json()["data"]}
+  tokens = kept.get(name, 0)
+  if tokens == len(ids):
+    return 0
+  said = said_by(name, len(ids))
+  again = server.http.post("/v1/completions", json=REQUEST | {"prompt": [*ids, *said]}, timeout=60)
+  ids += [*said, *written(again.json(), of_text)]
+  assert tokens == len(ids)
+  return 1
 
 
 def test_twenty_kills_lose_no_session(model, words, tmp_path):
-  """After each, every session is where its last answer left it, or one answer that was not heard."""
+  """After each, every session is where its last answer left it, or one that was not heard."""
+  tokenizer = model.checkpoint().tokenizer
+  of_text = {tokenizer.shown(i): i for i in range(tokenizer.vocab_size)}
   words = [*words, f"melodi_serve_folder={tmp_path}/states"]
-  heard: dict[str, list[tuple[str, str]]] = {name: [] for name in "abc"}
-  chance = random.Random(0)
-  for kill in range(20):
+  talks: dict[str, list[int]] = {name: [] for name in "abc"}
+  chance, unheard = random.Random(0), 0
+  for kill in range(KILLS):
     with served.server(tmp_path / f"server{kill}", words) as server:
-      tokens = {own["name"]: own["tokens"] for own in sessions(server)}
-      for name, turns in heard.items():
-        heard_tokens = sum(len(said) + len(answer) for said, answer in turns)
-        lost = len(turns) and tokens[name] - heard_tokens
-        assert 0 <= lost + 1 <= 12 + 6 + 1, (name, tokens[name], heard_tokens)
-        if lost + 1 > 1:  # an answer was kept and not heard: the session is begun anew
-          assert server.http.delete(f"/v1/sessions/{name}").status_code < 300
-          turns.clear()
-      talkers = [Talker(server.url, name, turns) for name, turns in heard.items()]
+      unheard += sum(add_unheard(server, name, ids, of_text) for name, ids in talks.items())
+      talkers = [Talker(server.url, name, ids, of_text) for name, ids in talks.items()]
       for talker in talkers:
         talker.start()
       server.wait(1 + 2 * chance.random())
       server.end(signal.SIGKILL)
       for talker in talkers:
         talker.join(timeout=60)
-  assert sum(map(len, heard.values())) > 20
-  for turns in heard.values():
-    check_conversation(model, turns)
-
-
-def sessions(server) -> list[dict]:
-  return server.http.get("/v1/sessions").json()["data"]
-
-
-def check_conversation(model, turns: list[tuple[str, str]]) -> None:
-  """Every answer is the most probable text behind all that was said before."""
-  tokenizer = model.checkpoint().tokenizer
-  ids, answers = [], []
-  for said, answer in turns:
-    ids += tokenizer.encode(said)
-    answers += range(len(ids), len(ids) + len(tokenizer.encode(answer)))
-    ids += tokenizer.encode(answer)
-  _, hits = model.logprobs(ids)
-  assert all(hits[place - 1] for place in answers)
+  turns = sum(map(len, talks.values())) // (SAID + ANSWER)
+  print(f"{KILLS} kills, {turns} turns, {unheard} kept and not heard")
+  assert turns > 2 * KILLS
+  for ids in talks.values():
+    _, hits = model.logprobs(ids)
+    answered_at = [place for place in range(len(ids)) if place % (SAID + ANSWER) >= SAID]
+    assert all(hits[place - 1] for place in answered_at)
 
 
 # -- lm-evaluation-harness -------------------------------------------------------------------------

@@ -39,6 +39,10 @@ def ids_of(model, text: str) -> list[int]:
   return model.checkpoint().tokenizer.prompt(text).tolist()
 
 
+def behind(model, text: str) -> list[int]:
+  return model.checkpoint().tokenizer.encode(text)
+
+
 def complete(server, prompt, **more):
   return server.client.completions.create(
     model=MODEL, prompt=prompt, **{"max_tokens": 24, "temperature": 0} | more
@@ -50,13 +54,15 @@ def complete_until_refused(server) -> None:
     complete(server, "abc", max_tokens=1)
 
 
-def check_greedy(model, before: str, text: str, choice) -> None:
+def check_greedy(model, before: list[int], choice) -> list[int]:
   """All that was written has the largest logit behind what came before, and its probability."""
-  prompt, written = ids_of(model, before), model.checkpoint().tokenizer.encode(text)
-  logprobs, hits = model.logprobs([*prompt, *written])
+  tokenizer, found = model.checkpoint().tokenizer, choice.logprobs
+  of_text = {tokenizer.shown(i): i for i in range(tokenizer.vocab_size)}
+  written = [of_text[token] for token in found.tokens]
+  logprobs, hits = model.logprobs([*before, *written])
   assert hits[-len(written) :].all()
-  found = choice.logprobs.token_logprobs
-  np.testing.assert_allclose(found[-len(written) :], logprobs[-len(written) :], atol=NEAR)
+  np.testing.assert_allclose(found.token_logprobs, logprobs[-len(written) :], atol=NEAR)
+  return [*before, *written]
 
 
 # -- Answers ---------------------------------------------------------------------------------------
@@ -67,7 +73,7 @@ def test_completion_is_the_text_that_evaluate_finds_most_probable(model, server)
   (choice,) = answer.choices
   assert answer.usage.prompt_tokens == len(ids_of(model, PROMPT))
   assert answer.usage.completion_tokens == 24 and choice.finish_reason == "length"
-  check_greedy(model, PROMPT, choice.text, choice)
+  check_greedy(model, ids_of(model, PROMPT), choice)
   streamed = complete(server, PROMPT, stream=True, stream_options={"include_usage": True})
   *parts, last = list(streamed)
   assert "".join(part.choices[0].text for part in parts) == choice.text
@@ -130,7 +136,7 @@ def test_memory_is_read_once_and_named_by_any_request(model, server):
   created = server.http.post("/v1/memories", json={"name": "play", "text": text}, timeout=60)
   assert created.status_code < 300, created.text
   choice = complete(server, "abc", logprobs=1, extra_body={"memory": "play"}).choices[0]
-  check_greedy(model, text + "abc", choice.text, choice)
+  check_greedy(model, [*ids_of(model, text), *behind(model, "abc")], choice)
   file = server.http.get("/v1/memories/play/content")
   assert file.status_code == 200
   copied = server.http.put("/v1/memories/copy/content", content=file.content, timeout=60)
@@ -144,12 +150,12 @@ def test_session_goes_on_after_a_kill(model, words, tmp_path):
   """What was answered is there, and the next answer is that of a server that was never killed."""
   turns = [random_text(seed, 20) for seed in (11, 12, 13)]
   words = [*words, f"melodi_serve_folder={tmp_path}/states"]
-  whole = ""
+  whole: list[int] = []
   for number, turn in enumerate(turns):
     with served.server(tmp_path / f"server{number}", words) as server:
       choice = complete(server, turn, logprobs=1, extra_body={"session": "s"}).choices[0]
-      check_greedy(model, whole + turn, choice.text, choice)
-      whole += turn + choice.text
+      ids = behind(model, turn) if whole else ids_of(model, turn)
+      whole = check_greedy(model, [*whole, *ids], choice)
       server.end(signal.SIGKILL)
 
 
@@ -159,9 +165,9 @@ def test_session_goes_on_after_a_kill(model, words, tmp_path):
 def test_term_lets_answers_end_and_refuses_new_ones(model, words, tmp_path):
   folder = f"melodi_serve_folder={tmp_path}/states"
   with served.server(tmp_path / "server", [*words, folder]) as server:
-    stream = complete(server, PROMPT, max_tokens=400, stream=True)
+    stream = complete(server, PROMPT, max_tokens=400, stream=True, extra_body={"ignore_eos": True})
     parts = [next(stream)]
-    server.signal(signal.SIGTERM)
+    server.send(signal.SIGTERM)
     refused = openai.InternalServerError, openai.APIConnectionError
     with pytest.raises(refused):
       complete_until_refused(server)

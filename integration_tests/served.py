@@ -61,13 +61,13 @@ class Server:
     with contextlib.suppress(subprocess.TimeoutExpired):
       self._process.wait(timeout=seconds)
 
-  def signal(self, number: signal.Signals) -> None:
+  def send(self, number: signal.Signals) -> None:
     """Sends a signal."""
     self._process.send_signal(number)
 
   def end(self, number: signal.Signals = signal.SIGTERM) -> int:
     """Sends a signal; returns the exit status."""
-    self.signal(number)
+    self.send(number)
     try:
       return self._process.wait(timeout=60)
     finally:
