@@ -90,6 +90,19 @@ def test_responses_go_on_from_each_other_with_new_messages_only(kept):
     assert fork.output_text == written(*said)
 
 
+def test_many_go_on_from_one_at_once(kept):
+  first = respond(kept, "one")
+  texts = [f"{number}" for number in range(8)]
+
+  async def use(own):
+    asked = dict(model="tiny", previous_response_id=first.id, max_output_tokens=TOKENS)
+    asks = [own.responses.create(input=text, temperature=0, **asked) for text in texts]
+    return await asyncio.gather(*asks)
+
+  for text, told in zip(texts, ask(kept, use), strict=True):
+    assert told.output_text == written("one", text)
+
+
 def test_a_response_begins_with_a_memory(kept):
   call(kept, "POST", "/v1/memories", json={"name": "doc", "text": "It was July."})
   own = respond(kept, "one", extra_body={"memory": "doc"})
