@@ -39,6 +39,7 @@ def new_service(config: Any) -> Service:
       max_prompt_tokens=config.melodi_serve_prompt_tokens,
       max_tokens=config.melodi_serve_max_tokens,
       max_choices=config.melodi_serve_choices,
+      max_texts=config.melodi_serve_queue_texts,
     ),
     access=access_of(config),
     metrics=Metrics(),

@@ -63,12 +63,14 @@ class ServeLimits:
     max_prompt_tokens: of each of its prompts.
     max_tokens: that it may have written, for each text.
     max_choices: texts for each prompt.
+    max_texts: of all its prompts; more than may wait would never be written.
   """
 
   max_body_bytes: int = 64 * 2**20
   max_prompt_tokens: int = 4_000_000
   max_tokens: int = 32_768
   max_choices: int = 16
+  max_texts: int = 256
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,13 +8,13 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from melodi_plugin.server.answers import Wanted
-from melodi_plugin.server.api.bodies import Body
+from melodi_plugin.server.api.bodies import Body, Items, at_most
 from melodi_plugin.server.api.generating import Choice, Generation
 from melodi_plugin.server.conversations import Conversation, conversation
 from melodi_plugin.server.errors import Refused
 from melodi_plugin.server.service import Service
 from melodi_plugin.server.texts import Prompt
-from melodi_plugin.serving.sampling_settings import SamplingSettings
+from melodi_plugin.serving.sampling_settings import MAX_BIASES, SamplingSettings
 from melodi_plugin.serving.writing import Ends
 
 _STOPS = 4
@@ -39,10 +39,10 @@ class Asking(Body):
   min_p: float | None = None
   presence_penalty: float | None = None
   frequency_penalty: float | None = None
-  logit_bias: dict[str, float] | None = None
+  logit_bias: Annotated[dict[str, float], at_most(MAX_BIASES)] | None = None
   seed: int | None = None
   n: int | None = Field(None, ge=1)
-  stop: str | list[Annotated[str, Field(max_length=_STOP_CHARACTERS)]] | None = None
+  stop: str | Items[Annotated[str, Field(max_length=_STOP_CHARACTERS)]] | None = None
   ignore_eos: bool | None = None
   stream: bool | None = None
   stream_options: StreamOptions | None = None
@@ -114,8 +114,17 @@ async def conversation_of(
   """What the texts of a request go on from: its session, its memory or nothing.
 
   Raises:
-    Refused: if it cannot be, or a session would be several texts at once.
+    Refused: if it cannot be, if it is too many texts, or a session would be several at once.
   """
+  limits, texts = service.limits, prompts * body.choices
+  if body.choices > limits.max_choices:
+    raise Refused(
+      400, f"n={body.choices} is refused: it should be at most {limits.max_choices}.", param="n"
+    )
+  if texts > limits.max_texts:  # before any of them is tokenized
+    raise Refused(
+      413, f"{texts} texts are asked for at once, and {limits.max_texts} may be; ask for fewer."
+    )
   names = {"session": body.session, "memory": body.memory}
   for name, value in names.items():
     if value is not None and service.store is None:
@@ -125,7 +134,7 @@ async def conversation_of(
         "melodi_serve_folder.",
         param=name,
       )
-  if body.session is not None and prompts * body.choices > 1:
+  if body.session is not None and texts > 1:
     raise Refused(
       400, "session is refused: it goes on with one text, not with several.", param="session"
     )
@@ -171,9 +180,6 @@ def choices_of(
 
   The n texts of a prompt have different seeds; the first has the one that was given.
   """
-  if body.choices > service.limits.max_choices:
-    most = service.limits.max_choices
-    raise Refused(400, f"n={body.choices} is refused: it should be at most {most}.", param="n")
   choices, settings = [], settings_of(body, service)
   for prompt, own in prompts:
     if body.seed is None:  # a prompt may stand there twice, to be answered twice

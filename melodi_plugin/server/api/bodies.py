@@ -1,16 +1,19 @@
 """What a request says, checked before anything is read or written for it."""
 
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
+import anyio
 import anyio.to_thread
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from melodi_plugin.server.api.guards import ignored
 from melodi_plugin.server.errors import Refused
 
 _LARGE = 2**18  # bytes of a body that would hold up others while it is parsed
+# What becomes of a large body takes many times its bytes, so only one is parsed at once.
+_one_large = anyio.CapacityLimiter(1)
 
 
 class Body(BaseModel):
@@ -20,6 +23,20 @@ class Body(BaseModel):
 
 
 Kind = TypeVar("Kind", bound=Body)
+Item = TypeVar("Item")
+# One wrong item is told; a note of each of millions would fill main memory.
+Items = Annotated[list[Item], Field(fail_fast=True)]
+
+
+def at_most(count: int) -> BeforeValidator:
+  """The same for an object: of too many fields none is looked at."""
+
+  def few(given: Any) -> Any:
+    if isinstance(given, dict) and len(given) > count:
+      raise ValueError(f"it should have at most {count} fields, and has {len(given)}")
+    return given
+
+  return BeforeValidator(few)
 
 
 def read_as(kind: type[Kind]) -> Callable[[Request], Coroutine[Any, Any, Kind]]:
@@ -35,8 +52,9 @@ def read_as(kind: type[Kind]) -> Callable[[Request], Coroutine[Any, Any, Kind]]:
     if len(raw) < _LARGE:
       body = _parsed(kind, raw)
     else:
-      body = await anyio.to_thread.run_sync(_parsed, kind, raw)
-    ignored(request, list(body.model_extra or ()))
+      body = await anyio.to_thread.run_sync(_parsed, kind, raw, limiter=_one_large)
+    ignored(request, body.model_extra or ())
+    (body.model_extra or {}).clear()
     return body
 
   return read

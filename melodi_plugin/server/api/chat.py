@@ -27,7 +27,7 @@ from melodi_plugin.server.api.asking import (
   conversation_of,
   ends_of,
 )
-from melodi_plugin.server.api.bodies import Body, read_as
+from melodi_plugin.server.api.bodies import Body, Items, read_as
 from melodi_plugin.server.api.generating import (
   DONE,
   Choice,
@@ -61,7 +61,7 @@ class MessageBody(Body):
   """One message."""
 
   role: Annotated[str, Field(min_length=1)]
-  content: str | list[Part]
+  content: str | Items[Part]
 
   @property
   def plain(self) -> dict[str, str]:
@@ -81,13 +81,13 @@ class Format(Body):
 class ChatBody(Asking):
   """See OpenAI's chat completions; and `Asking`."""
 
-  messages: Annotated[list[MessageBody], Field(min_length=1)]
+  messages: Annotated[Items[MessageBody], Field(min_length=1)]
   max_completion_tokens: int | None = Field(None, ge=1)
   max_tokens: int | None = Field(None, ge=1)
   logprobs: bool | None = None
   top_logprobs: int | None = Field(None, ge=0, le=20)
   response_format: Format | None = None
-  modalities: list[Literal["text"]] | None = None
+  modalities: Items[Literal["text"]] | None = None
   tools: Any = None
   functions: Any = None
   audio: Any = None

@@ -60,7 +60,7 @@ class CompletionPiece(CompletionChoice):
 class CompletionBody(Asking):
   """See OpenAI's completions; and `Asking`."""
 
-  prompt: Any
+  prompt: Any  # one or several, once it is checked
   max_tokens: int | None = Field(None, ge=0)
   best_of: int | None = None
   echo: bool | None = None
@@ -70,11 +70,11 @@ class CompletionBody(Asking):
   @field_validator("prompt", mode="before")
   @classmethod
   def _texts_or_ids(cls, prompt: Any) -> Any:
-    if not prompts_in(prompt):
+    if not (prompts := prompts_in(prompt)):
       raise ValueError(
         "it should be a text, a list of texts, a list of token ids, or a list of such lists"
       )
-    return prompt
+    return prompts
 
   def check(self) -> None:
     """Raises Refused for what is not done here."""
@@ -126,7 +126,7 @@ async def completions(
 async def _opened(
   body: CompletionBody, service: Service, owner: str
 ) -> AsyncIterator["_Completion"]:
-  given = prompts_in(body.prompt)
+  given = body.prompt
   ends = ends_of(
     body,
     service,

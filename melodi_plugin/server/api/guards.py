@@ -2,11 +2,12 @@
 
 import hashlib
 import hmac
+import itertools
 import logging
 import re
 import urllib.parse
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -120,7 +121,7 @@ def _request_id(headers: Headers) -> str:
 def _add_headers(message: Message, state: dict[str, Any]) -> None:
   headers = MutableHeaders(scope=message)
   headers["x-request-id"] = state["request_id"]
-  if names := list(state["ignored"])[:_NAMES]:
+  if names := state["ignored"]:
     # Quoted, because a name may hold what must not stand in a header.
     headers["x-melodi-ignored"] = ", ".join(urllib.parse.quote(name[:64]) for name in names)
 
@@ -188,6 +189,6 @@ def _counted(scope: Scope, receive: Receive, service: Service) -> Receive:
   return counted
 
 
-def ignored(request: Request, names: Sequence[str]) -> None:
+def ignored(request: Request, names: Iterable[str]) -> None:
   """Tells the client which of its fields count for nothing."""
-  request.state.ignored = (*request.state.ignored, *names)
+  request.state.ignored = tuple(itertools.islice(names, _NAMES))

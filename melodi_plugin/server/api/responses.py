@@ -11,7 +11,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from melodi_plugin.server.api.asking import Asking, checked_ids, choices_of, ends_of
-from melodi_plugin.server.api.bodies import Body, read_as
+from melodi_plugin.server.api.bodies import Body, Items, at_most, read_as
 from melodi_plugin.server.api.chat import message_ids
 from melodi_plugin.server.api.generating import generation, respond
 from melodi_plugin.server.api.guards import Owner, Served
@@ -22,6 +22,10 @@ from melodi_plugin.server.service import Service
 from melodi_plugin.server.states.rules import not_found
 
 _UNKNOWN = ("tools", "reasoning", "background", "include", "conversation", "prompt", "top_logprobs")
+# Of metadata, as OpenAI has it: it is kept beside the state, where no budget counts its bytes.
+_PAIRS = 16
+_Name = Annotated[str, Field(max_length=64)]
+_Value = Annotated[str, Field(max_length=512)]
 router = APIRouter(prefix="/v1/responses")
 
 
@@ -37,7 +41,7 @@ class InputMessage(Body):
 
   type: Literal["message"] = "message"
   role: Literal["user", "assistant", "system", "developer"]
-  content: str | list[InputPart]
+  content: str | Items[InputPart]
 
   @property
   def plain(self) -> dict[str, str]:
@@ -63,12 +67,12 @@ class TextOptions(Body):
 class ResponseBody(Asking):
   """See OpenAI's responses; and `Asking`, of which a session is not for responses."""
 
-  input: str | Annotated[list[InputMessage], Field(min_length=1)]
+  input: str | Annotated[Items[InputMessage], Field(min_length=1)]
   instructions: str | None = None
   previous_response_id: str | None = None
   store: bool | None = None
   max_output_tokens: int | None = Field(None, ge=1)
-  metadata: dict[str, str] | None = None
+  metadata: Annotated[dict[_Name, _Value], at_most(_PAIRS)] | None = None
   text: TextOptions | None = None
   truncation: Literal["disabled"] | None = None
   tools: Any = None

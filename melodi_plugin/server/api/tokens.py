@@ -8,7 +8,7 @@ from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
 from melodi_plugin.server.api.asking import checked_ids
-from melodi_plugin.server.api.bodies import Body, read_as
+from melodi_plugin.server.api.bodies import Body, Items, read_as
 from melodi_plugin.server.api.guards import Served
 from melodi_plugin.server.service import Service
 
@@ -27,7 +27,7 @@ class DetokenizeBody(Body):
   """Tokens."""
 
   model: str | None = None
-  tokens: list[Annotated[int, Field(ge=0, lt=2**31)]]
+  tokens: Items[Annotated[int, Field(ge=0, lt=2**31)]]
 
 
 @router.post("/tokenize")
