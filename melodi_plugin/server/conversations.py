@@ -24,6 +24,8 @@ class Conversation:
     state: what it goes on from; None at a beginning.
     session: the name that moves, and the id of the state that it points to; None if none does.
     id: of the state that is kept; may be told before it is.
+    claims: on the session; given up once the state is kept, so that whoever hears of that can go
+      on at once.
   """
 
   store: Store | None
@@ -32,6 +34,7 @@ class Conversation:
   state: State | None
   session: tuple[str, str | None] | None
   id: str
+  claims: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)
 
   def prompt(self, ids: Sequence[int] | np.ndarray) -> Prompt:
     """What the scheduler is to read for these tokens; Refused if there is nothing to read."""
@@ -75,6 +78,7 @@ class Conversation:
       )
 
     await anyio.to_thread.run_sync(add)
+    self.claims.close()
 
 
 @contextlib.asynccontextmanager
@@ -118,7 +122,7 @@ async def conversation(
         _start, store, owner, previous_response_id, session, memory
       )
     moves = None if session is None else (session, head)
-    yield Conversation(store, owner, kind, state, moves, new_id(kind))
+    yield Conversation(store, owner, kind, state, moves, new_id(kind), claims)
 
 
 def _start(

@@ -1,7 +1,8 @@
 """A service of a model that is none, and requests to it without a network."""
 
 import asyncio
-from collections.abc import Sequence
+import json
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import httpx
@@ -86,3 +87,31 @@ def call(service: Service, method: str, path: str, *, app: Any = None, **more: A
       return await asks.request(method, path, **more)
 
   return asyncio.run(ask())
+
+
+async def ask_by_hand(
+  app: Any,
+  body: Any,
+  send: Callable[[Any], Awaitable[None]],
+  leaves: Callable[[], Awaitable[Any]] | None = None,
+) -> None:
+  """A request for completions, of a client that takes what comes as it likes.
+
+  Args:
+    app: an ASGI application.
+    body: of the request; None for a client that leaves before it is sent.
+    send: is given every part of the answer.
+    leaves: returns when the client goes away; it stays by default.
+  """
+  parts = [] if body is None else [json.dumps(body).encode()]
+
+  async def receive() -> Any:
+    if parts:
+      return {"type": "http.request", "body": parts.pop(), "more_body": False}
+    await (leaves or asyncio.Event().wait)()
+    return {"type": "http.disconnect"}
+
+  headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+  scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": headers}
+  scope |= {"query_string": b"", "http_version": "1.1", "scheme": "http", "asgi": {}}
+  await asyncio.wait_for(app(scope, receive, send), 10)

@@ -6,6 +6,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from melodi_plugin.server.api import (
@@ -49,6 +50,7 @@ def make_app(service: Service) -> FastAPI:
     exception_handlers={
       Refused: _of_refused,
       Gone: _of_gone,
+      ClientDisconnect: _of_gone,
       RequestValidationError: _of_parameters,
       HTTPException: _of_http,
     },

@@ -13,6 +13,7 @@ from openai.types import CompletionUsage
 from openai.types.completion_usage import PromptTokensDetails
 from pydantic import BaseModel
 from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette.sse import SendTimeoutError
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -25,7 +26,7 @@ from melodi_plugin.serving.writing import Written
 
 Result = TypeVar("Result")
 
-
+_SEND_SECONDS = 60  # for which a client takes nothing, before what it asked for is given up
 DONE = ServerSentEvent("[DONE]", sep="\n")  # the last event of OpenAI's older endpoints
 
 
@@ -96,7 +97,9 @@ class Generation:
     cached: dict[Prompt, int] = {}
     for choice in self.choices:
       if choice.read is not None:
-        prompt, count = choice.wanted.prompt, min(choice.read.cached_tokens, choice.own)
+        prompt = choice.wanted.prompt
+        pending = len(prompt.ids) - choice.own  # of what it goes on from, which comes first
+        count = max(choice.read.cached_tokens - pending, 0)
         own[prompt] = choice.own
         # Texts after the first find the whole prompt read.
         cached[prompt] = min(count, cached.get(prompt, count))
@@ -216,14 +219,15 @@ class Stream(EventSourceResponse):
   """Server-sent events; texts are submitted before the first byte, so that it can be an error."""
 
   def __init__(self, opened: AbstractAsyncContextManager[Telling]):
-    super().__init__(_nothing(), sep="\n")
+    super().__init__(_nothing(), sep="\n", send_timeout=_SEND_SECONDS)
     self._opened = opened
 
   async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-    """Sends all of it, or gives up when the client is gone."""
+    """Sends all of it, or gives up when the client is gone, or takes nothing any more."""
     async with self._opened as telling:
       self.body_iterator = _told(telling)
-      await super().__call__(scope, receive, send)
+      with contextlib.suppress(SendTimeoutError):
+        await super().__call__(scope, receive, send)
 
 
 async def _nothing() -> AsyncIterator[ServerSentEvent]:

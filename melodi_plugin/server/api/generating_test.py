@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from melodi_plugin.server.api import generating
 from melodi_plugin.server.api.app import make_app
 from melodi_plugin.server.conversations import Conversation
 from melodi_plugin.server.errors import Refused
@@ -13,7 +14,15 @@ from melodi_plugin.server.queue import Limits
 from melodi_plugin.server.scheduler import Scheduler
 from melodi_plugin.server.states.store import Store
 from melodi_plugin.serving.snapshots import Snapshots
-from melodi_plugin.testing.http import RoleChat, call, check_error, client, stop, tiny_service
+from melodi_plugin.testing.http import (
+  RoleChat,
+  ask_by_hand,
+  call,
+  check_error,
+  client,
+  stop,
+  tiny_service,
+)
 from melodi_plugin.testing.slots import END, ByteTokenizer, FakeEngine, answer, load_row, save_row
 
 decode = ByteTokenizer().decode
@@ -45,28 +54,20 @@ def leave(service, body, *, after_parts):
 
   async def ask():
     sent, gone = [], asyncio.Event()
-    raw = json.dumps(body).encode()
-    messages = [{"type": "http.request", "body": raw, "more_body": False}]
 
-    async def receive():
-      if messages:
-        return messages.pop()
+    async def leaves():
       if after_parts:
         await gone.wait()
       else:
         while service.scheduler.idle():  # until it is written
           await asyncio.sleep(0.001)
-      return {"type": "http.disconnect"}
 
     async def send(message):
       sent.append(message)
       if len(sent) >= after_parts:
         gone.set()
 
-    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
-    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": headers}
-    scope |= {"query_string": b"", "http_version": "1.1", "scheme": "http", "asgi": {}}
-    await asyncio.wait_for(make_app(service)(scope, receive, send), 10)
+    await ask_by_hand(make_app(service), body, send, leaves)
     return sent
 
   return asyncio.run(ask())
@@ -199,6 +200,60 @@ def test_no_last_byte_before_all_is_kept(request, tmp_path, engine, stream, monk
     assert json.loads(told.text.split("\n\n")[-2][6:])["error"]["message"] == "The disk is full."
   else:
     check_error(told, 503)
+
+
+def test_a_session_can_go_on_as_soon_as_its_answer_is_told(request, tmp_path, engine):
+  service, heard = kept(tmp_path, engine, request), []
+
+  async def send(message):
+    if b"[DONE]" in message.get("body", b""):
+      with service.store.claims.claimed("session", "", "mine"):
+        heard.append(message)
+
+  body = {"prompt": "a", "max_tokens": 2, "session": "mine", "stream": True}
+  asyncio.run(ask_by_hand(make_app(service), body, send))
+  assert heard
+
+
+def test_a_client_that_takes_nothing_holds_nothing(request, tmp_path, engine, monkeypatch):
+  service = kept(tmp_path, engine, request)
+  monkeypatch.setattr(generating, "_SEND_SECONDS", 0.05)
+
+  async def send(message):
+    if message["type"] == "http.response.body":
+      await asyncio.Event().wait()
+
+  body = LONG | {"session": "mine", "stream": True}
+  asyncio.run(ask_by_hand(make_app(service), body, send))
+  assert free(service)
+  with service.store.claims.claimed("session", "", "mine"):
+    pass
+
+
+def test_a_client_that_leaves_while_it_asks_is_no_error_of_the_server(service, caplog):
+  sent = []
+
+  async def send(message):
+    sent.append(message)
+
+  async def leaves():
+    pass
+
+  asyncio.run(ask_by_hand(make_app(service), None, send, leaves))
+  assert sent[0]["status"] == 499 and not caplog.text
+
+
+def test_what_a_session_has_pending_is_not_counted_as_cached(request, tmp_path, engine):
+  service = kept(tmp_path, engine, request)
+  body = {"prompt": "abc", "max_tokens": 2, "session": "mine", "ignore_eos": True}
+  call(service, "POST", "/v1/completions", json=body)
+  call(service, "POST", "/v1/sessions", json={"name": "other", "from": "mine"})
+  told = [
+    call(service, "POST", "/v1/completions", json=body | {"prompt": "defgh", "session": name})
+    for name in ("mine", "other")
+  ]
+  cached = [one.json()["usage"]["prompt_tokens_details"]["cached_tokens"] for one in told]
+  assert cached == [0, 4]
 
 
 def test_what_the_scheduler_does_is_counted(service):

@@ -8,14 +8,13 @@ from typing import Annotated, Any, BinaryIO
 import anyio.to_thread
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import Field
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from melodi_plugin.server.answers import Wanted
 from melodi_plugin.server.api.asking import checked_ids
 from melodi_plugin.server.api.bodies import Body, read_as
-from melodi_plugin.server.api.generating import Choice, Gone, generation, unless_gone
+from melodi_plugin.server.api.generating import Choice, generation, unless_gone
 from melodi_plugin.server.api.guards import MEMORIES, Owner, Served
 from melodi_plugin.server.api.kept import Kept, forgotten, found, listed
 from melodi_plugin.server.errors import Refused
@@ -164,8 +163,6 @@ async def upload(request: Request, name: str, store: Kept, owner: Owner) -> dict
       async for chunk in request.stream():
         await anyio.to_thread.run_sync(file.write, chunk)
     await anyio.to_thread.run_sync(store.adopt, owner, path, name)
-  except ClientDisconnect:
-    raise Gone from None
   finally:
     with contextlib.suppress(FileNotFoundError):
       os.unlink(path)

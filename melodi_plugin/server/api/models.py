@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import anyio.to_thread
 from fastapi import APIRouter, Response
 from openai.types import Model
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -35,7 +36,9 @@ async def health(service: Served) -> dict[str, str]:
 @router.get("/metrics")
 async def metrics(service: Served) -> Response:
   """For Prometheus."""
-  return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+  # The disk may be at work on what is asked of the store.
+  text = await anyio.to_thread.run_sync(service.metrics.text)
+  return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
 def _model(service: Service) -> dict[str, Any]:

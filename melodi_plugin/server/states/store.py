@@ -25,6 +25,7 @@ from melodi_plugin.server.states.rules import Budgets, Rules, not_found
 
 _GIB = 1 << 30
 _DAY = 86400
+_TITLE = 256  # characters of one that a file brings along
 _PREFIXES = {"response": "resp", "session": "sess", "memory": "mem"}
 
 
@@ -156,7 +157,8 @@ class Store:
     try:
       checked_name(memory, "name")
       row, pending, own_title = self._files.loaded(path, 400)
-      tokens, title = row.tokens + len(pending), title or own_title
+      tokens = row.tokens + len(pending)
+      title = (title or own_title)[:_TITLE]
       with self._files.taken(path, id) as size, self._removing() as removed:
         who, now = hash_of_owner(owner), self._clock()
         own = Entry(id, who, "memory", "", title, tokens, size, now)
