@@ -72,7 +72,7 @@ def load(service: Service, config: Any) -> None:
     _ = checkpoint.identity  # every state is compared with it
     service.store = Store(
       folder,
-      functools.partial(_save, checkpoint),
+      functools.partial(_save, checkpoint, service.metrics),
       functools.partial(_load, checkpoint),
       max_bytes=config.melodi_serve_folder_bytes,
       max_sessions=config.melodi_serve_sessions,
@@ -131,8 +131,17 @@ def _chat(config: Any, tokenizer: Tokenizer) -> Chat | None:
     return None
 
 
-def _save(checkpoint: Checkpoint, path: str, row: Row, pending: Sequence[int], title: str) -> None:
+def _save(
+  checkpoint: Checkpoint,
+  metrics: Metrics,
+  path: str,
+  row: Row,
+  pending: Sequence[int],
+  title: str,
+) -> None:
+  start = time.monotonic()
   checkpoint.save_memory(path, row, pending, title=title)
+  metrics.call("save", time.monotonic() - start)
 
 
 def _load(checkpoint: Checkpoint, path: str) -> tuple[Row, tuple[int, ...], str]:

@@ -25,7 +25,7 @@ class Place:
     scores: of the prompt so far, piece by piece.
     written: its tokens.
     last: when the newest of them was drawn.
-    prompt_row: the state after the prompt, to be kept once a finite token has come of it.
+    prompt_row: the state after the prompt, if it is to be kept, until a finite token came of it.
   """
 
   text: Text
@@ -44,6 +44,11 @@ class Place:
   def prompt(self) -> Prompt:
     """What comes before the text."""
     return self.text.prompt
+
+  @property
+  def only_read(self) -> bool:
+    """Whether nothing is written."""
+    return self.text.ends.max_tokens == 0
 
   @property
   def to_read(self) -> np.ndarray:

@@ -165,33 +165,32 @@ class Slots:
     place.writes = True
     if place.text.cancelled:
       return
-    prompt, only_read = place.prompt, place.text.ends.max_tokens == 0
+    prompt = place.prompt
     shared = prompt.row is None and self._wait_for_row(prompt)
     kept = self._keeps(place) and place.cached < place.read
-    row = None
-    if shared or kept or (only_read and place.text.keep):
-      row = self._extract(place)
+    ends_here = place.only_read and place.text.keep
+    row = self._extract(place) if shared or kept or ends_here else None
     if shared:
       prompt.row = row
-    if kept:
+    if kept or ends_here:
       place.prompt_row = row
     place.tell(PromptRead(place.cached, place.all_scores()))
     place.scores.clear()
-    if only_read:
-      self._keep_prompt(place)
-      self._finish(place, row)
 
   # -- Writing -------------------------------------------------------------------------------------
 
   def write(self) -> None:
-    """One token of every text whose prompt is read."""
+    """One token of every text whose prompt is read.
+
+    What is only read draws one as well, which nobody is told: it shows that the state is finite.
+    """
     places = [place for place in self.taken if place.writes and not place.text.cancelled]
     if not places:
       return
     pending = {place.slot: place.pending for place in places}
     self._count_closed({slot: (token,) for slot, token in pending.items()})
     drawn = self._call("step", self._engine.generate, pending)
-    self._metrics.tokens("generated", len(drawn))
+    self._metrics.tokens("generated", sum(not place.only_read for place in places))
     for place in places:
       self._add(place, drawn[place.slot])
 
@@ -201,12 +200,17 @@ class Slots:
     except NotFinite as error:
       self.refuse(place, Refused(500, str(error), code="model_error"))
       return
+    if not place.written:
+      self._keep_prompt(place)
+    if place.only_read:
+      self._finish(place, place.prompt_row)
+      return
     now = self._clock()
     if place.written:
       self._metrics.between_tokens(now - place.last)
     else:
       self._metrics.first_token(now - place.since)
-      self._keep_prompt(place)
+      place.prompt_row = None
     place.last = now
     place.written.append(drawn.token)
     place.tell(written)
@@ -237,8 +241,8 @@ class Slots:
     return bool(named) and fits and not place.text.scored
 
   def _keep_prompt(self, place: Place) -> None:
-    row, place.prompt_row = place.prompt_row, None
-    if row is not None:
+    row = place.prompt_row
+    if row is not None and self._keeps(place) and place.cached < place.read:
       self._snapshots.add(place.to_read, row, row.bytes, place.owner)
 
   def _extract(self, place: Place) -> Row:

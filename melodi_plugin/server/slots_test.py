@@ -84,7 +84,18 @@ def test_prompt_that_is_only_read_is_kept_without_its_last_token():
   for text in (*texts, scored):
     assert_alone(text)
   assert [type(event) for event in texts[1].events] == [PromptRead, Finished]
-  assert not desk.calls("generate")
+  assert sum(map(len, desk.calls("generate"))) == 3  # that the states are finite
+
+
+@pytest.mark.parametrize("scored", [False, True])
+def test_a_prompt_that_is_only_read_is_kept_only_if_its_state_is_finite(scored):
+  desk = Desk(snapshots=10**6)
+  desk.engine.broken = {ord("y")}
+  desk.submit(text := heard("a prompt, sadly", 0, keep=True, scored=scored), good := heard("b", 0))
+  desk.finish()
+  assert text.status == 500 and text.end.code == "model_error"
+  assert len(desk.snapshots) == 0
+  assert isinstance(good.end, Finished)
 
 
 def test_text_goes_on_from_what_was_read_before():

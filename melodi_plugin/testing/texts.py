@@ -93,9 +93,9 @@ def alone(
     if any(stop in ByteTokenizer().decode(tokens[:count]) for stop in text.ends.stop):
       tokens = tokens[:count]
       break
-  reads = [ids[-1], *tokens[:-1]] if tokens else []
-  whole = next((n for n, token in enumerate(reads) if token in broken), len(tokens))
-  return tokens[:whole], whole == len(tokens)
+  reads = [ids[-1], *tokens[:-1]]  # the first is read although nothing may be written
+  end = next((n for n, token in enumerate(reads) if token in broken), None)
+  return tokens[:end], end is None
 
 
 def assert_alone(text: Heard, before: Sequence[int] = ()) -> None:

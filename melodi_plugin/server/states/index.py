@@ -10,6 +10,8 @@ import threading
 from collections.abc import Generator, Iterator
 from typing import Any, NamedTuple
 
+from melodi_plugin.server.states.names import BRIEF
+
 _VERSION = 1
 _TABLES = """
 CREATE TABLE states (
@@ -213,10 +215,13 @@ class Index:
     query = "DELETE FROM names WHERE kind = ? AND owner = ? AND name = ?"
     self._db.execute(query, (kind, owner, name))
 
-  def names_unused_since(self, when: float) -> list[tuple[str, str, str, str]]:
-    """Kind, owner, name and state."""
-    query = "SELECT kind, owner, name, state FROM names WHERE used < ?"
-    return self._db.execute(query, (when,)).fetchall()
+  def names_unused_since(self, when: float, brief: float) -> list[tuple[str, str, str, str]]:
+    """Kind, owner, name and state; of sessions that are BRIEF, those not used since `brief`."""
+    query = (
+      "SELECT kind, owner, name, state FROM names WHERE used < ? AND "
+      "(used < ? OR kind = 'session' AND instr(name, ?) = 1)"
+    )
+    return self._db.execute(query, (max(when, brief), when, BRIEF)).fetchall()
 
   def totals(self) -> Totals:
     """How much there is."""

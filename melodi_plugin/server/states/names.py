@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from melodi_plugin.server.errors import Refused
 
+BRIEF = "page-"  # sessions of this begin belong to a page in a browser, which leaves them behind
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 

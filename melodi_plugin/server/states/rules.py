@@ -11,6 +11,8 @@ from melodi_plugin.server.errors import Refused
 from melodi_plugin.server.states.index import Entry, Index, Named
 from melodi_plugin.server.states.names import checked_name
 
+_BRIEF_SECONDS = 86400  # for which sessions of pages that were closed are kept
+
 
 class Budgets(NamedTuple):
   """How much is kept, and for how long."""
@@ -128,9 +130,10 @@ class Rules:
     return removed + evicted, fits
 
   def _remove_expired(self) -> list[str]:
-    before = self._clock() - self._budgets.seconds
-    removed, old = [], []
-    for kind, owner, name, id in self._index.names_unused_since(before):
+    now, seconds = self._clock(), self._budgets.seconds
+    before, removed, old = now - seconds, [], []
+    unused = self._index.names_unused_since(before, now - _BRIEF_SECONDS)
+    for kind, owner, name, id in unused:
       self._index.forget(kind, owner, name)
       removed += self._drop(id)
     with contextlib.closing(self._index.unnamed()) as unnamed:

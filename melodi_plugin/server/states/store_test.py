@@ -227,6 +227,28 @@ def test_what_is_not_used_expires(opened, clock, tmp_path):
   assert store.stats() == (2, 400, 0, 1) and len(files_in(tmp_path)) == 2
 
 
+def test_sessions_that_closed_pages_leave_behind_expire_sooner(opened, clock, tmp_path):
+  store = opened()
+  for name in ("page-1", "page-2", "a-page-3"):
+    add(store, name, kind="session", session=(name, None))
+  add(store, "page-4", kind="memory", memory="page-4")
+  clock.now += 80_000
+  store.open_named("session", "ann", "page-2")
+  clock.now += 10_000
+  store.sweep()
+  assert [own.name for own in store.all_named("session", "ann")] == ["a-page-3", "page-2"]
+  assert [own.name for own in store.all_named("memory", "ann")] == ["page-4"]
+  assert len(files_in(tmp_path)) == 3
+
+
+def test_the_title_that_a_file_brings_has_a_bound(opened):
+  store = opened()
+  path = store.incoming()
+  save(path, TextRow("a", 3, 200), (7,), "x" * 1000)
+  store.adopt("ann", path, "book")
+  assert store.named("memory", "ann", "book").state.title == "x" * 256
+
+
 def test_a_start_removes_what_is_half_there_and_nothing_else(opened, tmp_path):
   store = opened()
   lost, kept = add(store, "1", session=("chat", None)), add(store, "2")

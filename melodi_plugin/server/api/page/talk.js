@@ -4,7 +4,7 @@ import { $ } from "/page/shown.js";
 
 const TALK = "melodi.conversation"; // in the session's storage: gone when the tab is closed
 
-// A new one.
+// A new one.  By the begin of its name the server knows that it may forget it after a day.
 export function begun(memory) {
   const random = [...crypto.getRandomValues(new Uint8Array(12))];
   const session = `page-${random.map((byte) => byte.toString(16).padStart(2, "0")).join("")}`;
