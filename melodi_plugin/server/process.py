@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 import threading
@@ -11,9 +12,12 @@ from typing import override
 import uvicorn
 from fastapi import FastAPI
 
+from melodi_plugin.server.errors import Refused
 from melodi_plugin.server.service import Service
 
-_LAST_BYTES = 5  # seconds for answers that are written but not sent
+_LAST_BYTES = 5  # seconds, at least, for answers that are written but not kept or sent
+_SWEEP_SECONDS = 3600  # what has expired goes also where nobody asks for anything
+_log = logging.getLogger(__name__)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -95,6 +99,7 @@ async def _run(
   for number in (signal.SIGINT, signal.SIGTERM):
     loop.add_signal_handler(number, end)
   serving = loop.create_task(server.serve(sockets=[listening]))
+  sweeping = loop.create_task(_sweep(service))
   loaded, ended = _in_thread(load), loop.create_task(ending.wait())
   try:
     await asyncio.wait((loaded, ended, serving), return_when=asyncio.FIRST_COMPLETED)
@@ -104,12 +109,29 @@ async def _run(
       await asyncio.wait((ended, serving), return_when=asyncio.FIRST_COMPLETED)
     service.draining = True
     if service.ready:
+      until = loop.time() + drain_seconds
       drained = _in_thread(lambda: service.scheduler.drain(drain_seconds))
       while not drained.done() and not server.force_exit:
         await asyncio.wait((drained,), timeout=0.1)
+      # States of what was written last may be large, and the disk slow.
+      left = round(until - loop.time())
+      server.config.timeout_graceful_shutdown = max(_LAST_BYTES, left)
   finally:
+    sweeping.cancel()
     service.draining = server.should_exit = True
     await serving
+    if service.store is not None:
+      service.store.close()
+
+
+async def _sweep(service: Service) -> None:
+  while True:
+    await asyncio.sleep(_SWEEP_SECONDS)
+    if service.store is not None:
+      try:
+        await asyncio.to_thread(service.store.sweep)
+      except Refused as refused:  # the disk; requests that need it are told, too
+        _log.warning("What has expired could not be removed: %s", refused.message)
 
 
 def _in_thread(function: Callable[[], object]) -> asyncio.Future[None]:
