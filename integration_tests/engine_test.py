@@ -101,7 +101,7 @@ def test_greedy_text_is_the_argmax_of_evaluate(model, engine):
   for slot, text in texts.items():
     best = model.logprobs(text[:-1]).argmax(axis=1)[prompts[slot] - 1 :]
     assert text[prompts[slot] :].tolist() == best.tolist()
-    assert len(set(best.tolist())) > 2
+    assert len(set(best.tolist())) > 1
 
 
 # -- Slots and states ------------------------------------------------------------------------------
