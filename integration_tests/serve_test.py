@@ -9,7 +9,7 @@ import numpy as np
 import openai
 import pytest
 
-from integration_tests import running, saved_model, served
+from integration_tests import saved_model, served
 from integration_tests.saved_model import PROMPT, WINDOW, random_text
 
 NEAR = 1e-4  # of log probabilities in float32
@@ -146,35 +146,39 @@ def test_memory_is_read_once_and_named_by_any_request(model, server):
     choice.text, choice.logprobs.token_logprobs)  # fmt: skip
 
 
-def test_session_goes_on_after_a_kill(model, words, tmp_path):
-  """What was answered is there, and the next answer is that of a server that was never killed."""
-  turns = [random_text(seed, 20) for seed in (11, 12, 13)]
+def test_session_goes_on_after_a_kill_and_term_lets_answers_end(model, words, tmp_path):
+  """The next answer is that of a server that was never killed."""
   words = [*words, f"melodi_serve_folder={tmp_path}/states"]
-  whole: list[int] = []
-  for number, turn in enumerate(turns):
-    with served.server(tmp_path / f"server{number}", words) as server:
-      choice = complete(server, turn, logprobs=1, extra_body={"session": "s"}).choices[0]
-      ids = behind(model, turn) if whole else ids_of(model, turn)
-      whole = check_greedy(model, [*whole, *ids], choice)
-      server.end(signal.SIGKILL)
+  first, second, third = (random_text(seed, 20) for seed in (11, 12, 13))
+  with served.server(tmp_path / "first", words) as server:
+    whole = answer_in_session(model, server, ids_of(model, first), first)
+    whole = answer_in_session(model, server, [*whole, *behind(model, second)], second)
+    server.end(signal.SIGKILL)
+  with served.server(tmp_path / "second", words) as server:
+    answer_in_session(model, server, [*whole, *behind(model, third)], third)
+    check_end(server)
+
+
+def answer_in_session(model, server, ids: list[int], said: str) -> list[int]:
+  """Says what makes these ids in the one session; returns them and those of the answer."""
+  answer = complete(server, said, logprobs=1, extra_body={"session": "s"})
+  return check_greedy(model, ids, answer.choices[0])
 
 
 # -- The process -----------------------------------------------------------------------------------
 
 
-def test_term_lets_answers_end_and_refuses_new_ones(model, words, tmp_path):
-  folder = f"melodi_serve_folder={tmp_path}/states"
-  with served.server(tmp_path / "server", [*words, folder]) as server:
-    stream = complete(server, PROMPT, max_tokens=400, stream=True, extra_body={"ignore_eos": True})
-    parts = [next(stream)]
-    server.send(signal.SIGTERM)
-    refused = openai.InternalServerError, openai.APIConnectionError
-    with pytest.raises(refused):
-      complete_until_refused(server)
-    parts += list(stream)
-    assert parts[-1].choices[0].finish_reason == "length"
-    assert server.end() == 0
-    assert "Traceback" not in server.log()
+def check_end(server) -> None:
+  """SIGTERM lets a stream end, and refuses what is new."""
+  stream = complete(server, PROMPT, max_tokens=400, stream=True, extra_body={"ignore_eos": True})
+  parts = [next(stream)]
+  server.send(signal.SIGTERM)
+  with pytest.raises((openai.InternalServerError, openai.APIConnectionError)):
+    complete_until_refused(server)
+  parts += list(stream)
+  assert parts[-1].choices[0].finish_reason == "length"
+  assert server.end() == 0
+  assert "Traceback" not in server.log()
 
 
 @pytest.mark.parametrize(
@@ -184,6 +188,7 @@ def test_term_lets_answers_end_and_refuses_new_ones(model, words, tmp_path):
     (["melodi_serve_host=203.0.113.1"], "cannot be listened at"),
   ],
 )
-def test_what_is_wrong_at_the_start_is_one_sentence(model, words, tmp_path, keys, sentence):
-  status, log = running.command("-m", "melodi_plugin", "serve", *words, *keys, cwd=tmp_path)
-  assert status == 2 and sentence in log and "Traceback" not in log
+def test_what_is_wrong_at_the_start_is_one_sentence(model, words, capsys, keys, sentence):
+  assert model.run(["serve", *words[len(model.words) :], *keys]) == 2
+  (last,) = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+  assert sentence in last
