@@ -99,10 +99,8 @@ def ends_of(
     Refused: for more than the service writes.
   """
   most = service.limits.max_tokens
-  if tokens is not None and not 0 <= tokens <= most:
-    raise Refused(
-      400, f"{param}={tokens} is refused: it should be at least 1 and at most {most}.", param=param
-    )
+  if tokens is not None and tokens > most:
+    raise Refused(400, f"{param}={tokens} is refused: it should be at most {most}.", param=param)
   stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
   return Ends(most if tokens is None else tokens, tuple(stop), () if body.ignore_eos else (*ids,))
 

@@ -53,7 +53,7 @@ router = APIRouter()
 class Part(Body):
   """A part of a message; only text is read."""
 
-  type: Literal["text", "input_text"]
+  type: Literal["text", "input_text", "output_text"]
   text: str
 
 
@@ -65,11 +65,11 @@ class MessageBody(Body):
 
   @property
   def plain(self) -> dict[str, str]:
-    """For a chat template."""
+    """For a chat template, which knows no developers."""
     content = self.content
     if not isinstance(content, str):
       content = "".join(part.text for part in content)
-    return {"role": self.role, "content": content}
+    return {"role": "system" if self.role == "developer" else self.role, "content": content}
 
 
 class Format(Body):

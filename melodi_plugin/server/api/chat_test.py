@@ -128,3 +128,17 @@ def test_a_model_without_a_template(service):
   service.chat = None
   told = call(service, "POST", "/v1/chat/completions", json={"messages": ASK})
   assert "chat_template" in check_error(told, 400, "messages")
+
+
+def test_a_developer_is_the_system_to_a_template_as_in_responses(service):
+  asked = {"max_completion_tokens": 4, "temperature": 0}
+  told = [
+    call(
+      service,
+      "POST",
+      "/v1/chat/completions",
+      json=asked | {"messages": [{"role": role, "content": "Be brief."}]},
+    ).json()["choices"]
+    for role in ("system", "developer")
+  ]
+  assert told[0] == told[1]

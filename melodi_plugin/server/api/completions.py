@@ -130,7 +130,7 @@ async def _opened(
   ends = ends_of(
     body,
     service,
-    _DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens,
+    min(_DEFAULT_TOKENS, service.limits.max_tokens) if body.max_tokens is None else body.max_tokens,
     service.tokenizer.eos_ids,
     "max_tokens",
   )

@@ -8,6 +8,7 @@ import pytest
 
 from melodi_plugin.server.api.app import make_app
 from melodi_plugin.server.api.asking import seed_of
+from melodi_plugin.server.service import ServeLimits
 from melodi_plugin.testing.http import call, check_error, client
 from melodi_plugin.testing.slots import END, ByteTokenizer, answer
 
@@ -273,3 +274,9 @@ def test_a_stream_on_the_wire(service):
   assert [json.loads(e.removeprefix("data: "))["object"] for e in events[:-2]] == [
     "text_completion"
   ] * 2
+
+
+def test_a_server_that_writes_less_than_the_default_writes_that(service):
+  service.limits = ServeLimits(max_tokens=3)
+  told = call(service, "POST", "/v1/completions", json={"prompt": "a", "ignore_eos": True}).json()
+  assert told["usage"]["completion_tokens"] == 3

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from melodi_plugin.server.api.asking import Asking, checked_ids, choices_of, ends_of
 from melodi_plugin.server.api.bodies import Body, Items, at_most, read_as
-from melodi_plugin.server.api.chat import message_ids
+from melodi_plugin.server.api.chat import Format, MessageBody, message_ids
 from melodi_plugin.server.api.generating import generation, respond
 from melodi_plugin.server.api.guards import Owner, Served
 from melodi_plugin.server.api.response_events import Responding
@@ -29,39 +29,17 @@ _Value = Annotated[str, Field(max_length=512)]
 router = APIRouter(prefix="/v1/responses")
 
 
-class InputPart(Body):
-  """A part of a message; only text is read."""
-
-  type: Literal["input_text", "output_text", "text"]
-  text: str
-
-
-class InputMessage(Body):
-  """One message."""
+class InputMessage(MessageBody):
+  """One message, of the roles that responses know."""
 
   type: Literal["message"] = "message"
   role: Literal["user", "assistant", "system", "developer"]
-  content: str | Items[InputPart]
-
-  @property
-  def plain(self) -> dict[str, str]:
-    """For a chat template, which knows no developers."""
-    content = self.content
-    if not isinstance(content, str):
-      content = "".join(part.text for part in content)
-    return {"role": "system" if self.role == "developer" else self.role, "content": content}
-
-
-class TextFormat(Body):
-  """How an answer is written."""
-
-  type: Literal["text"]
 
 
 class TextOptions(Body):
   """Of an answer."""
 
-  format: TextFormat | None = None
+  format: Format | None = None
 
 
 class ResponseBody(Asking):

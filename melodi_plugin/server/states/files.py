@@ -37,6 +37,7 @@ class StateFiles:
     self._save, self._load = save, load
     self._states, self._incoming = f"{folder}/states", f"{folder}/incoming"
     self.index = f"{folder}/index.sqlite"
+    os.makedirs(folder, mode=0o700, exist_ok=True)  # what users said is nobody else's business
     os.makedirs(self._states, exist_ok=True)
     os.makedirs(self._incoming, exist_ok=True)
     _sync(folder)

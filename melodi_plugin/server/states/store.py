@@ -10,12 +10,14 @@ the answer is that there is no such thing.  All calls raise Refused: 400 for a n
 """
 
 import contextlib
+import dataclasses
 import os
 import sqlite3
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 from melodi_plugin.server.errors import Refused
 from melodi_plugin.server.states.files import Load, Save, StateFiles, disk_errors
@@ -29,7 +31,8 @@ _TITLE = 256  # characters of one that a file brings along
 _PREFIXES = {"response": "resp", "session": "sess", "memory": "mem"}
 
 
-class State(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class State:
   """A state that texts go on from.
 
   Attributes:
@@ -77,6 +80,8 @@ class Store:
       OSError, Refused: if it cannot be written.
     """
     self._clock, self.claims = clock, Claims()
+    # Rows are large: however many requests go on from a state at once, they share one.
+    self._shared = weakref.WeakValueDictionary[str, State]()
     self._files = StateFiles(folder, save, load)
     with contextlib.ExitStack() as opened:
       opened.callback(self._files.close)
@@ -275,6 +280,9 @@ class Store:
         self._index.name_used(*name, self._clock())
 
   def _state(self, entry: Entry) -> State:
+    shared = self._shared.get(entry.id)
+    if shared is not None and shared.entry == entry:
+      return shared
     try:
       row, pending, _ = self._files.loaded(self._files.path(entry.id), 500)
     except Refused:
@@ -282,7 +290,9 @@ class Store:
         if self._index.state(entry.owner, entry.id) is None:
           raise not_found("state", entry.id) from None
       raise
-    return State(entry, row, pending)
+    state = State(entry, row, pending)
+    shared = self._shared.setdefault(entry.id, state)  # another thread may have read it meanwhile
+    return shared if shared.entry == entry else state
 
 
 def new_id(kind: str) -> str:

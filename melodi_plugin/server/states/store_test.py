@@ -241,6 +241,23 @@ def test_sessions_that_closed_pages_leave_behind_expire_sooner(opened, clock, tm
   assert len(files_in(tmp_path)) == 3
 
 
+def test_requests_that_go_on_from_one_state_share_its_row(opened):
+  store = opened()
+  id = add(store, "one", session=("mine", None))
+  one, two = store.open("ann", id), store.open_named("session", "ann", "mine")
+  assert one.row is two.row
+  store.delete("ann", id)
+  assert store.open_named("session", "ann", "mine").entry.kind == "session"
+  del one, two
+  assert not store._shared
+
+
+def test_a_new_folder_is_for_the_user_of_the_server_only(tmp_path):
+  folder = tmp_path / "states"
+  Store(str(folder), save, load).close()
+  assert folder.stat().st_mode & 0o077 == 0
+
+
 def test_the_title_that_a_file_brings_has_a_bound(opened):
   store = opened()
   path = store.incoming()
