@@ -29,6 +29,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 jax.config.update("jax_compilation_cache_max_size", 2**32)
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_cache))  # for subprocesses
 os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**32))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 
 @pytest.fixture
