@@ -5,6 +5,7 @@ All is on one device, and a checkpoint is loaded and compiled once for all comma
 
 import contextlib
 import copy
+import functools
 import json
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -62,11 +63,16 @@ class SavedModel:
     self.items = loading.write_params(config, "checkpoints/0", nnx.state(model, nnx.Param))
     self.words = [self._yaml, f"load_parameters_path={self.items}"]
     self._loaded: dict[Any, Checkpoint] = {}
+    self._own: dict[Any, Checkpoint] = {}
     self._scorer: Scorer | None = None
 
   def config(self, *keys: str) -> Any:
     """MaxText's config."""
     return running.initialize_only(*self.words, "dataset_type=synthetic", *keys)
+
+  @functools.cached_property
+  def _config(self) -> Any:
+    return self.config()
 
   def run(self, words: Sequence[str]) -> int:
     """Runs a verb with what follows its config, in this process; returns the status."""
@@ -79,15 +85,22 @@ class SavedModel:
   def checkpoint(
     self, config: Any = None, slots: int = 1, *, scores: bool = False, reset: bool = True
   ) -> Checkpoint:
-    """As `Checkpoint`, but loaded and compiled once; the parameters' fingerprint is not kept."""
-    config = config or self.config()
-    key = config.load_parameters_path, slots, scores
+    """As `Checkpoint`, but loaded and compiled once; without a config it is read once, too.
+
+    With one, the fingerprints are its own.
+    """
+    own = config or self._config
+    key = own.load_parameters_path, slots, scores
     if key not in self._loaded:
-      self._loaded[key] = Checkpoint(config, slots, scores=scores)
+      self._loaded[key] = Checkpoint(own, slots, scores=scores)
     elif reset:
       self._loaded[key].engine.reset()
+    if config is None and key in self._own:
+      return self._own[key]
     found = copy.copy(self._loaded[key])
-    found.config, found.tokenizer = config, Tokenizer(config)
+    found.config, found.tokenizer = own, Tokenizer(own)
+    if config is None:
+      self._own[key] = found
     return found
 
   def with_one_bit_changed(self, run_name: str) -> str:
@@ -111,7 +124,7 @@ class SavedModel:
     Returns:
       Their log probabilities, and whether they had the largest logit.
     """
-    self._scorer = self._scorer or Scorer(self.config(), rows=1)
+    self._scorer = self._scorer or Scorer(self._config, rows=1)
     text = " ".join(map(str, ids))
     rows = StickyRows(
       [Document("a", text)],
