@@ -20,7 +20,20 @@ from melodi_plugin.core.cell import Streams
 from melodi_plugin.core.memory import LayerMemory
 from melodi_plugin.core.segments import plan_windows
 
-each_block = pytest.mark.parametrize("block", BLOCKS)
+# Those that differ in kind; `uv run pytest -m slow integration_tests/stock_block_test.py` does all.
+KINDS = ("llama2", "qwen3_moe", "gemma2", "gemma3")
+
+
+def each(names):
+  """A parameter of tests, of blocks or cases of blocks."""
+  alike = set(BLOCKS) - set(KINDS)
+  return [pytest.param(name, marks=pytest.mark.slow if name in alike else ()) for name in names]
+
+
+each_block = pytest.mark.parametrize("block", each(BLOCKS))
+# A layer with a queue below one without: every kind of layers is compiled.
+FEW = {"base_num_decoder_layers": 2, "melodi_long_term_layers": "0"}
+LAYERS = {block: {} if block == "gemma3" else FEW for block in BLOCKS}  # its pattern is longer
 LENGTH, SEGMENTS = 2 * WINDOW, 2
 YARN = {"rope_type": "yarn", "max_position_embeddings": 64, "original_max_position_embeddings": 32}
 
@@ -34,6 +47,7 @@ def registered():
 @functools.cache
 def models(block: str, **more):
   """A random stock model, and one with memory that has its weights."""
+  more = LAYERS[block] | more
   stock = stock_model.build(
     stock_model.new_config(block, melodi=False, max_target_length=WINDOW, **more)
   )
@@ -118,10 +132,12 @@ def random_state(block: str, **more):
   return state
 
 
-CASES = {block: (block, {}) for block in BLOCKS} | {"llama2, yarn": ("llama2", YARN)}
+CASES = {block: (block, {}) for block in BLOCKS} | {
+  "llama2, yarn": ("llama2", YARN | {"base_num_decoder_layers": 1})
+}
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", each(CASES))
 def test_first_window_of_a_document_has_the_logits_of_the_stock_model(case):
   block, more = CASES[case]
   _, positions, ids = batches()
@@ -133,7 +149,7 @@ def test_first_window_of_a_document_has_the_logits_of_the_stock_model(case):
   assert np.abs(found - expected)[later].max() > 1e-2 * np.abs(expected).max()  # memory is read
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", each(CASES))
 def test_memory_that_is_hidden_leaves_the_stock_model_on_every_window(case):
   block, more = CASES[case]
   grafted = models(block, **more)[1]
@@ -164,7 +180,7 @@ def test_scanned_layers_equal_unscanned_ones(block):
   params = {}
   for name, leaf in stock_model.params_of(scanned).items():
     params |= stock_model.unscanned(name, leaf[...])
-  model = stock_model.build(stock_model.new_config(block, scan_layers=False))
+  model = stock_model.build(stock_model.new_config(block, scan_layers=False, **LAYERS[block]))
   own = stock_model.params_of(model)
   assert own.keys() == params.keys()
   for name, leaf in own.items():
@@ -267,7 +283,6 @@ def test_reading_in_pieces_equals_one_window(block):
 # -- Gradients -------------------------------------------------------------------------------------
 
 
-# Those that differ in kind; `uv run pytest -m slow integration_tests/stock_block_test.py` does all.
 QUICK = ("qwen3_moe", "gemma2")
 
 
