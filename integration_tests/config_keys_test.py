@@ -9,6 +9,7 @@ import pytest
 
 from integration_tests import running
 from integration_tests.pages import ROOT
+from melodi_plugin.cli.main import main
 from melodi_plugin.config.keys import MelodiKeys
 from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.maxtext.configs import load_config
@@ -264,13 +265,13 @@ def test_sizes_are_not_checked_without_melodi():
   running.initialize(decoder_block="llama2", melodi_window_length=24, melodi_long_term_layers="99")
 
 
-def test_bad_config_ends_the_command_with_failure_and_the_sentence(tmp_path):
+def test_bad_config_ends_the_command_with_failure_and_the_sentence(tmp_path, capsys):
   file = running.write_yaml(
     tmp_path / "bad.yml", **(running.TINY | running.MELODI | {"gradient_accumulation_steps": 2})
   )
-  code, log = running.command("-m", "melodi_plugin", "train", str(file), cwd=tmp_path)
-  assert code == 2, log
-  assert "gradient_accumulation_steps=2 deals the rows of a batch out to" in log.splitlines()[-1]
+  assert main(["train", str(file)]) == 2
+  last = capsys.readouterr().err.splitlines()[-1]
+  assert "gradient_accumulation_steps=2 deals the rows of a batch out to" in last
 
 
 def test_every_key_is_described_without_importing_maxtext():

@@ -11,6 +11,7 @@ from flax import nnx
 
 from integration_tests import running, stock_model
 from melodi_plugin.checkpoints.gguf.importer import import_file
+from melodi_plugin.cli.main import main
 from melodi_plugin.maxtext import loading, weights
 from melodi_plugin.maxtext.prepared import PreparedModel
 from melodi_plugin.serving.engine import Engine
@@ -154,11 +155,14 @@ def test_logits_are_those_of_the_file(tmp_path, tied):
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
 
 
-def test_the_command_says_what_it_wrote_and_maxtext_reads_its_tokenizer(tmp_path):
+def test_the_command_says_what_it_wrote_and_maxtext_reads_its_tokenizer(
+  tmp_path, monkeypatch, capsys
+):
   write_gguf(tmp_path / "tiny.gguf", random_tensors(tied=True))
-  arguments = ("-m", "melodi_plugin", "import-gguf", "tiny.gguf", "out", "scan_layers=false")
-  code, printed = running.command(*arguments, cwd=tmp_path)
-  assert code == 0
+  monkeypatch.chdir(tmp_path)
+  with running.maxtext_process():
+    assert main(["import-gguf", "tiny.gguf", "out", "scan_layers=false"]) == 0
+  printed = capsys.readouterr().out
   assert "load_parameters_path=out/0/items" in printed
   assert f"{len(TOKENS)} tokens: tokenizer_path=out/tokenizer" in printed
   assert "config of the model: out/model.yml" in printed

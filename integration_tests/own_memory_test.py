@@ -13,6 +13,7 @@ from integration_tests import own_system, running
 from integration_tests.own_system import register_system, whole
 from integration_tests.pages import ROOT
 from integration_tests.saved_runs import LENGTHS
+from melodi_plugin.cli.main import main
 from melodi_plugin.cli.sizes import measure
 from melodi_plugin.config.model import LayerSpec
 from melodi_plugin.conformance import training
@@ -86,13 +87,13 @@ def test_losses_and_memory_do_not_depend_on_the_mesh(words, tmp_path):
   training.assert_sharded_equals_alone(words, tmp_path, MESH, train)
 
 
-def test_command_trains_and_evaluates_with_memory_and_without(words, tmp_path):
+def test_command_trains_and_evaluates_with_memory_and_without(words, tmp_path, capsys):
   keys = ["steps=3", "enable_checkpointing=true", "melodi_evaluate_after_training=true"]
-  arguments = ["train", *words, *keys, f"base_output_directory={tmp_path}/out"]
-  code, log = running.command("-m", "melodi_plugin", *arguments, cwd=tmp_path)
-  assert code == 0, log
-  assert "with memory reset at every window" in log
-  *_, before, last = log.splitlines()
+  with running.maxtext_process():
+    assert main(["train", *words, *keys, f"base_output_directory={tmp_path}/out"]) == 0
+  said = capsys.readouterr().out
+  assert "with memory reset at every window" in said
+  *_, before, last = said.splitlines()
   assert before == "Write text with what was trained:"
   assert last.startswith("  uv run melodi decode ") and "checkpoints/2/items" in last
 
