@@ -35,6 +35,7 @@ def load_config(argv: Sequence[str], *, here: bool = True) -> Any:
 
 def read_config(argv: Sequence[str], *, here: bool) -> Any:
   """As `load_config`, and what MaxText says goes where it will."""
+  atexit.unregister(_collect)  # once, however many configs are read: it looks at every object
   atexit.register(_collect)
   with _config_errors():
     register()
