@@ -3,10 +3,12 @@
 import asyncio
 import os
 
+import pytest
+
 from melodi_plugin.server.api.app import make_app
 from melodi_plugin.server.service import ServeLimits
-from melodi_plugin.testing.http import call, check_error
-from melodi_plugin.testing.slots import answer
+from melodi_plugin.testing.http import RoleChat, call, check_error
+from melodi_plugin.testing.slots import END, ByteTokenizer, answer
 
 BYTES = {"content-type": "application/octet-stream"}
 
@@ -122,3 +124,15 @@ def test_an_upload_that_breaks_off_leaves_nothing(kept, tmp_path):
 def test_a_server_that_keeps_nothing_says_so(service):
   check_error(call(service, "GET", "/v1/memories"), 400)
   check_error(create(service), 400)
+
+
+@pytest.mark.parametrize("by", ["memory", "session"])
+def test_a_conversation_that_begins_with_a_memory_begins_as_others_do(kept, by):
+  call(kept, "POST", "/v1/memories", json={"name": "book", "text": "A text"})
+  call(kept, "POST", "/v1/sessions", json={"name": "fork", "memory": "book"})
+  messages = [{"role": "user", "content": "one"}]
+  asked = {"messages": messages, "max_tokens": 9, "temperature": 0}
+  asked |= {"memory": "book"} if by == "memory" else {"session": "fork"}
+  told = call(kept, "POST", "/v1/chat/completions", json=asked).json()["choices"][0]["message"]
+  written = answer([*b"A text", *RoleChat()(messages)], 9, end=END)
+  assert told["content"] == ByteTokenizer().decode(written)
