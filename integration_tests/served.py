@@ -31,11 +31,8 @@ class Server:
     folder.mkdir(parents=True, exist_ok=True)
     self._log = folder / "log.txt"
     port = "melodi_serve_port=0"
-    # What one server has compiled, the next one finds.
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(folder.parents[1] / "compiled")}
-    cache |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     words = ["-m", "melodi_plugin", "serve", *words, port]
-    self._process = running.start(*words, cwd=folder, **cache, **env)
+    self._process = running.start(*words, cwd=folder, **env)
     self.url = self._wait()
     key = env.get("MELODI_API_KEY", "none")
     self.client = openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0)
