@@ -1,12 +1,12 @@
 """Evaluation through MaxText's model: every token once, memory carried, rows of no consequence."""
 
-import json
 import os
 import pathlib
 
 import pytest
 
 from integration_tests import running
+from integration_tests.saved_model import one_device
 from integration_tests.saved_runs import EQUAL_LAYERS
 from melodi_plugin.cli.main import main
 from melodi_plugin.errors import UserError
@@ -14,16 +14,6 @@ from melodi_plugin.evaluation import evaluate, report
 
 LENGTHS = [150, 40, 333, 7, 64, 65, 210, 96, 31, 128]
 REPORT = {"report.md", "report.csv", "by_position.png", "per_document.png"}
-
-# On one device, in a process of its own: other rows, and the files in another order.
-ONE_DEVICE = """
-import json, pathlib, sys
-from melodi_plugin.evaluation.evaluate import evaluate_config, evaluation_config
-
-file, *cases = sys.argv[1:]
-found = [evaluate_config(evaluation_config(["", file, *case.split()])) for case in cases]
-pathlib.Path("found.json").write_text(json.dumps(found))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -86,18 +76,16 @@ def test_rows_order_and_devices_are_of_no_consequence(trained, carried, tmp_path
   renamed.mkdir()
   for index, file in enumerate(sorted((trained / "documents").iterdir(), reverse=True)):
     os.link(file, renamed / f"{index}_{file.name}")
-  path = f"load_parameters_path={trained}/tiny/checkpoints/1/items"
   cases = [
-    f"{path} per_device_batch_size=1",
-    f"{path} per_device_batch_size=3 grain_eval_files={renamed}",
-    f"{path} per_device_batch_size=16",  # more rows than documents
+    ["per_device_batch_size=0.125"],  # of eight devices, as MaxText counts
+    ["per_device_batch_size=0.375", f"grain_eval_files={renamed}"],
+    ["per_device_batch_size=4"],  # more rows than documents
   ]
-  code, log = running.command("-c", ONE_DEVICE, str(trained / "own.yml"), *cases, cwd=tmp_path)
-  assert code == 0, log
-  (one,), (three,), (many,) = json.loads((tmp_path / "found.json").read_text())
+  with running.maxtext_process(), one_device():
+    (one,), (three,), (many,) = (read(trained, *case) for case in cases)
   for document in three["documents"]:
     document["id"] = document["id"].split("_")[1]
-  assert [result["utilisation"]["rows"] for result in (one, three, many)] == [1, 3, 10]
+  assert [result["utilisation"]["rows"] for result in (one, three, many)] == [1, 3, 16]
   assert carried["utilisation"]["rows"] == 8
   for result in (one, three, many):
     assert by_id(result) == pytest.approx(by_id(carried), rel=1e-6)

@@ -149,18 +149,24 @@ def randomize(model: nnx.Module, seed: int = 0) -> None:
 
 
 @contextlib.contextmanager
+def one_device() -> Iterator[None]:
+  """Models that are made in here lie on the first device alone."""
+  from maxtext.utils import maxtext_utils
+
+  mesh_of = maxtext_utils.get_mesh_from_config
+
+  def of_one(config: Any, devices: Any = None) -> jax.sharding.Mesh:
+    return mesh_of(config, jax.devices()[:1])
+
+  with mock.patch.object(maxtext_utils, "get_mesh_from_config", of_one):
+    yield
+
+
+@contextlib.contextmanager
 def saved_model(folder: pathlib.Path) -> Iterator[SavedModel]:
   """A model in a folder, on one device."""
-  with running.maxtext_process():
-    from maxtext.utils import maxtext_utils
-
-    mesh_of = maxtext_utils.get_mesh_from_config
-
-    def of_one(config: Any, devices: Any = None) -> jax.sharding.Mesh:
-      return mesh_of(config, jax.devices()[:1])
-
-    with mock.patch.object(maxtext_utils, "get_mesh_from_config", of_one):
-      yield SavedModel(folder)
+  with running.maxtext_process(), one_device():
+    yield SavedModel(folder)
 
 
 def decode_json(
