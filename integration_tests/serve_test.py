@@ -146,17 +146,15 @@ def test_memory_is_read_once_and_named_by_any_request(model, server):
     choice.text, choice.logprobs.token_logprobs)  # fmt: skip
 
 
-def test_session_goes_on_after_a_kill_and_term_lets_answers_end(model, words, tmp_path):
-  """The next answer is that of a server that was never killed."""
-  words = [*words, f"melodi_serve_folder={tmp_path}/states"]
+def test_session_goes_on_after_a_kill_and_term_lets_answers_end(model, words, server):
+  """The next answer is that of a server that was never killed.  `server` is gone behind this."""
   first, second, third = (random_text(seed, 20) for seed in (11, 12, 13))
-  with served.server(tmp_path / "first", words) as server:
-    whole = answer_in_session(model, server, ids_of(model, first), first)
-    whole = answer_in_session(model, server, [*whole, *behind(model, second)], second)
-    server.end(signal.SIGKILL)
-  with served.server(tmp_path / "second", words) as server:
-    answer_in_session(model, server, [*whole, *behind(model, third)], third)
-    check_end(server)
+  whole = answer_in_session(model, server, ids_of(model, first), first)
+  whole = answer_in_session(model, server, [*whole, *behind(model, second)], second)
+  server.end(signal.SIGKILL)
+  with served.server(model.folder / "again", words) as again:
+    answer_in_session(model, again, [*whole, *behind(model, third)], third)
+    check_end(again)
 
 
 def answer_in_session(model, server, ids: list[int], said: str) -> list[int]:
