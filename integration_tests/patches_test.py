@@ -58,6 +58,12 @@ finally:
   print(toys.events)
 """
 
+READ = """
+import sys
+from maxtext.configs import pyconfig
+print(pyconfig.initialize(["", sys.argv[1]]).decoder_block.value)
+"""
+
 TINY = {
   "base_config": "base.yml",
   "run_name": "tiny",
@@ -235,6 +241,20 @@ def test_without_an_allow_list_every_installed_plugin_is_loaded(patched, toys, t
   assert done.stdout.strip() == "['register', 'register']"
 
 
+def write_config(folder: pathlib.Path, keys: dict[str, object]) -> str:
+  """The path of a config of a tiny model."""
+  config = folder / "tiny.yml"
+  config.write_text("".join(f"{key}: {value}\n" for key, value in (TINY | keys).items()))
+  return str(config)
+
+
+def test_patched_maxtext_reads_a_config_of_this_plugin(patched, tmp_path):
+  config = write_config(tmp_path, MELODI)
+  done = run_python(["-c", READ, config], patched, plugins="melodi", cwd=tmp_path)
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.splitlines()[-1] == "melodi"
+
+
 def saved_memory(checkpoint: pathlib.Path) -> set[tuple[str, ...]]:
   """The leaves of a checkpoint that are the decoder's variables, but neither weights nor keys."""
   tree = json.loads((checkpoint / "items" / "_METADATA").read_text())["tree_metadata"].values()
@@ -244,18 +264,11 @@ def saved_memory(checkpoint: pathlib.Path) -> set[tuple[str, ...]]:
   }
 
 
-@pytest.mark.parametrize(
-  "keys, plugins",
-  [
-    pytest.param({}, "", id="stock", marks=pytest.mark.slow),
-    pytest.param(MELODI, "melodi", id="melodi"),
-  ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("keys, plugins", [({}, ""), (MELODI, "melodi")], ids=["stock", "melodi"])
 def test_the_stock_command_trains_and_saves_its_memory(patched, tmp_path, keys, plugins):
-  config = tmp_path / "tiny.yml"
-  config.write_text("".join(f"{key}: {value}\n" for key, value in (TINY | keys).items()))
   out = tmp_path / "out"
-  command = ["-m", "maxtext.trainers.pre_train.train", str(config), "steps=2"]
+  command = ["-m", "maxtext.trainers.pre_train.train", write_config(tmp_path, keys), "steps=2"]
   command.append(f"base_output_directory={out}")
   done = run_python(command, patched, plugins=plugins, cwd=tmp_path)
   log = done.stdout + done.stderr
