@@ -159,8 +159,8 @@ def test_the_reference_reads_memory():
 @pytest.mark.parametrize(
   "schedule, remat",
   [
-    ("layers", "full"),
     ("windows", "minimal"),
+    pytest.param("layers", "full", marks=pytest.mark.slow),  # by default in optimizer_test
     pytest.param("layers", "none", marks=pytest.mark.slow),
     pytest.param("layers", "minimal", marks=pytest.mark.slow),
     pytest.param("layers", "save_qkv_proj", marks=pytest.mark.slow),
