@@ -210,6 +210,7 @@ def test_maxtexts_mask_freezes_the_stock_model_bit_for_bit(only_memory, stock):
   assert any((before[name] != after[name]).any() for name in params)
 
 
+@pytest.mark.slow  # by default of MELODI in sharding_test, of Adafactor in optimizer_test
 def test_eight_devices_give_the_loss_of_one(keys, run, stock):
   config = running.initialize(**keys | SPREAD | {"load_parameters_path": str(stock)})
   runs = Run(config, 2).metrics, run(3).metrics[:2]

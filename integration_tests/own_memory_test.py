@@ -68,6 +68,7 @@ class Counting(Nothing):
     return kept + windows.writes.sum(0)[:, None].astype(kept.dtype)
 
 
+@pytest.mark.slow  # the example's memory is of other arrays than a queue, too
 def test_memory_of_one_array_is_resumed_as_it_was_saved(tmp_path):
   melodi_plugin.register_system("mine", whole(long=Counting))
   keys = running.TINY | running.documents_config(tmp_path, LENGTHS)
@@ -83,6 +84,7 @@ def test_memory_of_one_array_is_resumed_as_it_was_saved(tmp_path):
   np.testing.assert_array_equal(found, saved["nnx_aux/model/decoder/memory_long"])
 
 
+@pytest.mark.slow  # one code shards what all systems declare: see sharding_test
 def test_losses_and_memory_do_not_depend_on_the_mesh(words, tmp_path):
   training.assert_sharded_equals_alone(words, tmp_path, MESH, train)
 

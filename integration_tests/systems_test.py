@@ -13,8 +13,8 @@ LAYERS = dict.fromkeys(("melodi_long_term_layers", "melodi_recurrent_layers"), "
 MESH = {"ici_fsdp_parallelism": 4, "ici_tensor_parallelism": 2}
 
 
-def each_system(default: str) -> pytest.MarkDecorator:
-  """Every system; one of them by default, since one code saves and shards what all declare."""
+def each_system(default: str = "") -> pytest.MarkDecorator:
+  """Every system; one of them or none by default: one code saves and shards what all declare."""
   marks = {name: () if name == default else pytest.mark.slow for name in running.SYSTEMS}
   params = [pytest.param(name, marks=mark) for name, mark in marks.items()]
   return pytest.mark.parametrize("system", params, indirect=True)
@@ -45,7 +45,7 @@ def test_resumed_run_ends_in_the_very_state_of_the_run_that_never_stopped(system
   assert all(array.any() for name, array in saved.items() if "/memory_" in name)
 
 
-@each_system(default="dense")
+@each_system()  # MELODI by default, in sharding_test
 def test_losses_and_memory_are_those_of_one_device(system):
   keys, _ = system
   results = []
