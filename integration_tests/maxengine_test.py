@@ -43,12 +43,12 @@ SPREAD = {
   "ici_data_parallelism": 2,
 }
 HEADS = {"base_num_query_heads": 4, "base_num_kv_heads": 4}
+UNSCANNED = ("melodi unscanned", "llama2 unscanned", "gemma3 unscanned")
 CASES = [
   "melodi",
-  "llama2 unscanned",
   *(
     pytest.param(name, marks=pytest.mark.slow)
-    for name in ("melodi unscanned", *running.SYSTEMS, *stock_model.BLOCKS, "gemma3 unscanned")
+    for name in (*UNSCANNED, *running.SYSTEMS, *stock_model.BLOCKS)
   ),
 ]
 
