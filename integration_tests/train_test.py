@@ -115,6 +115,7 @@ def test_what_cannot_be_trained_is_one_sentence(capsys, words, sentence):
   assert not pathlib.Path("runs/wrong/checkpoints/0").exists()
 
 
+@pytest.mark.slow
 def test_tpu_that_is_not_there_is_one_sentence(folder):
   # A process of its own: MaxText does not look for other hosts where pytest is.
   code, log = running.command("-m", "melodi_plugin", "train", "own.yml", "hardware=tpu", cwd=folder)

@@ -89,24 +89,31 @@ def assert_holds(name, config, layers, sections):
 stacked = functools.partial(stack_layers, dtype=jnp.float64)
 
 
-@pytest.mark.parametrize("name", MELODI)
+# One of each kind that is read another way; what the others are is compared with the slow loops by
+# the tests of readers, and by verbs in the slow run.
+QUICK = (
+  *("melodi", "melodi, no summary", "melodi, masked", "xl", "dense", "dense, reference", "blocked"),
+  *("feedback", "lstm dual", "stock", "stock, looks positions up"),
+)
+
+
+def each(names):
+  """A parameter of tests."""
+  return [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in names]
+
+
+@pytest.mark.parametrize("name", each(MELODI))
 def test_melodi(name):
   config = small_config(**MELODI[name])
   assert_holds(name, config, quick_layers(config), stacked)
 
 
-# Of these only the rewriting of states differs from others here, or what is stored.
-SLOW = ("bias dual", "bias single", "lstm skip", "lstm single", "xl, reference", "xl, no position")
-
-
-@pytest.mark.parametrize(
-  "name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in OTHERS]
-)
+@pytest.mark.parametrize("name", each(OTHERS))
 def test_systems_that_melodi_is_compared_with(name):
   assert_holds(name, OTHERS[name], baselines.random_layers(OTHERS[name]), stacked)
 
 
-@pytest.mark.parametrize("name", STOCK)
+@pytest.mark.parametrize("name", each(STOCK))
 def test_memory_around_a_stock_block(name):
   changes = dict(STOCK[name])
   looks_up = changes.pop("looks_up_positions", False)

@@ -39,8 +39,8 @@ CASES = {
   # The official segment is one window.
   "blocked, reference": (memorizing(4, reference_defects=True, **WHOLE, **ALONE), "layers"),
 }
-# One of each kind; those of the others are slow.
-DIFFERENTIATED = ("xl", "dense", "dense, reference", "blocked")
+# One of each kind, and that of a cache in those of queues; those of the others are slow.
+DIFFERENTIATED = ("dense", "blocked")
 
 
 @pytest.mark.parametrize("name", [n for n in CASES if n not in DIFFERENTIATED])

@@ -27,8 +27,8 @@ CASES = {
   "reference": (block_recurrent(num_layers=1, reference_defects=True), "layers"),
   "one window": (block_recurrent(num_layers=1, window_length=SEGMENT), "layers"),
 }
-# One of each kind; those of the others are slow.
-DIFFERENTIATED = ("lstm dual", "bias skip")
+# Those of the others are slow.
+DIFFERENTIATED = ("lstm dual",)
 
 
 @pytest.mark.parametrize("name", [n for n in CASES if n not in DIFFERENTIATED])
