@@ -1,6 +1,5 @@
 """A real pretrained model with memory, served: a document is read once, sessions ask about it."""
 
-import json
 import os
 import pathlib
 
@@ -39,8 +38,8 @@ def test_document_is_read_once_and_asked_about_in_several_sessions(tmp_path):
   served_as = ["melodi_serve_model=smollm2", "melodi_serve_folder=states", "melodi_slots=2"]
   document = (ROOT / "README.md").read_text()
   with served.server(tmp_path / "server", [CONFIG, own, *keys, *served_as]) as server:
-    said = json.dumps({"name": "page", "text": document})
-    created = server.http.post("/v1/memories", content=said, timeout=600)
+    said = {"name": "page", "text": document}
+    created = server.http.post("/v1/memories", json=said, timeout=600)
     assert created.status_code == 201 and created.json()["tokens"] > 2000
     alone, tokens = asked(server, QUESTION)
     assert "Paris" in alone and tokens < 50
