@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from flax.linen import logical_axis_rules, logical_to_mesh_axes
+from flax.linen import logical_axis_rules
+from flax.linen.spmd import logical_to_mesh_axes
 from maxtext.common.common_types import CACHE_BATCH, MODEL_MODE_TRAIN
 
 from melodi_plugin.config.model import MelodiConfig
