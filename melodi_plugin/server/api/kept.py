@@ -1,14 +1,20 @@
-"""What is kept under names, as routes find and tell it."""
+"""What is kept under names, as routes find, tell and send it."""
 
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import Annotated, Any, BinaryIO
 
 import anyio.to_thread
 from fastapi import Depends
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from melodi_plugin.server.api.guards import Served
 from melodi_plugin.server.errors import Refused
 from melodi_plugin.server.states.index import Named
 from melodi_plugin.server.states.store import Store
+
+BYTES = "application/octet-stream"
+_CHUNK = 2**20  # bytes of a file that are sent at once
 
 
 def _kept(service: Served) -> Store:
@@ -49,3 +55,31 @@ async def forgotten(store: Store, owner: str, kind: str, name: str) -> dict[str,
   """Deletes one; Refused with 404 if there is none."""
   await anyio.to_thread.run_sync(store.forget, kind, owner, name)
   return {"object": f"{kind}.deleted", "name": name, "deleted": True}
+
+
+async def downloaded(store: Store, owner: str, kind: str, name: str) -> Response:
+  """The file of one; Refused with 404 if there is none."""
+  file, named = await anyio.to_thread.run_sync(store.file, kind, owner, name)
+  headers = {
+    "content-length": str(named.state.bytes),
+    "content-disposition": f'attachment; filename="{name}.memory"',
+  }
+  return _Download(file, headers)
+
+
+class _Download(StreamingResponse):
+  """An open file, which is closed whether or not all of it is sent."""
+
+  def __init__(self, file: BinaryIO, headers: dict[str, str]):
+    super().__init__(_chunks(file), headers=headers, media_type=BYTES)
+    self._file = file
+
+  async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    """Sends it."""
+    with self._file:
+      await super().__call__(scope, receive, send)
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+  while chunk := file.read(_CHUNK):
+    yield chunk

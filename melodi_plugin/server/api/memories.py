@@ -2,21 +2,19 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any
 
 import anyio.to_thread
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import Field
-from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.responses import Response
 
 from melodi_plugin.server.answers import Wanted
 from melodi_plugin.server.api.asking import checked_ids
 from melodi_plugin.server.api.bodies import Body, read_as
 from melodi_plugin.server.api.generating import Choice, generation, unless_gone
 from melodi_plugin.server.api.guards import MEMORIES, Owner, Served
-from melodi_plugin.server.api.kept import Kept, forgotten, found, listed
+from melodi_plugin.server.api.kept import BYTES, Kept, downloaded, forgotten, found, listed
 from melodi_plugin.server.errors import Refused
 from melodi_plugin.server.service import Service
 from melodi_plugin.server.states.files import disk_errors
@@ -26,8 +24,6 @@ from melodi_plugin.server.texts import Prompt
 from melodi_plugin.serving.sampling_settings import SamplingSettings
 from melodi_plugin.serving.writing import Ends
 
-_BYTES = "application/octet-stream"
-_CHUNK = 2**20  # bytes of a file that are sent at once
 router = APIRouter(prefix=MEMORIES)
 
 
@@ -44,7 +40,7 @@ async def _memory_of(
 ) -> MemoryBody:
   """The body as JSON; or a text as it is, with its name in the query."""
   # A page in a browser can send text/plain to any server without asking it first.
-  if request.headers.get("content-type", "").split(";")[0].strip().lower() != _BYTES:
+  if request.headers.get("content-type", "").split(";")[0].strip().lower() != BYTES:
     return await read_as(MemoryBody)(request)
   if name is None:
     raise Refused(400, "The text has no name; add ?name= to the path.", param="name")
@@ -127,30 +123,7 @@ async def delete(name: str, store: Kept, owner: Owner) -> dict[str, Any]:
 @router.get("/{name}/content")
 async def download(name: str, store: Kept, owner: Owner) -> Response:
   """Its file."""
-  file, named = await anyio.to_thread.run_sync(store.file, owner, name)
-  headers = {
-    "content-length": str(named.state.bytes),
-    "content-disposition": f'attachment; filename="{name}.memory"',
-  }
-  return _Download(file, headers)
-
-
-class _Download(StreamingResponse):
-  """An open file, which is closed whether or not all of it is sent."""
-
-  def __init__(self, file: BinaryIO, headers: dict[str, str]):
-    super().__init__(_chunks(file), headers=headers, media_type=_BYTES)
-    self._file = file
-
-  async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-    """Sends it."""
-    with self._file:
-      await super().__call__(scope, receive, send)
-
-
-def _chunks(file: BinaryIO) -> Iterator[bytes]:
-  while chunk := file.read(_CHUNK):
-    yield chunk
+  return await downloaded(store, owner, "memory", name)
 
 
 @router.put("/{name}/content")

@@ -5,10 +5,11 @@ from typing import Annotated, Any
 import anyio.to_thread
 from fastapi import APIRouter, Depends
 from pydantic import Field
+from starlette.responses import Response
 
 from melodi_plugin.server.api.bodies import Body, read_as
 from melodi_plugin.server.api.guards import Owner
-from melodi_plugin.server.api.kept import Kept, forgotten, found, listed
+from melodi_plugin.server.api.kept import Kept, downloaded, forgotten, found, listed
 from melodi_plugin.server.errors import Refused
 
 router = APIRouter(prefix="/v1/sessions")
@@ -55,6 +56,12 @@ async def fork(
 async def session(name: str, store: Kept, owner: Owner) -> dict[str, Any]:
   """One of them."""
   return await found(store, owner, "session", name)
+
+
+@router.get("/{name}/content")
+async def download(name: str, store: Kept, owner: Owner) -> Response:
+  """Its file, which can be uploaded as a memory: here, or on another server of this model."""
+  return await downloaded(store, owner, "session", name)
 
 
 @router.delete("/{name}")

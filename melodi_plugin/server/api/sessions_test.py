@@ -35,6 +35,20 @@ def test_a_session_is_forked_told_and_deleted(kept):
   assert names(kept) == [("a", 4), ("b", 4), ("c", 4)]
 
 
+def test_a_session_moves_to_another_server_as_a_file(kept):
+  add(kept, session=("chat", None))
+  file = call(kept, "GET", "/v1/sessions/chat/content")
+  assert file.headers["content-disposition"] == 'attachment; filename="chat.memory"'
+  bytes_ = {"content-type": "application/octet-stream"}
+  put = call(kept, "PUT", "/v1/memories/chat/content", content=file.content, headers=bytes_)
+  assert put.status_code == 200, put.text
+  made = call(kept, "POST", "/v1/sessions", json={"name": "there", "memory": "chat"})
+  assert made.status_code == 201, made.text
+  again = call(kept, "GET", "/v1/sessions/there/content")
+  assert again.content == file.content
+  assert call(kept, "GET", "/v1/sessions/none/content").status_code == 404
+
+
 @pytest.mark.parametrize(
   ("body", "status", "param"),
   [

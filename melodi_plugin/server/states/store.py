@@ -239,12 +239,12 @@ class Store:
     with self._removing() as removed:
       removed += self._rules.forget(kind, hash_of_owner(owner), name)
 
-  def file(self, owner: str, memory: str) -> tuple[BinaryIO, Named]:
-    """The open file of a memory, which stays whole whatever becomes of the name."""
+  def file(self, kind: str, owner: str, name: str) -> tuple[BinaryIO, Named]:
+    """The open file of a "session" or "memory", which stays whole whatever becomes of the name."""
     with self._transaction():
-      named = self._rules.named("memory", hash_of_owner(owner), memory)
+      named = self._rules.named(kind, hash_of_owner(owner), name)
       file = open(self._files.path(named.state.id), "rb")  # noqa: SIM115, whoever asks closes it
-    self._was_used(named.state.id, ("memory", named.state.owner, memory))
+    self._was_used(named.state.id, (kind, named.state.owner, name))
     return file, named
 
   # -- All of them ---------------------------------------------------------------------------------

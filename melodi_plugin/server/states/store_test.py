@@ -126,7 +126,7 @@ def test_memories_are_listed_downloaded_and_taken(opened, tmp_path):
   assert (book.name, book.state.title, book.state.tokens, book.state.bytes) == (
     "book", "Book", 4, 200,
   )  # fmt: skip
-  file, _ = store.file("ann", "book")
+  file, _ = store.file("memory", "ann", "book")
   path = store.incoming()
   with file, open(path, "wb") as copy:
     store.forget("memory", "ann", "book")  # does not harm who has the file open
