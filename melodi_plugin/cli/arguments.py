@@ -1,6 +1,6 @@
 """What every verb takes: words, options, and the keys that its help explains."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from melodi_plugin.cli.parser import Parser, positive, true_or_false
@@ -66,33 +66,24 @@ _MEMORIZE = (
   "melodi_memory_compact",
   "melodi_skip_broken_documents",
 )
-_SERVE = (
-  "load_parameters_path",
-  "melodi_slots",
-  "melodi_serve_host",
-  "melodi_serve_port",
-  "melodi_serve_hosts",
-  "melodi_serve_key_file",
-  "melodi_serve_model",
-  "melodi_serve_folder",
-  "melodi_serve_snapshot_bytes",
-)
+_SERVE = ("load_parameters_path", "melodi_slots")
+_SERVER = "melodi_serve_"  # how its own keys begin
 _GRAFT = ("load_parameters_path", "base_output_directory", "run_name", "melodi_base_block")
 _COMPILE = ("compile_topology", "compile_topology_num_slices", "compiled_trainstep_file")
 
 
-def _described(names: Sequence[str] = (), *, ours: bool = False) -> list[tuple[str, str]]:
-  """Keys of a config and what they mean; with `ours`, ours of training behind them."""
+def _described(
+  names: Sequence[str] = (), ours: Callable[[str], bool] = lambda name: False
+) -> list[tuple[str, str]]:
+  """Keys of a config and what they mean; behind them those of ours that are wanted."""
   from melodi_plugin.config.keys import MelodiKeys  # pydantic takes half a second: for help only
 
   fields = MelodiKeys.model_fields
-  trained = [name for name in fields if not name.startswith("melodi_serve_")]
-  names = [*names, *(trained if ours else ())]
   return [
     (f"{name}={_shown(fields[name].default)}", fields[name].description or "")
     if name in fields
     else (f"{name}=", _MAXTEXT[name])
-    for name in names
+    for name in [*names, *filter(ours, fields)]
   ]
 
 
@@ -101,10 +92,10 @@ def _shown(default: Any) -> str:
 
 
 def train(parser: Parser) -> None:
-  """A config and, in its help, all our keys."""
+  """A config and, in its help, all our keys but those of a server."""
   others = ("compile", "decode", "prompt")
   training = [name for name in _MAXTEXT if not name.startswith(others)]
-  parser.add_config(lambda: _described(training, ours=True))
+  parser.add_config(lambda: _described(training, lambda name: not name.startswith(_SERVER)))
 
 
 def compile(parser: Parser) -> None:
@@ -133,7 +124,7 @@ def memorize(parser: Parser) -> None:
 
 def serve(parser: Parser) -> None:
   """A config, a checkpoint, and where to listen."""
-  parser.add_config(lambda: _described(_SERVE))
+  parser.add_config(lambda: _described(_SERVE, lambda name: name.startswith(_SERVER)))
 
 
 def graft(parser: Parser) -> None:

@@ -64,10 +64,13 @@ def test_example_is_read_and_the_verb_is_there(verb, monkeypatch):
   assert callable(command._function(verb.target))
 
 
-def test_keys_of_training_are_ours_with_what_they_mean(capsys):
-  assert main(["train", "--help"]) == 0
-  text = " ".join(capsys.readouterr().out.split())
+def test_keys_of_training_and_of_a_server_are_ours_with_what_they_mean(capsys):
+  helps = {}
+  for verb in ("train", "serve"):
+    assert main([verb, "--help"]) == 0
+    helps[verb] = " ".join(capsys.readouterr().out.split())
   for name, field in MelodiKeys.model_fields.items():
+    text = helps["serve" if name.startswith("melodi_serve_") else "train"]
     assert f"{name}=" in text and " ".join(field.description.split()) in text
 
 
