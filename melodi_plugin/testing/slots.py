@@ -177,7 +177,7 @@ def load_row(path: str) -> tuple[FakeRow, tuple[int, ...], str]:
 
 def next_token(prefix: bytes, seed: int, vocabulary: int) -> int:
   """What follows what was read: a letter, mostly, and at times the end."""
-  digest = hashlib.blake2b(prefix + seed.to_bytes(8, "little", signed=True), digest_size=4).digest()
+  digest = hashlib.blake2b(prefix + (seed % 2**64).to_bytes(8, "little"), digest_size=4).digest()
   number = int.from_bytes(digest, "little")
   return vocabulary - 1 if number % 64 == 0 else 97 + number % 26
 
