@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from melodi_plugin.bench.decode import Point, Stretch
-from melodi_plugin.bench.serve import First, Gaps, Rate
+from melodi_plugin.bench.waits import First, Gaps, Rate
 from melodi_plugin.output.figures import new_figure, png, style
 from melodi_plugin.output.tables import Table, with_unit
 

@@ -13,51 +13,17 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 import numpy as np
+
+from melodi_plugin.bench.waits import First, Gaps, Rate
 
 _SECONDS = 900  # until a server answers
 _ANSWERS = re.compile(r"answers at (http://\S+)/v1: ")
 _SHORT = 32  # tokens of a prompt that is not to be measured
 _TAIL = 16  # tokens behind a prefix that was read before
-
-
-class Rate(NamedTuple):
-  """Tokens per second of all clients together, one client per slot.
-
-  Attributes:
-    slots: of the server.
-    rates: of every repetition.
-  """
-
-  slots: int
-  rates: list[float]
-
-
-class First(NamedTuple):
-  """Seconds from a request to its first token.
-
-  Attributes:
-    cold: prompts that were never read.
-    warm: the same prompts with another end.
-  """
-
-  cold: list[float]
-  warm: list[float]
-
-
-class Gaps(NamedTuple):
-  """Seconds between two tokens of one client.
-
-  Attributes:
-    alone: while nobody else asks.
-    beside: while another client's long prompt is read.
-  """
-
-  alone: list[float]
-  beside: list[float]
 
 
 class Prompts:

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 
 from melodi_plugin.bench import decode as decoding
 from melodi_plugin.bench import figures
-from melodi_plugin.bench import serve as serving
 from melodi_plugin.bench.windows import BATCH, CONFIG, measure
 from melodi_plugin.config.systems import is_melodi
 from melodi_plugin.cost.accounting import parameters
@@ -142,6 +141,10 @@ def _stock(
 
 def serve(options: argparse.Namespace) -> None:
   """Starts servers, asks them, and prints two tables, or JSON."""
+  try:
+    from melodi_plugin.bench import serve as serving  # needs an extra
+  except ModuleNotFoundError as error:
+    raise UserError(f"bench serve needs {error.name}; install melodi-plugin[serve].") from error
   quiet_logs()
   words = [options.config, *options.keys]
   prompts = serving.Prompts(load_config(["", *words, WITHOUT_DOCUMENTS]).vocab_size)
