@@ -105,8 +105,15 @@ async def conversation(
     Refused: 400 if these do not go together, 404 if one is not there, 409 if another request has
       the session, or if the state is of another model.
   """
-  if store is None and (previous_response_id or session or memory) is not None:
-    raise Refused(400, "This server keeps no states; start it with melodi_serve_folder.")
+  given = {"previous_response_id": previous_response_id, "session": session, "memory": memory}
+  for name, value in given.items():
+    if store is None and value is not None:
+      raise Refused(
+        400,
+        f"{name} is refused: this server keeps nothing; leave it out, or start the server with "
+        "melodi_serve_folder.",
+        param=name,
+      )
   if previous_response_id is not None and (session or memory) is not None:
     raise Refused(
       400,

@@ -1,15 +1,19 @@
 """What the endpoints that write text have in common: how it is drawn, where it ends, how often."""
 
+import abc
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import BaseModel, Field, field_validator
+from sse_starlette import ServerSentEvent
 
 from melodi_plugin.server.answers import Wanted
 from melodi_plugin.server.api.bodies import Body, Items, at_most
-from melodi_plugin.server.api.generating import Choice, Generation
+from melodi_plugin.server.api.generating import DONE, Choice, Generation, error_event, event_of
 from melodi_plugin.server.conversations import Conversation, conversation
 from melodi_plugin.server.errors import Refused
 from melodi_plugin.server.service import Service
@@ -62,6 +66,14 @@ class Asking(Body):
   def choices(self) -> int:
     """Texts for each prompt."""
     return self.n or 1
+
+  def refuse(self, names: Sequence[str]) -> None:
+    """Raises Refused if one of these is given, which would be more than text."""
+    for name in names:
+      if getattr(self, name):
+        raise Refused(
+          400, f"{name} is refused: answers are text and nothing else; leave it out.", param=name
+        )
 
   @property
   def with_usage(self) -> bool:
@@ -123,28 +135,20 @@ async def conversation_of(
     raise Refused(
       413, f"{texts} texts are asked for at once, and {limits.max_texts} may be; ask for fewer."
     )
-  names = {"session": body.session, "memory": body.memory}
-  for name, value in names.items():
-    if value is not None and service.store is None:
-      raise Refused(
-        400,
-        f"{name} is refused: this server keeps nothing; leave it out, or start the server with "
-        "melodi_serve_folder.",
-        param=name,
-      )
   if body.session is not None and texts > 1:
     raise Refused(
       400, "session is refused: it goes on with one text, not with several.", param="session"
     )
-  async with conversation(service.store, owner, "session", **names) as own:
+  async with conversation(
+    service.store, owner, "session", session=body.session, memory=body.memory
+  ) as own:
     yield own
 
 
-async def commit(own: Conversation, texts: Generation) -> None:
-  """Makes a session's text durable; nothing is kept of others."""
-  finished = texts.choices[0].finished
-  if own.session is not None and finished is not None:
-    await own.keep(finished)
+def text_ids(text: str, service: Service, own: Conversation) -> Sequence[int] | np.ndarray:
+  """The ids of a text; what goes on has its first special token already."""
+  begins = service.tokenizer.prompt if own.state is None else service.tokenizer.encode
+  return begins(text)
 
 
 def checked_ids(ids: Any, service: Service, param: str) -> np.ndarray:
@@ -197,3 +201,43 @@ def seed_of(seed: int, choice: int) -> int:
 def _refuse_id(id: int, service: Service, param: str) -> None:
   size = service.tokenizer.vocab_size
   raise Refused(400, f"{param} has the token id {id}, and there are {size} tokens.", param=param)
+
+
+class Completing(abc.ABC):
+  """What completions and chat completions have in common; see `Telling`."""
+
+  def __init__(
+    self, body: Asking, service: Service, texts: Generation, conversation: Conversation, kind: str
+  ):
+    """`kind` is what the id begins with."""
+    self.generation = texts
+    self._service, self._conversation, self._usage_too = service, conversation, body.with_usage
+    self._said = {
+      "id": f"{kind}-{uuid.uuid4().hex}",
+      "created": int(time.time()),
+      "model": service.name,
+    }
+
+  @abc.abstractmethod
+  def _piece(self, choices: list[Any], **more: Any) -> BaseModel:
+    """A part of a stream."""
+
+  def _event(self, choice: Any) -> ServerSentEvent:
+    """A part of a stream that says something of one text."""
+    return event_of(self._piece([choice], **({"usage": None} if self._usage_too else {})))
+
+  async def commit(self) -> None:
+    """Makes a session's text durable; nothing is kept of others."""
+    own, finished = self._conversation, self.generation.choices[0].finished
+    if own.session is not None and finished is not None:
+      await own.keep(finished)
+
+  def last(self) -> Iterable[ServerSentEvent]:
+    """See `Telling`."""
+    if self._usage_too:
+      yield event_of(self._piece([], usage=self.generation.usage))
+    yield DONE
+
+  def failed(self, refused: Refused) -> Iterable[ServerSentEvent]:
+    """See `Telling`."""
+    yield error_event(refused)

@@ -1,8 +1,6 @@
 """POST /v1/chat/completions: the next message of a conversation."""
 
 import contextlib
-import time
-import uuid
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Annotated, Any, Literal
 
@@ -21,19 +19,16 @@ from starlette.responses import Response
 
 from melodi_plugin.server.api.asking import (
   Asking,
+  Completing,
   checked_ids,
   choices_of,
-  commit,
   conversation_of,
   ends_of,
 )
 from melodi_plugin.server.api.bodies import Body, Items, read_as
 from melodi_plugin.server.api.generating import (
-  DONE,
   Choice,
   Generation,
-  error_event,
-  event_of,
   generation,
   respond,
 )
@@ -96,11 +91,7 @@ class ChatBody(Asking):
 
   def check(self) -> None:
     """Raises Refused for what is not done here."""
-    for name in _UNKNOWN:
-      if getattr(self, name):
-        raise Refused(
-          400, f"{name} is refused: answers are text and nothing else; leave it out.", param=name
-        )
+    self.refuse(_UNKNOWN)
     if self.top_logprobs and not self.logprobs:
       raise Refused(
         400, "top_logprobs is refused: it needs logprobs=true; set that.", param="top_logprobs"
@@ -160,7 +151,7 @@ async def _opened(body: ChatBody, service: Service, owner: str) -> AsyncIterator
       yield _ChatCompletion(body, service, texts, own)
 
 
-class _ChatCompletion:
+class _ChatCompletion(Completing):
   """See `Telling`."""
 
   def __init__(
@@ -170,9 +161,8 @@ class _ChatCompletion:
     texts: Generation,
     conversation: Conversation,
   ):
-    self.generation = texts
-    self._body, self._service, self._conversation = body, service, conversation
-    self._id, self._created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
+    super().__init__(body, service, texts, conversation, "chatcmpl")
+    self._body = body
 
   def whole(self) -> ChatCompletion:
     """See `Telling`."""
@@ -186,12 +176,7 @@ class _ChatCompletion:
       for choice in self.generation.choices
     ]
     return ChatCompletion(
-      id=self._id,
-      choices=choices,
-      created=self._created,
-      model=self._service.name,
-      object="chat.completion",
-      usage=self.generation.usage,
+      choices=choices, object="chat.completion", usage=self.generation.usage, **self._said
     )
 
   def first(self) -> Iterable[ServerSentEvent]:
@@ -207,20 +192,6 @@ class _ChatCompletion:
     if isinstance(event, Written) and event.finish:
       yield self._chunk(choice.index, ChoiceDelta(), event.finish)
 
-  async def commit(self) -> None:
-    """See `Telling`."""
-    await commit(self._conversation, self.generation)
-
-  def last(self) -> Iterable[ServerSentEvent]:
-    """See `Telling`."""
-    if self._body.with_usage:
-      yield event_of(self._told([], usage=self.generation.usage))
-    yield DONE
-
-  def failed(self, refused: Refused) -> Iterable[ServerSentEvent]:
-    """See `Telling`."""
-    yield error_event(refused)
-
   def _chunk(
     self,
     index: int,
@@ -229,17 +200,11 @@ class _ChatCompletion:
     logprobs: ChunkLogprobs | None = None,
   ) -> ServerSentEvent:
     choice = ChunkChoice(index=index, delta=delta, finish_reason=finish, logprobs=logprobs)
-    usage = {"usage": None} if self._body.with_usage else {}
-    return event_of(self._told([choice], **usage))
+    return self._event(choice)
 
-  def _told(self, choices: list[ChunkChoice], **more: Any) -> ChatCompletionChunk:
+  def _piece(self, choices: list[Any], **more: Any) -> ChatCompletionChunk:
     return ChatCompletionChunk(
-      id=self._id,
-      choices=choices,
-      created=self._created,
-      model=self._service.name,
-      object="chat.completion.chunk",
-      **more,
+      choices=choices, object="chat.completion.chunk", **self._said, **more
     )
 
   def _logprobs(self, kind: Any, written: Sequence[Written]) -> Any:

@@ -1,8 +1,6 @@
 """POST /v1/completions: a text that goes on."""
 
 import contextlib
-import time
-import uuid
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Annotated, Any, Literal
 
@@ -16,19 +14,17 @@ from starlette.responses import Response
 
 from melodi_plugin.server.api.asking import (
   Asking,
+  Completing,
   checked_ids,
   choices_of,
-  commit,
   conversation_of,
   ends_of,
+  text_ids,
 )
 from melodi_plugin.server.api.bodies import read_as
 from melodi_plugin.server.api.generating import (
-  DONE,
   Choice,
   Generation,
-  error_event,
-  event_of,
   generation,
   respond,
 )
@@ -146,15 +142,13 @@ async def _opened(
 
 def _ids(prompt: str | list[int], service: Service, own: Conversation) -> np.ndarray:
   if isinstance(prompt, str):
-    # What goes on has its first special token already.
-    begins = service.tokenizer.prompt if own.state is None else service.tokenizer.encode
-    prompt = list(begins(prompt))
+    prompt = list(text_ids(prompt, service, own))
   if not len(prompt) and not (own.state and own.state.pending):
     raise Refused(400, "prompt is refused: it has no tokens; write some text.", param="prompt")
   return checked_ids(prompt, service, "prompt")
 
 
-class _Completion:
+class _Completion(Completing):
   """See `Telling`."""
 
   def __init__(
@@ -165,10 +159,8 @@ class _Completion:
     given: Sequence[str | list[int]],
     conversation: Conversation,
   ):
-    self.generation = texts
-    self._body, self._service, self._given = body, service, given
-    self._conversation = conversation
-    self._id, self._created = f"cmpl-{uuid.uuid4().hex}", int(time.time())
+    super().__init__(body, service, texts, conversation, "cmpl")
+    self._body, self._given = body, given
     self._tokens = [CompletionTokens(service.tokenizer, self._before(c)) for c in texts.choices]
 
   def _before(self, choice: Choice) -> list[int]:
@@ -184,7 +176,7 @@ class _Completion:
       events = [choice.read, *choice.written] if self._body.echo else choice.written
       text = self._echo(choice) + choice.text
       told.append(self._choice(choice, text, events, choice.finish))
-    return self._answer(told, usage=self.generation.usage)
+    return self._piece(told, usage=self.generation.usage)
 
   def first(self) -> Iterable[ServerSentEvent]:
     """See `Telling`."""
@@ -199,32 +191,10 @@ class _Completion:
     else:
       return
     if text or finish or self._body.logprobs is not None:
-      usage = {"usage": None} if self._body.with_usage else {}
-      yield event_of(self._answer([self._choice(choice, text, [event], finish)], **usage))
+      yield self._event(self._choice(choice, text, [event], finish))
 
-  async def commit(self) -> None:
-    """See `Telling`."""
-    await commit(self._conversation, self.generation)
-
-  def last(self) -> Iterable[ServerSentEvent]:
-    """See `Telling`."""
-    if self._body.with_usage:
-      yield event_of(self._answer([], usage=self.generation.usage))
-    yield DONE
-
-  def failed(self, refused: Refused) -> Iterable[ServerSentEvent]:
-    """See `Telling`."""
-    yield error_event(refused)
-
-  def _answer(self, choices: list[CompletionChoice], **more: Any) -> Completion:
-    return Completion(
-      id=self._id,
-      choices=choices,
-      created=self._created,
-      model=self._service.name,
-      object="text_completion",
-      **more,
-    )
+  def _piece(self, choices: list[Any], **more: Any) -> Completion:
+    return Completion(choices=choices, object="text_completion", **self._said, **more)
 
   def _choice(
     self, choice: Choice, text: str, events: Sequence[Event | None], finish: Any

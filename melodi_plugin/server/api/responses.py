@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 from starlette.responses import Response
 
-from melodi_plugin.server.api.asking import Asking, checked_ids, choices_of, ends_of
+from melodi_plugin.server.api.asking import Asking, checked_ids, choices_of, ends_of, text_ids
 from melodi_plugin.server.api.bodies import Body, Items, at_most, read_as
 from melodi_plugin.server.api.chat import Format, MessageBody, message_ids
 from melodi_plugin.server.api.generating import generation, respond
@@ -63,11 +63,7 @@ class ResponseBody(Asking):
 
   def check(self, service: Service) -> None:
     """Raises Refused for what is not done here."""
-    for name in _UNKNOWN:
-      if getattr(self, name):
-        raise Refused(
-          400, f"{name} is refused: answers are text and nothing else; leave it out.", param=name
-        )
+    self.refuse(_UNKNOWN)
     if self.session is not None:
       raise Refused(
         400,
@@ -170,10 +166,7 @@ def _ids(body: ResponseBody, service: Service, own: Conversation) -> np.ndarray:
       "input is refused: this model has no chat template for messages; send a text.",
       param="input",
     )
-  tokenizer = service.tokenizer
-  # What goes on has its first special token already.
-  ids = tokenizer.prompt(body.input) if own.state is None else tokenizer.encode(body.input)
-  return checked_ids(ids, service, "input")
+  return checked_ids(text_ids(body.input, service, own), service, "input")
 
 
 def _message(role: str, content: str) -> dict[str, str]:
