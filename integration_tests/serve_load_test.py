@@ -19,9 +19,10 @@ import yaml
 
 from integration_tests import saved_model, served
 from integration_tests.saved_model import random_text
+from integration_tests.served import MODEL, SLOTS
 
 pytestmark = pytest.mark.slow
-MODEL, SLOTS, CLIENTS = "tiny", 4, 64
+CLIENTS = 64
 KILLS, SAID, ANSWER = 20, 12, 6  # tokens of what is said and answered in a turn
 LM_EVAL = os.environ.get("MELODI_LM_EVAL", "")
 
@@ -34,8 +35,7 @@ def _model(tmp_path_factory):
 
 @pytest.fixture(scope="module", name="words")
 def _words(model):
-  keys = [f"melodi_slots={SLOTS}", f"melodi_serve_model={MODEL}"]
-  return [*model.words, *keys, f"melodi_serve_folder={model.folder}/states"]
+  return served.words_of(model)
 
 
 def request_of(number: int) -> dict:

@@ -11,10 +11,9 @@ import pytest
 
 from integration_tests import saved_model, served
 from integration_tests.saved_model import PROMPT, WINDOW, random_text
+from integration_tests.served import MODEL, SLOTS
 
 NEAR = 1e-4  # of log probabilities in float32
-MODEL = "tiny"
-SLOTS = 4
 
 
 @pytest.fixture(scope="module", name="model")
@@ -25,8 +24,7 @@ def _model(tmp_path_factory):
 
 @pytest.fixture(scope="module", name="words")
 def _words(model):
-  keys = [f"melodi_slots={SLOTS}", f"melodi_serve_model={MODEL}"]
-  return [*model.words, *keys, f"melodi_serve_folder={model.folder}/states"]
+  return served.words_of(model)
 
 
 @pytest.fixture(scope="module", name="server")

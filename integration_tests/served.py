@@ -5,16 +5,23 @@ import pathlib
 import re
 import signal
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 
 import httpx
 import openai
 
 from integration_tests import running
+from integration_tests.saved_model import SavedModel
+from melodi_plugin.bench.serve import address
 
-_ANSWERS = re.compile(r"answers at (http://\S+)/v1: ")
-_SECONDS = 240  # until it answers, however busy the machine is
+_SECONDS = 240.0  # until it answers, however busy the machine is
+MODEL, SLOTS = "tiny", 4  # of the servers of `words_of`
+
+
+def words_of(model: SavedModel) -> list[str]:
+  """What stands behind `melodi serve` for a saved model."""
+  keys = [f"melodi_slots={SLOTS}", f"melodi_serve_model={MODEL}"]
+  return [*model.words, *keys, f"melodi_serve_folder={model.folder}/states"]
 
 
 class Server:
@@ -39,13 +46,11 @@ class Server:
     self.http = httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {key}"})
 
   def _wait(self) -> str:
-    end = time.monotonic() + _SECONDS
-    while self._process.poll() is None and time.monotonic() < end:
-      if found := _ANSWERS.search(self.log()):
-        return found[1]
-      time.sleep(0.05)
-    self._process.kill()
-    raise AssertionError(self.log())
+    try:
+      return address(self._process, self.log, _SECONDS)
+    except ValueError:
+      self._process.kill()
+      raise AssertionError(self.log()) from None
 
   def log(self) -> str:
     """What it has said."""

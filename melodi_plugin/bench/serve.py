@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 import httpx
@@ -20,7 +20,7 @@ import numpy as np
 
 from melodi_plugin.bench.waits import First, Gaps, Rate
 
-_SECONDS = 900  # until a server answers
+_SECONDS = 900.0  # until a server answers
 _ANSWERS = re.compile(r"answers at (http://\S+)/v1: ")
 _SHORT = 32  # tokens of a prompt that is not to be measured
 _TAIL = 16  # tokens behind a prefix that was read before
@@ -46,26 +46,39 @@ def running_server(words: Sequence[str], slots: int) -> Iterator[str]:
   """
   command = [sys.executable, "-m", "melodi_plugin", "serve", *words]
   command += [f"melodi_slots={slots}", "melodi_serve_port=0"]
-  with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
+  # Appended to: the server shares the place in it, which reading moves.
+  with tempfile.TemporaryFile("a+", encoding="utf-8") as log:
     process = subprocess.Popen(command, stdout=log, stderr=log)
+
+    def said() -> str:
+      log.seek(0)
+      return log.read()
+
     try:
-      yield _address(process, log)
+      yield address(process, said)
     finally:
       process.terminate()
       process.wait()
 
 
-def _address(process: subprocess.Popen, log: Any) -> str:
-  end = time.monotonic() + _SECONDS
-  while True:
-    log.seek(0)
-    said = log.read()
-    if found := _ANSWERS.search(said):
-      return found[1]
+def address(process: subprocess.Popen, said: Callable[[], str], seconds: float = _SECONDS) -> str:
+  """Waits until a server says where it answers.
+
+  Args:
+    process: the server.
+    said: all that it has written so far.
+    seconds: after which nobody waits any more.
+
+  Raises:
+    ValueError: with what it said last, if it ends or takes too long.
+  """
+  end = time.monotonic() + seconds
+  while not (found := _ANSWERS.search(said())):
     if process.poll() is not None or time.monotonic() > end:
-      last = said.strip().splitlines()[-1:] or ["nothing"]
+      last = said().strip().splitlines()[-1:] or ["nothing"]
       raise ValueError(f"melodi serve has not started; it said last: {last[0]}")
     time.sleep(0.1)
+  return found[1]
 
 
 async def rate(url: str, slots: int, tokens: int, repeats: int, prompts: Prompts) -> Rate:

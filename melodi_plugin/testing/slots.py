@@ -55,15 +55,11 @@ class FakeEngine(Engine):
     self.slots = [Slot() for _ in range(self._count)]
     self._settings: list[Any] = [None] * self._count
 
-  def begin(self, slot: int) -> None:
-    """See `Engine.begin`."""
-    self.slots[slot] = Slot()
-
   def read(self, texts: Mapping[int, np.ndarray]) -> None:
     """See `Engine.read`."""
     self._check(texts)
     self._call("read", texts)
-    self._read(texts)
+    self._have_read(texts)
 
   def wait(self) -> None:
     """See `Engine.wait`."""
@@ -77,7 +73,7 @@ class FakeEngine(Engine):
     top_logprobs = np.zeros((*shape, TOP), np.float32)
     for row, (slot, tokens) in enumerate(texts.items()):
       for place, token in enumerate(tokens):
-        self._read({slot: np.array([token], np.int32)})
+        self._have_read({slot: np.array([token], np.int32)})
         best, own = self._next(slot, 0), int(targets[slot][place])
         logprobs[row, place] = logprob_of(best, own)
         tops[row, place], top_logprobs[row, place] = top_of(best)
@@ -96,7 +92,7 @@ class FakeEngine(Engine):
     self.close(pending)
     drawn = {}
     for slot, token in pending.items():
-      self._read({slot: np.array([token], np.int32)})
+      self._have_read({slot: np.array([token], np.int32)})
       settings, count = self._settings[slot]
       self._settings[slot][1] += 1
       seed = settings.seed + count if settings.temperature else 0
@@ -137,14 +133,6 @@ class FakeEngine(Engine):
     if self.fails is not None:
       error, self.fails = self.fails, None
       raise error
-
-  def _read(self, texts: Mapping[int, np.ndarray]) -> None:
-    for slot, text in texts.items():
-      own = self.slots[slot]
-      if len(text):
-        own.count = (own.count + len(text) - 1) % self.window + 1
-      own.tokens, own.fresh = own.tokens + len(text), False
-      own.prefix = extend_prefix(own.prefix, text)
 
   def _next(self, slot: int, seed: int) -> int:
     return next_token(self.slots[slot].prefix, seed, self.vocabulary)
