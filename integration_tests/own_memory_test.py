@@ -114,7 +114,7 @@ def test_command_that_training_names_writes_text(words, tmp_path):
 
 def test_sizes_say_what_is_known(words):
   with running.maxtext_process():
-    found = measure([str(EXAMPLE)], ["melodi_window_length=16"])["armt"]
+    found = measure([str(EXAMPLE)], ["melodi_window_length=16"])["armt"].sizes
   features = 2 * 3 * 16
   assert found.memory_long == 4 * (128 * features + features)
   assert found.memory_short == 0

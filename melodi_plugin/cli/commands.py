@@ -218,7 +218,7 @@ COMMANDS = (
   Command(
     "paper-configs",
     "experiments",
-    "Writes the configs of the paper's experiments, or checks them.",
+    "Writes the configs of the paper's experiments and prints their table, or checks them.",
     "melodi paper-configs --check",
     "sizes.paper_configs",
     arguments.paper_configs,

@@ -5,9 +5,11 @@ import contextlib
 import json
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from melodi_plugin.cost.paper_configs import differences, files
+from melodi_plugin.cost import paper_configs as paper
+from melodi_plugin.cost.paper_rows import match
 from melodi_plugin.cost.sizes import Sizes, closed_form, table
 from melodi_plugin.errors import UserError
 from melodi_plugin.maxtext.light import WITHOUT_DOCUMENTS, read_light
@@ -16,18 +18,33 @@ from melodi_plugin.maxtext.light import WITHOUT_DOCUMENTS, read_light
 _ALONE = ("skip_jax_distributed_system=true", WITHOUT_DOCUMENTS, "enable_checkpointing=false")
 
 
-def measure(paths: Sequence[str], keys: Sequence[str]) -> dict[str, Sizes]:
-  """Sizes of every config, by the stem of its file; a bad one is a UserError."""
-  rows: dict[str, Sizes] = {}
+class Measured(NamedTuple):
+  """What is known of a config before it is trained."""
+
+  sizes: Sizes
+  printed: Mapping[str, float]  # perplexities by corpus, of a row of the paper
+
+
+def measure(paths: Sequence[str], keys: Sequence[str]) -> dict[str, Measured]:
+  """Every config, by the stem of its file; a bad one is a UserError."""
+  rows: dict[str, Measured] = {}
   for path in paths:
     stem = pathlib.Path(path).stem
     name = path if stem in rows else stem
     config = read_light([path, *_ALONE, *keys])
-    rows[name] = (config and closed_form(config)) or _by_maxtext(path, keys)
+    found = config and closed_form(config)
+    if not found:
+      config, found = _by_maxtext(path, keys)
+    rows[name] = Measured(found, _printed(path, config))
   return rows
 
 
-def _by_maxtext(path: str, keys: Sequence[str]) -> Sizes:
+def _printed(path: str, config: Any) -> Mapping[str, float]:
+  found = match(path, lambda key: getattr(config, key))
+  return found.row.printed.perplexity if found and not found.changed else {}
+
+
+def _by_maxtext(path: str, keys: Sequence[str]) -> tuple[Any, Sizes]:
   print(f"{path} needs MaxText to be read, which takes about 15 seconds", file=sys.stderr)
   from melodi_plugin.maxtext.configs import load_config  # slow, and rarely needed
 
@@ -35,7 +52,7 @@ def _by_maxtext(path: str, keys: Sequence[str]) -> Sizes:
   from melodi_plugin.maxtext.sizes import sizes  # after registration, which load_config does
 
   try:
-    return sizes(config)
+    return config, sizes(config)
   except (ValueError, NotImplementedError) as error:
     raise UserError(f"{path}: {error}") from error
 
@@ -45,19 +62,25 @@ def main(options: argparse.Namespace) -> None:
   with contextlib.redirect_stdout(sys.stderr):  # MaxText prints what it reads
     rows = measure(options.configs, options.keys)
   if options.json:
-    print(json.dumps([{"name": name, **row._asdict()} for name, row in rows.items()], indent=2))
+    lines = [
+      {"name": name, **row.sizes._asdict(), "printed_perplexity": row.printed}
+      for name, row in rows.items()
+    ]
+    print(json.dumps(lines, indent=2))
   else:
-    print(table(rows).markdown(), end="")
+    sizes = {name: row.sizes for name, row in rows.items()}
+    print(table(sizes, [row.printed for row in rows.values()]).markdown(), end="")
 
 
 def paper_configs(options: argparse.Namespace) -> None:
-  """Writes the files, or checks them."""
+  """Writes the files and prints their table, or checks them."""
   folder = pathlib.Path(options.folder)
   if options.check:
-    if drifted := differences(folder):
+    if drifted := paper.differences(folder):
       raise UserError(f"{len(drifted)} files differ from the table: {', '.join(drifted)}.")
     return
-  for name, text in files().items():
+  for name, text in paper.files().items():
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
+  print(paper.table().markdown(), end="")

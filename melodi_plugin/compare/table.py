@@ -3,23 +3,39 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from melodi_plugin.compare.request import Request, tokens_per_step
 from melodi_plugin.compare.results import SPREAD, Over, RowResult, per_seed
+from melodi_plugin.compare.runs import Row
+from melodi_plugin.cost.paper_rows import Match, match
+from melodi_plugin.cost.printed import perplexity_columns
 from melodi_plugin.output.tables import Table, with_unit
 
 _MIB = 2**20
 
 
 def table(rows: Sequence[RowResult]) -> Table:
-  """The rows side by side."""
+  """The rows side by side; beside rows of the paper what it prints of them."""
   low, high = (f"{100 * part:.0f}" for part in SPREAD)
   header = ["", "parameters", "without embedding", "memory, all", "short", "long", "tokens/s"]
   header += ["peak memory", "test perplexity", f"documents, {low}th to {high}th percentile"]
   header.append("against the first (95 %)")
-  return Table("Comparison", header, [_cells(found) for found in rows])
+  more, printed = perplexity_columns([_printed(found.row) for found in rows])
+  cells = [_cells(found) + own for found, own in zip(rows, printed, strict=True)]
+  return Table("Comparison", [*header, *more], cells)
+
+
+def _match(row: Row) -> Match | None:
+  """Which row of the paper this is, and in what it differs from it."""
+  return match(row.config, row.settings.get, row.settings["global_batch_size_to_train_on"])
+
+
+def _printed(row: Row) -> Mapping[str, float]:
+  """The paper's perplexities of a row that was run as the paper has it."""
+  found = _match(row)
+  return found.row.printed.perplexity if found and not found.changed else {}
 
 
 def _cells(found: RowResult) -> list[str]:
@@ -98,7 +114,17 @@ def _notes(request: Request, rows: Sequence[RowResult]) -> list[str]:
     "- Test perplexity: mean and standard deviation over seeds.  Documents and the change against "
     "the first row: of the losses' mean over seeds; its interval resamples documents, not seeds.",
   ]
+  if any(_printed(found.row) for found in rows):
+    notes.append(
+      "- Printed: the paper's perplexity of that row, on that corpus in that vocabulary; it says "
+      "something about a run on the same text in the same tokens only."
+    )
   for found in rows:
+    if (paper := _match(found.row)) and paper.changed:
+      notes.append(
+        f"- {found.row.name} is not as in the paper, so nothing printed stands beside it: it "
+        f"differs in {', '.join(paper.changed)}."
+      )
     if len(found.results) < len(request.seeds):
       notes.append(f"- {found.row.name}: {len(found.results)} of {len(request.seeds)} seeds.")
   return notes
@@ -133,6 +159,7 @@ def _row_json(found: RowResult) -> dict[str, Any]:
     **found.row.sizes,
     "tokens_per_second": found.tokens_per_second,
     "perplexity": _over_json(found.perplexity),
+    "printed_perplexity": _printed(found.row),
     "documents_10th_to_90th_percentile": found.documents,
     "change_against_first": found.change and found.change.mean,
     "change_interval": found.change and found.change.within,

@@ -8,6 +8,7 @@ import pytest
 
 from melodi_plugin.compare import plots, table
 from melodi_plugin.compare.results import put_together
+from melodi_plugin.cost.paper_rows import BASE, BATCH, ROWS
 from melodi_plugin.testing.comparison import make_evaluation, make_request, make_result, make_row
 
 CHANGED = "melodi_long_term_windows=8"
@@ -37,6 +38,43 @@ def test_markdown_has_a_line_per_row_and_says_how_it_was_measured(found):
   assert "4 steps of 128 tokens" in text and "![loss](loss.png)" in text
   assert "another melodi_long_term_windows" in text and f"| {CHANGED} |" in text
   assert "+0.0% (+0.0% to +0.0%)" in next(line for line in lines if line.startswith("| window"))
+
+
+def test_what_the_paper_prints_stands_beside_its_rows_as_they_are():
+  keys = {row.name: BASE | row.keys for row in ROWS}
+  settings = {
+    "global_batch_size_to_train_on": BATCH,
+    "grain_train_files": "",
+    "grain_eval_files": "",
+  }
+
+  def paper_row(name: str, **changed):
+    own = settings | keys[name] | changed
+    return make_row(name)._replace(config=f"configs/yaml/paper/{name}.yml", settings=own)
+
+  rows = [
+    paper_row("xl"),
+    paper_row("headline_s128_l64"),
+    paper_row("s192_l96", steps=500, learning_rate=0.1, per_device_batch_size=8),
+    paper_row("memorizing", global_batch_size_to_train_on=16),
+    make_row("s128_l64"),  # a file of that name elsewhere
+  ]
+  found = put_together(rows, [make_result(row, 0, 3.0) for row in rows])
+  made = table.table(found)
+  shown = {row[0]: dict(zip(made.header, row, strict=True)) for row in made.rows}
+  assert shown["xl"]["printed, PG-19 T5"] == "11.54"
+  assert shown["xl"]["printed, C4(4K+) custom"] == "18.61"
+  assert shown["headline_s128_l64"]["printed, PG-19 T5"] == "10.44"
+  assert shown["headline_s128_l64"]["printed, PG-19 Meena"] == "-"
+  for name in ("s192_l96", "memorizing", "s128_l64"):
+    assert {shown[name][column] for column in made.header if "printed" in column} == {"-"}
+  request = make_request(*shown)
+  text = table.markdown(request, found, [], [])
+  assert "s192_l96 is not as in the paper" in text and "differs in steps, learning_rate." in text
+  assert "memorizing is not as in the paper" in text and "differs in the rows of a step." in text
+  assert "s128_l64 is not" not in text and "xl is not" not in text
+  content = json.loads(table.table_json(request, found, []))
+  assert content["rows"][0]["printed_perplexity"]["arXiv Meena"] == 2.61
 
 
 def test_csv_has_a_line_per_seed_and_evaluation(found):

@@ -5,6 +5,8 @@ Read in this order; each file imports only what stands above it:
   accounting     parameters, memory and decode state
   flops          matrix products of a training step
   stock          MaxText's ordinary blocks: their parameters and products
+  printed        what the paper prints: memory, model size, perplexities
   sizes          the numbers of one model, and the table of several
-  paper_configs  a config for every row of the paper's tables
+  paper_rows     what every row of the paper's tables changes; which row a config is
+  paper_configs  a config for every row, and their table
 """

@@ -3,7 +3,7 @@
 A config is read by attribute only, whether MaxText has read it or `maxtext.light`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from melodi_plugin.config.model import MelodiConfig
@@ -20,6 +20,7 @@ from melodi_plugin.cost.accounting import (
   row_bytes,
 )
 from melodi_plugin.cost.flops import training_flops
+from melodi_plugin.cost.printed import perplexity_columns
 from melodi_plugin.cost.stock import (
   embedding_parameters,
   is_ordinary,
@@ -164,11 +165,19 @@ _QUANTITIES = (
 )
 
 
-def table(rows: Mapping[str, Sizes]) -> Table:
-  """The rows, each number with a unit that fits it; few configs stand side by side."""
+def table(rows: Mapping[str, Sizes], printed: Sequence[Mapping[str, float]]) -> Table:
+  """The rows, each number with a unit that fits it; few configs stand side by side.
+
+  `printed` has for every row the perplexities that the paper prints of it.
+  """
+  more, perplexities = perplexity_columns(printed)
   cells = [
-    [name, *("-" if (x := q.number(row)) is None else with_unit(x, q.unit) for q in _QUANTITIES)]
-    for name, row in rows.items()
+    [
+      name,
+      *("-" if (x := q.number(row)) is None else with_unit(x, q.unit) for q in _QUANTITIES),
+      *own,
+    ]
+    for (name, row), own in zip(rows.items(), perplexities, strict=True)
   ]
-  listed = Table("sizes", ["", *(quantity.name for quantity in _QUANTITIES)], cells)
+  listed = Table("sizes", ["", *(quantity.name for quantity in _QUANTITIES), *more], cells)
   return listed.transposed() if len(rows) <= _ACROSS else listed
