@@ -43,6 +43,8 @@ ENVIRONMENT = {  # as text, what becomes of it
   "melodi_imports": ("json,csv", "json,csv"),
   "melodi_schedule": ("windows", "windows"),
   "melodi_reset_every_window": ("true", True),
+  "melodi_documents_in_rows": ("true", True),
+  "melodi_overlapping_chunks": ("true", True),
   "melodi_prepare_data": ("shakespeare", "shakespeare"),
   "melodi_id_field": ("name", "name"),
   "melodi_special_tokens_in_text": ("true", True),

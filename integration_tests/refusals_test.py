@@ -16,6 +16,7 @@ from melodi_plugin.maxtext.refusals import (
   SERVING,
   STOCK_BLOCK,
   STOCK_BLOCKS,
+  STOCK_ROWS,
 )
 
 EMERGENCY = {"local_checkpoint_directory": "x", "local_checkpoint_period": 1}
@@ -118,6 +119,18 @@ SERVING_CASES = [
   ({"melodi_reset_every_window": True}, "melodi_reset_every_window=true measures"),
 ]
 # MaxText's post-training commands read these, without setting use_sft or use_dpo in all of them.
+STOCK_CASES = [
+  ({"dataset_type": "tfds"}, "set dataset_type=grain"),
+  (
+    {"dataset_type": "grain", "grain_train_files": "x", "max_target_length": 72},
+    "at which documents begin",
+  ),
+  (
+    {"enable_emergency_checkpoint": True} | EMERGENCY,
+    "do not save the loader's place in the documents; use",
+  ),
+  ({"attention": "cudnn_flash_jax"}, "to keep the documents of a row apart"),
+]
 POST_TRAINING = ("sft", "dpo", "rl", "distillation")
 SYSTEM_CASES = [
   (
@@ -181,11 +194,23 @@ def test_other_systems_are_refused_under_their_own_name(settings, words):
   assert message.startswith(f"decoder_block: {settings['decoder_block']} cannot run: ")
 
 
+@pytest.mark.parametrize(
+  "settings, words", STOCK_CASES, ids=[",".join(settings) for settings, _ in STOCK_CASES]
+)
+def test_setting_is_refused_for_a_stock_decoder_in_rows(settings, words):
+  keys = {"decoder_block": "llama2", "melodi_window_length": 16, "melodi_documents_in_rows": True}
+  message = refusal(running.initialize, **(keys | settings))
+  assert message.startswith("decoder_block: llama2 cannot run: ") and words in message
+  assert "\n" not in message and message.endswith(".") and "{" not in message
+  running.initialize(**(keys | settings | {"melodi_documents_in_rows": False}))
+
+
 def test_every_refusal_has_a_case():
-  known = [words for _, words in CASES + AROUND_CASES + SYSTEM_CASES + SERVING_CASES]
+  cases = CASES + AROUND_CASES + SYSTEM_CASES + SERVING_CASES + STOCK_CASES
+  known = [words for _, words in cases]
   unknown = [
     r.sentence
-    for r in EVERY_BLOCK + PAPER_BLOCK + STOCK_BLOCK + SERVING
+    for r in EVERY_BLOCK + PAPER_BLOCK + STOCK_BLOCK + SERVING + STOCK_ROWS
     if not any(words in r.sentence for words in known)
   ]
   assert not unknown

@@ -15,20 +15,20 @@ from typing import Any, NamedTuple
 
 from melodi_plugin.compare.request import PLACES, SAME, SEEDS
 from melodi_plugin.config.model import MelodiConfig
-from melodi_plugin.config.settings import as_written
 from melodi_plugin.config.systems import is_melodi
 from melodi_plugin.errors import UserError, exit_status
 from melodi_plugin.maxtext.configs import load_config
 
 # Keys of ours that an evaluation depends on, besides those that MelodiConfig reads.
-_EVALUATED = (
-  "melodi_reset_every_window",
-  "melodi_memory_dtype",
+_OF_TEXT = (
   "melodi_id_field",
   "melodi_special_tokens_in_text",
   "melodi_max_document_bytes",
   "melodi_skip_broken_documents",
 )
+_WITH_MEMORY = ("melodi_reset_every_window", "melodi_memory_dtype", *_OF_TEXT)
+# The window is what positions in a document are put together by.
+_STOCK = ("melodi_overlapping_chunks", "melodi_window_length", *_OF_TEXT)
 
 
 class Described(NamedTuple):
@@ -64,7 +64,6 @@ def describe_here(request: Sequence[str]) -> Described:
   """Describes one config in this process; a bad one is a UserError."""
   try:
     config = load_config(["", *request], here=False)
-    _check_same_text(config)
     from melodi_plugin.maxtext.sizes import sizes  # after registration
 
     settings = settings_of(config.get_keys())
@@ -73,19 +72,12 @@ def describe_here(request: Sequence[str]) -> Described:
     raise UserError(f"{request[0]}: {error}") from error
 
 
-def _check_same_text(config: Any) -> None:
-  """Raises ValueError for a decoder that would read other text than the rows beside it."""
-  if not is_melodi(config):
-    raise ValueError(
-      f"decoder_block={as_written(config.decoder_block)} is read by MaxText's own loader, which "
-      "cuts each document off after max_target_length tokens, so its row would be of other text; "
-      "leave it out, or take decoder_block=melodi with melodi_base_block and without memory."
-    )
-
-
 def _evaluated(config: Any, settings: dict[str, Any]) -> dict[str, Any]:
   """MaxText's keys as they are, ours as far as this model has a use for them."""
-  own = {k: v for k, v in settings.items() if not k.startswith("melodi_") or k in _EVALUATED}
+  keys = _WITH_MEMORY if is_melodi(config) else _STOCK
+  own = {k: v for k, v in settings.items() if not k.startswith("melodi_") or k in keys}
+  if not is_melodi(config):
+    return own
   melodi = MelodiConfig.from_maxtext(config)
   # Layers that have a queue say how long it is; without one its windows say nothing.
   own["model"] = repr((dataclasses.replace(melodi, long_term_windows=0), melodi.layers))

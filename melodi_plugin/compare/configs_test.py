@@ -1,11 +1,6 @@
 """What of a config can change a result."""
 
-from types import SimpleNamespace
-
-import pytest
-
 from melodi_plugin.compare import configs
-from melodi_plugin.errors import UserError
 
 
 def test_settings_leave_out_places_and_seeds(tmp_path):
@@ -35,10 +30,3 @@ def test_settings_keep_inputs_in_the_folder_and_what_lies_beside_it(tmp_path):
     "tokenizer_path": f"{tmp_path}/out/tokenizer.model",
   }
   assert configs.settings_of(kept | {"base_output_directory": f"{tmp_path}/out"}) == kept
-
-
-def test_decoder_that_would_read_other_text_is_refused(monkeypatch):
-  stock = SimpleNamespace(decoder_block="llama2")
-  monkeypatch.setattr(configs, "load_config", lambda words, here: stock)
-  with pytest.raises(UserError, match=r"small\.yml: decoder_block=llama2 .* of other text"):
-    configs.describe_here(["small.yml", "decoder_block=llama2"])

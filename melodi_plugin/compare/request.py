@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 
 from melodi_plugin.errors import UserError
 
-# For every run: it leaves a last checkpoint, and only the comparison evaluates it.
+# For every run: it leaves a last checkpoint, and only the comparison evaluates it; a stock decoder
+# reads what the others read.
 FORCED = (
   "enable_checkpointing=true",
   "save_checkpoint_on_completion=true",
+  "melodi_documents_in_rows=true",
   "melodi_evaluate_after_training=false",
   "melodi_probe=''",
 )

@@ -137,6 +137,18 @@ class MelodiKeys(ServeKeys):
     False,
     description="Control: forget all memory at every window; positions stay those of the document.",
   )
+  melodi_documents_in_rows: bool = Field(
+    False,
+    description="A stock decoder_block reads documents as decoders with memory do: whole, one "
+    "after another in the rows of the batch, every segment of max_target_length tokens alone; "
+    "without it MaxText's loader cuts them off.  `melodi compare` and `melodi evaluate` set it.",
+  )
+  melodi_overlapping_chunks: bool = Field(
+    False,
+    description="`melodi evaluate` lets a stock decoder read every chunk of max_target_length "
+    "tokens from the middle of the one before and scores the second half, so that no token has "
+    "less than half a context unless its document begins there; twice the work, as many scores.",
+  )
   melodi_prepare_data: Literal["", "shakespeare", "mqar"] = Field(
     "",
     description="Corpus that `melodi train` writes first, into the folder of "

@@ -88,6 +88,11 @@ def is_melodi(config: Any) -> bool:
   return as_written(getattr(config, "decoder_block", None)) in names() or has_base_block(config)
 
 
+def reads_in_rows(config: Any) -> bool:
+  """Whether our loader feeds it: a decoder with memory, or a stock one that asks for it."""
+  return is_melodi(config) or getattr(config, "melodi_documents_in_rows", False)
+
+
 def has_base_block(config: Any) -> bool:
   """Whether memory goes around a block of MaxText; `decoder_block` is then that block."""
   return getattr(config, "melodi_base_block", PAPER) != PAPER

@@ -53,7 +53,8 @@ class StickyRows(grain.IterDataset[Batch]):
   Every element is a dict of int32 arrays [R, T]:
 
     inputs                tokens; 0 on padding
-    inputs_position       position in the document, 0, 1, 2, ...; 0 on padding
+    inputs_position       position in the document, 0, 1, 2, ...; 0 on padding; with
+                          `segments_alone` in what the row has of the document in this batch
     inputs_segmentation   n for the n-th document within this row of this batch; 0 on padding
     targets               next token of the same document, also across the end of the segment
     targets_position      the same as inputs_position
@@ -78,6 +79,7 @@ class StickyRows(grain.IterDataset[Batch]):
     workers: what tokenizes ahead; by default one thread.
     on_broken: told of every broken document, which is then left out; None raises it.
     with_document_index: adds the key `document_index`.
+    segments_alone: for a model that carries nothing from batch to batch.
 
   Raises:
     ValueError: here for sizes that do not fit together; while iterating, `BrokenDocument`.
@@ -99,6 +101,7 @@ class StickyRows(grain.IterDataset[Batch]):
     workers: Workers | None = None,
     on_broken: OnBroken | None = None,
     with_document_index: bool = False,
+    segments_alone: bool = False,
   ):
     # The documents are a parent dataset, because MaxText asks for one when it closes a dataset.
     super().__init__(grain.MapDataset.source(source))
@@ -118,6 +121,7 @@ class StickyRows(grain.IterDataset[Batch]):
     self.ahead = ReadAhead(TokenReader(source, tokenize), workers or Workers())
     self.on_broken = on_broken
     self.with_document_index = with_document_index
+    self.segments_alone = segments_alone
 
   def __iter__(self) -> "StickyRowsIterator":
     return StickyRowsIterator(self)
@@ -170,6 +174,9 @@ class StickyRowsIterator(grain.DatasetIterator[Batch]):
       self._fill(index, row, batch)
     if not batch["inputs_segmentation"].any():
       raise StopIteration
+    if self.dataset.segments_alone:
+      positions = positions_alone(batch["inputs_segmentation"])
+      batch |= {"inputs_position": positions, "targets_position": positions}
     return batch
 
   def empty_batch(self) -> Batch:
@@ -230,6 +237,14 @@ class StickyRowsIterator(grain.DatasetIterator[Batch]):
     if order.epochs is None and row.k and order.epoch(row.number, row.k - 1) > self._epoch:
       self._epoch = order.epoch(row.number, row.k - 1)
       logging.info("Epoch %d of the documents begins.", self._epoch + 1)
+
+
+def positions_alone(segment_ids: np.ndarray) -> np.ndarray:
+  """Positions from 0 in every run of equal segment ids [R, T]; 0 on padding."""
+  places = np.arange(segment_ids.shape[1], dtype=np.int32)
+  begins = np.diff(segment_ids, axis=1, prepend=-1) != 0
+  firsts = np.maximum.accumulate(np.where(begins, places, 0), axis=1)
+  return np.where(segment_ids > 0, places - firsts, 0).astype(np.int32)
 
 
 def merge_states(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

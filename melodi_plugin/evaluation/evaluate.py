@@ -24,6 +24,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from melodi_plugin.config.systems import is_melodi
 from melodi_plugin.data.documents import DocumentSource, check_ids
 from melodi_plugin.data.tokenizer import Tokenizer
 from melodi_plugin.errors import UserError
@@ -35,7 +36,7 @@ from melodi_plugin.evaluation.reading import Scorer
 from melodi_plugin.maxtext.configs import load_config
 from melodi_plugin.maxtext.light import WITHOUT_DOCUMENTS
 from melodi_plugin.maxtext.loading import check
-from melodi_plugin.maxtext.pipeline import make_document_batches
+from melodi_plugin.maxtext.pipeline import make_document_batches, tokens_per_batch
 from melodi_plugin.maxtext.weights import find_checkpoints
 from melodi_plugin.output.bars import tokens_bar
 from melodi_plugin.output.files import write_files
@@ -89,6 +90,8 @@ def _conditions(config: Any) -> dict[str, Any]:
     "memory": memory_of(config),
     "files": config.grain_eval_files,
     "window": config.melodi_window_length,
+    "chunk": None if is_melodi(config) else int(config.max_target_length),
+    "new": tokens_per_batch(config),
   }
 
 
@@ -156,10 +159,13 @@ def _gather(
 
 def _utilisation(config: Any, scorer: Any, lengths: list[int]) -> dict[str, Any]:
   batches, segment = scorer.batches_read, scorer.segment
+  slots = batches * scorer.rows
+  computed = segment if is_melodi(config) else int(config.max_target_length)
   shares = {
     "rows": scorer.rows,
     "batches": batches,
-    "share": sum(lengths) / (batches * scorer.rows * segment),
+    "share": sum(lengths) / (slots * segment),
+    "computed": slots * computed / sum(lengths),
     "padded_share": statistics.padded_share(lengths, scorer.rows, segment),
   }
   return {"utilisation": shares}
@@ -207,7 +213,7 @@ def show(evaluations: list[dict[str, Any]]) -> None:
 
 def evaluation_config(argv: Sequence[str]) -> Any:
   """The config of an evaluation, which reads grain_eval_files and asks for no training files."""
-  return load_config([*argv, WITHOUT_DOCUMENTS])
+  return load_config([*argv, WITHOUT_DOCUMENTS, "melodi_documents_in_rows=true"])
 
 
 def evaluate(argv: Sequence[str]) -> Any:

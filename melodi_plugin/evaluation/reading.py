@@ -1,5 +1,8 @@
 """Reads whole documents with a checkpoint: the loss of every token, with memory carried.
 
+A stock decoder carries nothing: it reads a document in chunks of T tokens, each alone, or each with
+the half before it, which it reads again (`read_chunk`).
+
 The rows of a batch read one document after another (`StickyRows`), so memory always belongs to the
 document that its row is reading.  Perplexity and the recall probes are both made of what `Scorer`
 yields.  Letters: B rows, T segment tokens, N tokens of a document.
@@ -16,9 +19,10 @@ from flax import nnx
 from flax.linen import logical_axis_rules
 from jax.sharding import PartitionSpec
 
+from melodi_plugin.config.systems import is_melodi
 from melodi_plugin.data.rows import StickyRows
 from melodi_plugin.maxtext.loading import batch_sharding, load, mesh_of, with_rows
-from melodi_plugin.maxtext.pipeline import EndTogether
+from melodi_plugin.maxtext.pipeline import EndTogether, tokens_per_batch
 from melodi_plugin.maxtext.weights import find_checkpoint
 
 _FIELDS = ("inputs", "inputs_position", "inputs_segmentation", "targets", "targets_segmentation")
@@ -43,16 +47,43 @@ def read_batch(
   Where there is no target, the values mean nothing.
   """
   model = nnx.merge(graphdef, params, memory, rest, copy=True)
-  logits = model(
-    batch["inputs"],
-    batch["inputs_position"],
-    decoder_segment_ids=batch["inputs_segmentation"],
-    enable_dropout=False,
-  ).astype(jnp.float32)
-  target = jnp.take_along_axis(logits, batch["targets"][..., None], axis=-1)[..., 0]
-  nats = jax.nn.logsumexp(logits, axis=-1) - target
-  hits = logits.argmax(-1) == batch["targets"]
-  return (nats, hits), nnx.state(model, nnx.BatchStat)
+  text = (batch["inputs"], batch["inputs_position"], batch["inputs_segmentation"])
+  return _scores(_logits(model, *text), batch["targets"]), nnx.state(model, nnx.BatchStat)
+
+
+def read_chunk(
+  graphdef: Any, params: Any, before: jax.Array | None, rest: Any, batch: dict[str, jax.Array]
+) -> tuple[tuple[jax.Array, jax.Array], jax.Array | None]:
+  """As `read_batch` for a stock decoder, in whose batches every document begins a row.
+
+  Args:
+    before: the inputs of the batch before, read again where a document goes on; or None.
+
+  Returns:
+    What `read_batch` does, with `before` of the next batch in the place of memory.
+  """
+  tokens, ids = batch["inputs"], batch["inputs_segmentation"]
+  goes_on = batch["inputs_position"][:, :1] > 0
+  context = 0
+  if before is not None:
+    context = before.shape[1]
+    ids = jnp.concatenate([jnp.broadcast_to(goes_on, before.shape).astype(ids.dtype), ids], axis=1)
+    tokens = jnp.concatenate([before, tokens], axis=1)
+  first = jnp.where(goes_on, 0, context)
+  positions = jnp.maximum(jnp.arange(tokens.shape[1], dtype=tokens.dtype) - first, 0)
+  model = nnx.merge(graphdef, params, nnx.State({}), rest, copy=True)
+  logits = _logits(model, tokens, positions, ids)[:, context:]
+  return _scores(logits, batch["targets"]), None if before is None else batch["inputs"]
+
+
+def _logits(model: Any, tokens: jax.Array, positions: jax.Array, ids: jax.Array) -> jax.Array:
+  logits = model(tokens, positions, decoder_segment_ids=ids, enable_dropout=False)
+  return logits.astype(jnp.float32)
+
+
+def _scores(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+  target = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+  return jax.nn.logsumexp(logits, axis=-1) - target, logits.argmax(-1) == targets
 
 
 class Scorer:
@@ -60,7 +91,7 @@ class Scorer:
 
   Attributes:
     rows: B of the batches that `score` reads.
-    segment: T.
+    segment: tokens of a row that a batch adds: T, or half of it if the others are read again.
     batches_read: by the last `score`, as far as it has come.
   """
 
@@ -69,19 +100,25 @@ class Scorer:
     if path is None:
       path = find_checkpoint(config.load_parameters_path)
     self.config = config = with_rows(config, rows)
-    self.rows, self.segment = rows, int(config.max_target_length)
+    self.rows, self.segment = rows, tokens_per_batch(config)
     self.batches_read = 0
     self._mesh = mesh_of(config)
     self._placement = batch_sharding(config, self._mesh)
     graphdef, self._params, memory, self._rest = load(config, self._mesh, path)
+    read: Any = read_batch
+    if not is_melodi(config):
+      read, again = read_chunk, self.segment < config.max_target_length
+      memory = jnp.zeros((rows, self.segment), jnp.int32) if again else None
+      memory = jax.device_put(memory, self._placement)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, memory)
     self._empty = jax.device_put(jax.tree.map(jnp.zeros_like, memory), shardings)
     # Memory is placed alike before and after a batch, so that the second batch does not compile
     # again; the scores of a row come back to the process that reads the row.
     by_row = jax.sharding.NamedSharding(self._mesh, PartitionSpec(self._mesh.axis_names))
     # Stock layers hold lists, so their graphdef cannot be hashed as a static argument.
-    read = functools.partial(read_batch, graphdef)
-    self._step = jax.jit(read, donate_argnums=1, out_shardings=(by_row, shardings))
+    self._step = jax.jit(
+      functools.partial(read, graphdef), donate_argnums=1, out_shardings=(by_row, shardings)
+    )
 
   def change_checkpoint(self, path: str) -> None:
     """Goes on with another checkpoint of the same model; raises ValueError as `load` does."""

@@ -58,12 +58,12 @@ def _overall(evaluations: Sequence[Evaluation]) -> Table:
     column.append("-" if changed is None else str(changed))
     column += [_number(e["word_perplexity"]), _number(e["bits_per_byte"], 3)]
     use = e["utilisation"]
-    columns.append(
-      [*column, f"{e['accuracy']:.1%}", f"{use['share']:.1%}", f"{use['padded_share']:.1%}"]
-    )
+    shares = (f"{share:.1%}" for share in (e["accuracy"], use["share"], use["padded_share"]))
+    columns.append([*column, *shares, _number(use["computed"])])
   names = ["documents", "scored tokens", "perplexity", "95 % interval", "against the first"]
   names += ["perplexity per word", "bits per byte", "first choice right"]
   names += ["batch slots with a token", "if batches waited for their longest"]
+  names += ["tokens computed per token"]
   rows = [list(row) for row in zip(names, *columns, strict=True)]
   if len(evaluations) == 1:
     del rows[names.index("against the first")]
@@ -141,15 +141,26 @@ def _notes(evaluations: Sequence[Evaluation]) -> list[str]:
     "95 % interval: documents resampled 1000 times, weighed by their tokens; against the first "
     "evaluation: the same documents drawn for both.",
     "Batch slots: a row that ends its document takes the next one at once; the other number is "
-    "what batches of whole documents, each padded to its longest, would have had.",
+    "what batches of whole documents, each padded to its longest, would have had.  Computed: with "
+    "padding, and with what is read again.",
   ]
   for name, e in zip(labels(evaluations), evaluations, strict=True):
     use = e["utilisation"]
     notes.append(
       f"{name}: {e['run']}, step {e['step']} (`{e['checkpoint']}`), read from `{e['files']}` in "
-      f"{use['rows']} rows, windows of {e['window']} tokens, in {e['seconds']:,.0f} s."
+      f"{use['rows']} rows, {_pieces(e)}, in {e['seconds']:,.0f} s."
     )
   return notes
+
+
+def _pieces(evaluation: Evaluation) -> str:
+  """In which pieces a document was read."""
+  chunk, new = evaluation["chunk"], evaluation["new"]
+  if chunk is None:
+    return f"windows of {evaluation['window']} tokens"
+  if chunk == new:
+    return f"chunks of {chunk} tokens, each alone"
+  return f"chunks of {chunk} tokens, of which the first {chunk - new} were read before"
 
 
 # -- Files -----------------------------------------------------------------------------------------
@@ -206,6 +217,8 @@ def write_report(evaluations: Sequence[Evaluation], folder: str) -> None:
 def read_evaluations(path: str) -> list[Evaluation]:
   """What an `evaluation.json` holds; raises ValueError if it is none."""
   found = read_json(path)
-  if not (isinstance(found, list) and found and all("positions" in e for e in found)):
+  if not (
+    isinstance(found, list) and found and all({"positions", "new"} <= e.keys() for e in found)
+  ):
     raise ValueError(f"{path} is not an evaluation.json of `melodi evaluate`.")
   return found

@@ -26,7 +26,8 @@ def evaluation(nats=3.0, memory="carried", documents=3, window=16, tokens=100, *
     )
   fixed = {"run": "run", "step": "7", "memory": memory, "checkpoint": "runs/7/items"}
   fixed |= {"files": "test.jsonl", "window": window, "skipped": 0, "seconds": 1.5}
-  use = {"rows": 2, "batches": 9, "share": 0.9, "padded_share": 0.6}
+  fixed |= {"chunk": None, "new": 4 * window}
+  use = {"rows": 2, "batches": 9, "share": 0.9, "padded_share": 0.6, "computed": 1.1}
   return fixed | scores.summarise(found) | {"utilisation": use} | keys
 
 
@@ -138,3 +139,17 @@ def test_what_is_no_evaluation_is_refused_with_a_sentence(tmp_path, capsys, cont
 def test_without_a_file_the_command_says_what_it_needs(capsys):
   assert main(["report"]) == 2
   assert "required: evaluation.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  "chunk, new, words",
+  [
+    (None, 64, "windows of 16 tokens"),
+    (64, 64, "chunks of 64 tokens, each alone"),
+    (64, 32, "chunks of 64 tokens, of which the first 32 were read before"),
+  ],
+)
+def test_report_says_in_which_pieces_documents_were_read_and_what_was_computed(chunk, new, words):
+  read = evaluation(chunk=chunk, new=new)
+  assert f"in 2 rows, {words}, in" in report.markdown([read])
+  assert cells([read], 0)["tokens computed per token"] == ["1.10"]

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from melodi_plugin.config.keys import MelodiKeys
 from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.config.systems import SYSTEMS, is_melodi
-from melodi_plugin.maxtext.refusals import check
+from melodi_plugin.maxtext.refusals import check, check_stock
 from melodi_plugin.maxtext.seams.config import complete
 
 # What a command adds that reads no documents of training: MaxText would ask for them.
@@ -71,6 +71,8 @@ def _read(path: str, *arguments: str) -> Any:
     MelodiConfig.from_maxtext(config)
   elif files.get("decoder_block") in SYSTEMS:
     raise _AskMaxText  # lost under the decoder_block of a model_name
+  else:
+    check_stock(config)
   return config
 
 

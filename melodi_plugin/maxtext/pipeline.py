@@ -21,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from maxtext.input_pipeline.multihost_dataloading import MultiHostDataLoadIterator
 from maxtext.utils import maxtext_utils
 
+from melodi_plugin.config.systems import is_melodi
 from melodi_plugin.data.documents import Document, DocumentSource, Fields, open_documents
 from melodi_plugin.data.read_ahead import Workers
 from melodi_plugin.data.row import StateMismatch
@@ -72,6 +73,7 @@ def make_train_iterator(config: Any, mesh: Mesh, process_indices: list[int]) -> 
     epochs=config.num_epoch if config.num_epoch > 1 else None,
     local_rows=local_rows(mesh, rows),
     workers=Workers(_worker_count(config.grain_worker_count), config.grain_num_threads),
+    segments_alone=not is_melodi(config),
   )
   return EndTogether(dataset, mesh)
 
@@ -92,6 +94,7 @@ def make_eval_iterator(config: Any, mesh: Mesh, process_indices: list[int]) -> "
     epochs=1,
     local_rows=local_rows(mesh, rows),
     workers=Workers(_worker_count(config.grain_worker_count_eval), config.grain_num_threads_eval),
+    segments_alone=not is_melodi(config),
   )
   return EndTogether(dataset, mesh)
 
@@ -100,6 +103,9 @@ def make_document_batches(
   config: Any, documents: str | RandomAccessDataSource[Document], *, rows: int
 ) -> StickyRows:
   """Batches that read all `documents` once, with the rows of this process.
+
+  For a stock decoder every document begins a segment, so that what is said of it does not depend
+  on the documents before it.
 
   Args:
     config: gives tokenizer, T and W.
@@ -115,6 +121,7 @@ def make_document_batches(
   """
   if isinstance(documents, str):
     documents = open_source(config, documents, config.eval_data_columns)
+  segment = tokens_per_batch(config)
   rows = _rows_with_documents(rows, len(documents))
   several = jax.process_count() > 1
   return _make_rows(
@@ -126,7 +133,28 @@ def make_document_batches(
     local_rows=local_rows(maxtext_utils.get_mesh_from_config(config), rows) if several else None,
     workers=Workers(_worker_count(config.grain_worker_count_eval), config.grain_num_threads_eval),
     with_document_index=True,
+    segment_length=segment,
+    window_length=config.melodi_window_length if is_melodi(config) else segment,
   )
+
+
+def tokens_per_batch(config: Any) -> int:
+  """Tokens of a row that one batch of `make_document_batches` holds: T.
+
+  Half of it where a stock decoder reads the tokens before them again.
+
+  Raises:
+    ValueError: if T is odd, then.
+  """
+  segment = int(config.max_target_length)
+  if is_melodi(config) or not config.melodi_overlapping_chunks:
+    return segment
+  if segment % 2:
+    raise ValueError(
+      f"melodi_overlapping_chunks=true reads chunks that overlap by half, and max_target_length="
+      f"{segment} is odd; make it even."
+    )
+  return segment // 2
 
 
 def local_rows(mesh: Mesh, rows: int) -> list[int]:
@@ -217,16 +245,18 @@ def _make_rows(
   on_broken = None
   if config.melodi_skip_broken_documents:
     on_broken = SkippedDocuments(_skipped_path(config), getattr(source, "broken", ()))
+  lengths = {
+    "segment_length": config.max_target_length,
+    "window_length": config.melodi_window_length,
+  }
   return StickyRows(
     source,
     tokenize,
-    segment_length=config.max_target_length,
-    window_length=config.melodi_window_length,
     seed=config.data_shuffle_seed,
     epochs=epochs,
     sizes=None if epochs is None else _sizes(source),
     on_broken=on_broken,
-    **how,
+    **(lengths | how),
   )
 
 

@@ -49,6 +49,8 @@ def _config(tmp_path):
     melodi_special_tokens_in_text=False,
     vocab_size=300,
     max_target_length=8,
+    decoder_block="melodi",
+    melodi_overlapping_chunks=False,
     melodi_window_length=4,
     global_batch_size_to_load=2,
     global_batch_size_to_train_on=2,
@@ -168,6 +170,48 @@ def test_document_batches_name_the_document_of_every_token(config):
   tokenize = Tokenizer(config)
   assert targets.tolist() == [len(tokenize(text)) - 1 for text in TEXTS[:3]]
   assert [document.id for document in batches.source] == ["d0", "d1", "d2"]
+
+
+def test_stock_decoder_trains_on_the_same_batches_with_positions_of_its_own(config, mesh):
+  batches = _take(pipeline.make_train_iterator(config, mesh, [0]), 9)
+  config.decoder_block = "llama2"
+  stock = _take(pipeline.make_train_iterator(config, mesh, [0]), 9)
+  goes_on = False
+  for one, other in zip(batches, stock, strict=True):
+    for key in one.keys() - {"inputs_position", "targets_position"}:
+      assert np.asarray(one[key]).tobytes() == np.asarray(other[key]).tobytes(), key
+    positions = np.asarray(other["inputs_position"])
+    assert not positions[:, 0].any() and positions.max() < 8
+    goes_on |= bool(np.asarray(one["inputs_position"])[:, 0].any())
+  assert goes_on  # where memory's positions do not begin at 0
+
+
+@pytest.mark.parametrize("overlapping, new", [(False, 8), (True, 4)])
+def test_stock_decoder_is_given_every_document_from_the_start_of_a_row(config, overlapping, new):
+  memory = list(pipeline.make_document_batches(config, config.grain_eval_files, rows=2))
+  config.decoder_block, config.melodi_overlapping_chunks = "llama2", overlapping
+  stock = list(pipeline.make_document_batches(config, config.grain_eval_files, rows=2))
+  assert {batch["inputs"].shape for batch in stock} == {(2, new)}
+  assert _targets(stock) == _targets(memory)
+  for batch in stock:
+    assert batch["inputs_segmentation"].max() == 1
+
+
+def _targets(batches):
+  """Document, position, row and token of all that is scored."""
+  found = []
+  for batch in batches:
+    for row, t in np.argwhere(batch["targets_segmentation"] > 0):
+      keys = ("document_index", "inputs_position", "targets")
+      found.append((int(row), *(int(batch[key][row, t]) for key in keys)))
+  return sorted(found)
+
+
+def test_chunks_overlap_by_whole_tokens(config):
+  config.decoder_block, config.melodi_overlapping_chunks = "llama2", True
+  config.max_target_length = 9
+  with pytest.raises(ValueError, match="max_target_length=9 is odd; make it even"):
+    pipeline.make_document_batches(config, config.grain_eval_files, rows=2)
 
 
 @pytest.mark.parametrize(

@@ -246,6 +246,32 @@ STOCK_BLOCK = (
   ),
 )
 
+# What a stock decoder that reads documents in rows cannot do.
+STOCK_ROWS = (
+  Refusal(
+    lambda c: as_written(c.dataset_type) not in ("grain", "synthetic"),
+    "melodi_documents_in_rows=true reads the files of grain_train_files; set dataset_type=grain.",
+  ),
+  Refusal(
+    lambda c: (
+      as_written(c.dataset_type) == "grain" and c.max_target_length % c.melodi_window_length
+    ),
+    "max_target_length={c.max_target_length} is not a whole number of windows of "
+    "melodi_window_length={c.melodi_window_length} tokens, at which documents begin; change one of "
+    "them.",
+  ),
+  Refusal(
+    lambda c: c.enable_emergency_checkpoint or c.enable_multi_tier_checkpointing,
+    "emergency and multi-tier checkpoints do not save the loader's place in the documents; use "
+    "ordinary checkpoints.",
+  ),
+  Refusal(
+    lambda c: c.attention in ("cudnn_flash_te", "cudnn_flash_jax"),
+    "attention={c.attention} has not been shown to keep the documents of a row apart; set "
+    "attention=autoselected or dot_product.",
+  ),
+)
+
 # What MaxText's engine cannot do with a state that has read all tokens in one.
 SERVING = (
   Refusal(
@@ -304,6 +330,12 @@ def check(config: Any) -> None:
   """Raises ValueError with the sentence of the first refusal that holds for a MaxText config."""
   own = PAPER_BLOCK if config.melodi_base_block == PAPER else STOCK_BLOCK
   _refuse(config, EVERY_BLOCK + own)
+
+
+def check_stock(config: Any) -> None:
+  """The same for a decoder without memory that reads as those with one do."""
+  if config.melodi_documents_in_rows:
+    _refuse(config, STOCK_ROWS)
 
 
 def check_serving(config: Any) -> None:

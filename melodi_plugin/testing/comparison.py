@@ -51,7 +51,7 @@ def make_evaluation(nats: float, tokens: int = 50) -> dict[str, Any]:
     documents.append(
       scores.score_document(index, f"play {index}", "be " * 40, losses, losses > 0, window=16)
     )
-  return scores.summarise(documents) | {"window": 16, "memory": "carried"}
+  return scores.summarise(documents) | {"window": 16, "new": 64, "memory": "carried"}
 
 
 def make_result(row: Row, seed: int, nats: float, **measured: Any) -> Result:

@@ -20,7 +20,7 @@ from melodi_plugin.config.systems import (
   names,
   user_keys,
 )
-from melodi_plugin.maxtext.refusals import check, check_base_block
+from melodi_plugin.maxtext.refusals import check, check_base_block, check_stock
 from melodi_plugin.maxtext.seams.imports import import_systems
 from melodi_plugin.maxtext.seams.seam import (
   Undo,
@@ -70,7 +70,7 @@ def complete(values: dict[str, Any]) -> dict[str, Any]:
   block, base = values.get("decoder_block"), values.get("melodi_base_block", PAPER)
   if base != PAPER:
     values = {**values, **_around(block, base, values)}
-  elif as_written(block) not in SYSTEMS:
+  elif as_written(block) not in SYSTEMS and not values.get("melodi_documents_in_rows"):
     return values
   folder = values.get("base_output_directory")
   if folder and "://" not in folder:
@@ -156,6 +156,7 @@ def apply_initialize() -> Undo:
 
         check_fit(sizes)
     else:
+      check_stock(config)
       _check_not_lost(config, pyconfig, argv, kwargs)
     return config
 

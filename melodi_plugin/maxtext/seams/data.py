@@ -6,7 +6,7 @@ import inspect
 import time
 from typing import Any
 
-from melodi_plugin.config.systems import is_counted, is_melodi
+from melodi_plugin.config.systems import is_counted, is_melodi, reads_in_rows
 from melodi_plugin.errors import user_errors
 from melodi_plugin.maxtext.seams.seam import Undo, all_of, parameters, replace
 from melodi_plugin.training.progress import INPUT_WAIT
@@ -34,7 +34,7 @@ def apply_iterators() -> Undo:
     def make_iterator(config, global_mesh, process_indices):
       from melodi_plugin.maxtext import pipeline
 
-      make = getattr(pipeline, name) if is_melodi(config) else original
+      make = getattr(pipeline, name) if reads_in_rows(config) else original
       with user_errors(ValueError, OSError):
         return make(config, global_mesh, process_indices)
 
@@ -72,7 +72,7 @@ def apply_guard() -> Undo:
       INPUT_WAIT.add(time.monotonic() - began)
     except exceptions.StopTraining as stop:
       cause = stop.__context__
-      if cause is None or isinstance(cause, StopIteration) or not is_melodi(config):
+      if cause is None or isinstance(cause, StopIteration) or not reads_in_rows(config):
         raise
       raise cause from None
 
@@ -108,8 +108,8 @@ def apply_restore() -> Undo:
 
   @functools.wraps(original)
   def load(manager, data_iterator, path, full_path, gb, state, *args, maxtext_config=None, **more):
-    keep, resumes = contextlib.nullcontext(), False
-    if manager and is_melodi(maxtext_config):
+    keep, resumes, remembers = contextlib.nullcontext(), False, is_melodi(maxtext_config)
+    if manager and reads_in_rows(maxtext_config):
       from melodi_plugin.maxtext import pipeline
       from melodi_plugin.maxtext.seams import restored_memory
 
@@ -119,10 +119,10 @@ def apply_restore() -> Undo:
       if isinstance(data_iterator, pipeline.EndTogether) and (folder / "iter").exists():
         goes_on = pipeline.restore_place(maxtext_config, data_iterator, folder / "iter")
         data_iterator = None  # done
-      if resumes:
+      if resumes and remembers:
         queues = is_counted(maxtext_config)
         keep = restored_memory.of_checkpoint(folder / "items", goes_on=goes_on, queues=queues)
-    if path and not resumes and is_melodi(maxtext_config):
+    if path and not resumes and remembers:
       _check_fits(path, checkpointing._abstract_params(state))
     with keep:
       restored, params = original(
@@ -136,7 +136,7 @@ def apply_restore() -> Undo:
         maxtext_config=maxtext_config,
         **more,
       )
-    if resumes and restored:
+    if resumes and remembers and restored:
       restored_memory.fit(restored["items"], maxtext_config)
     return restored, params
 

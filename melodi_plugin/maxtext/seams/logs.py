@@ -2,7 +2,7 @@
 
 import functools
 
-from melodi_plugin.config.systems import is_melodi
+from melodi_plugin.config.systems import reads_in_rows
 from melodi_plugin.maxtext.seams.seam import Undo, parameters, replace
 from melodi_plugin.training.progress import INPUT_WAIT
 
@@ -22,7 +22,7 @@ def apply_metrics() -> Undo:
   @functools.wraps(record)
   def record_train_metrics(self, metrics, step, step_time):
     record(self, metrics, step, step_time)
-    if is_melodi(self.config):
+    if reads_in_rows(self.config):
       metrics["scalar"]["perf/input_wait_seconds"] = INPUT_WAIT.take()
 
   return replace(MetricLogger, "record_train_metrics", record_train_metrics)
