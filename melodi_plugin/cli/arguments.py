@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from melodi_plugin.cli.parser import Parser, positive, true_or_false
+from melodi_plugin.cli.parser import Parser, positive, share, true_or_false
 
 # MaxText has some 900 keys; these are the first that one needs.
 _MAXTEXT = {
@@ -175,14 +175,13 @@ def preset(parser: Parser) -> None:
 def build(parser: Parser) -> None:
   """Where to, from what, and how."""
   preset(parser)
-  text = "a folder of text or code, or files of records with text, id and group: .jsonl, .parquet"
+  text = "a folder of text or code, or files of records with text, id and group: .jsonl, .parquet; "
+  text += "text and .jsonl may be compressed: .gz, .zst, .bz2, .xz"
   parser.add_argument("source", nargs="+", help=text)
-  tokenizer = parser.add_mutually_exclusive_group(required=True)
-  tokenizer.add_argument("--tokenizer", metavar="PATH", help="tokenizer that counts the tokens")
-  tokenizer.add_argument(
-    "--train-tokenizer", type=positive, metavar="VOCAB", help="train one of so many pieces"
-  )
-  _tokenizer_type(parser)
+  _corpus(parser, coverage=1.0)
+  text = "a document is of the split that its path names: train/1.txt, dev/a.jsonl.zst, "
+  text += "c4-validation.00000-of-00008.json.gz; --split is not used"
+  parser.add_argument("--keep-splits", action="store_true", help=text)
   parser.add_argument(
     "--split",
     default="0.85,0.05,0.10",
@@ -212,6 +211,37 @@ def build(parser: Parser) -> None:
     reading.add_argument(f"--{field}-field", default=field, metavar="NAME", help=text)
   text = "leave broken documents out and list them"
   reading.add_argument("--skip-broken", action="store_true", help=text)
+
+
+def published(parser: Parser, min_tokens: int = 0) -> None:
+  """Where to, from where, and the tokenizer."""
+  preset(parser)
+  text = "folder with the published files, local or remote (default: copied to OUT-published)"
+  parser.add_argument("--from", dest="place", metavar="FOLDER", help=text)
+  _corpus(parser, coverage=0.9995, min_tokens=min_tokens)
+
+
+def c4_4k(parser: Parser) -> None:
+  """The same, of long documents."""
+  published(parser, min_tokens=4096)
+
+
+def _corpus(parser: Parser, *, coverage: float, min_tokens: int = 0) -> None:
+  """The tokenizer of a corpus, and what it makes too short."""
+  tokenizer = parser.add_mutually_exclusive_group(required=True)
+  text = "tokenizer that counts the tokens; one of sentencepiece may be remote and is copied"
+  tokenizer.add_argument("--tokenizer", metavar="PATH", help=text)
+  tokenizer.add_argument(
+    "--train-tokenizer", type=positive, metavar="VOCAB", help="train one of so many pieces"
+  )
+  _tokenizer_type(parser)
+  text = "part of the characters that have a piece in a trained one; the others are spelled in "
+  text += f"bytes (default {coverage:g})"
+  parser.add_argument(
+    "--character-coverage", type=share, default=coverage, metavar="PART", help=text
+  )
+  text = f"leave documents with fewer tokens out (default {min_tokens})"
+  parser.add_argument("--min-tokens", type=int, default=min_tokens, metavar="N", help=text)
 
 
 def _tokenizer_type(parser: Parser) -> None:

@@ -10,6 +10,8 @@ from typing import NamedTuple
 from melodi_plugin.cli import arguments
 from melodi_plugin.cli.parser import Parser
 
+# T5's vocabulary, which several examples count with.
+T5 = "gs://t5-data/vocabs/cc_all.32000/sentencepiece.model"
 TASKS = ("models", "documents", "checkpoints", "costs", "experiments")
 
 
@@ -132,6 +134,38 @@ COMMANDS = (
     "melodi data mqar data/mqar",
     "data.mqar",
     arguments.preset,
+  ),
+  Command(
+    "data pg19",
+    "documents",
+    "Makes the corpus PG-19: 28,752 books, with its own splits.",
+    f"melodi data pg19 data/pg19 --tokenizer {T5}",
+    "data.pg19",
+    arguments.published,
+  ),
+  Command(
+    "data arxiv-math",
+    "documents",
+    "Makes a corpus of LaTeX sources of mathematics from arXiv, with its own splits.",
+    "melodi data arxiv-math data/arxiv-math --train-tokenizer 32000",
+    "data.arxiv_math",
+    arguments.published,
+  ),
+  Command(
+    "data c4-4k",
+    "documents",
+    "Makes a corpus of the pages of C4 that have 4096 tokens, with its own splits.",
+    f"melodi data c4-4k data/c4-4k --tokenizer {T5}",
+    "data.c4_4k",
+    arguments.c4_4k,
+  ),
+  Command(
+    "data github-code",
+    "documents",
+    "Makes a corpus of source files from GitHub, split by repository.",
+    "melodi data github-code data/github-code --train-tokenizer 32000 --min-tokens 4096",
+    "data.github_code",
+    arguments.published,
   ),
   Command(
     "data padding",

@@ -11,8 +11,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from melodi_plugin.data.corpus import corpus_tokenizer, lengths
+from melodi_plugin.data.corpus import corpus_tokenizer, lengths, published
 from melodi_plugin.data.corpus.build import Preset, build
+from melodi_plugin.data.corpus.corpus_tokenizer import CorpusTokenizer
 from melodi_plugin.data.corpus.presets import prepare_corpus
 from melodi_plugin.data.corpus.sources import Reading, Sources
 from melodi_plugin.data.corpus.split import SPLITS
@@ -37,6 +38,23 @@ def build_corpus(options: argparse.Namespace) -> None:
   _make(options.out, lambda: _build(options))
 
 
+def _published(name: str, options: argparse.Namespace) -> None:
+  def made() -> dict[str, Any]:
+    tokenizer, wanted = _tokenizer(options)
+    preset = published.preset(
+      name, options.place, f"{options.out}-published", tokenizer, wanted, options.min_tokens
+    )
+    command = shlex.join(["melodi", "data", name, *options.words])
+    return build(name, preset, options.out, command)
+
+  _make(options.out, made)
+
+
+pg19, arxiv_math, c4_4k, github_code = (
+  functools.partial(_published, name) for name in published.CORPORA
+)
+
+
 def _make(out: str, made: Callable[[], dict[str, Any]]) -> None:
   try:
     with user_errors(ValueError, OSError):
@@ -55,26 +73,25 @@ def _build(options: argparse.Namespace) -> dict[str, Any]:
     id_field=options.id_field,
     group_field=options.group_field,
     skip_broken=options.skip_broken,
+    keep_splits=options.keep_splits,
   )
   shares = _shares(options.split)
   sources = Sources(options.source, reading)
-  if options.tokenizer:
-    loaded = corpus_tokenizer.load(options.tokenizer, options.tokenizer_type)
-    tokenizer, wanted = (lambda texts: loaded), loaded.description
-  else:
-    tokenizer = functools.partial(corpus_tokenizer.train, vocab_size=options.train_tokenizer)
-    wanted = options.train_tokenizer
+  tokenizer, wanted = _tokenizer(options)
   preset = Preset(
     documents=sources,
     tokenizer=tokenizer,
     shares=dict(zip(SPLITS, shares, strict=True)),
     shard_bytes=options.shard_bytes,
+    min_tokens=options.min_tokens,
+    keep_repeats=options.keep_splits,
     skip_broken=options.skip_broken,
     request={
       "sources": sources.describe(),
       "reading": {key: list(v) if isinstance(v, tuple) else v for key, v in vars(reading).items()},
       "split": list(shares),
       "shard_bytes": options.shard_bytes,
+      "min_tokens": options.min_tokens,
       "tokenizer": wanted,
     },
   )
@@ -83,6 +100,18 @@ def _build(options: argparse.Namespace) -> dict[str, Any]:
     return build(Path(options.out).resolve().name, preset, options.out, command)
   except BrokenDocument as error:
     raise UserError(f"{error} (--skip-broken leaves such documents out)") from error
+
+
+def _tokenizer(options: argparse.Namespace) -> tuple[Callable[..., CorpusTokenizer], Any]:
+  """What makes the tokenizer, and what tells it from another one."""
+  if options.tokenizer:
+    loaded = corpus_tokenizer.load(options.tokenizer, options.tokenizer_type)
+    return lambda texts: loaded, loaded.description
+  wanted = {
+    "vocab_size": options.train_tokenizer,
+    "character_coverage": options.character_coverage,
+  }
+  return functools.partial(corpus_tokenizer.train, **wanted), wanted
 
 
 def _shares(text: str) -> tuple[float, ...]:
@@ -122,9 +151,10 @@ def show_padding(options: argparse.Namespace) -> None:
 
 
 def _report(manifest: Mapping[str, Any], out: str) -> None:
-  columns = ("documents", "groups", "bytes", "tokens", "shards")
+  columns = ("documents", "groups", "bytes", "words", "tokens", "shards")
   rows = [
-    [split, *(f"{sizes[column]:,}" for column in columns)]
+    # Older folders have no words.
+    [split, *(f"{sizes[column]:,}" if column in sizes else "-" for column in columns)]
     for split, sizes in manifest["splits"].items()
   ]
   Table(f"{manifest['corpus']}: {out}", ("split", *columns), rows).show()
@@ -133,3 +163,10 @@ def _report(manifest: Mapping[str, Any], out: str) -> None:
   for key, what in (("duplicates", "the text of an earlier document"), ("skipped", "broken")):
     if number := manifest[key]["documents"]:
       console.print(f"Left out as {what}: {number:,} (manifest.json lists them).")
+  if (short := manifest.get("short", {})) and short["documents"]:
+    console.print(
+      f"Left out as shorter than {short['tokens_below']:,} tokens: {short['documents']:,}."
+    )
+  for split, words in manifest.get("published", {}).get("words", {}).items():
+    if (ours := manifest["splits"][split]["words"]) != words:
+      console.print(f"{split}: {ours:,} words here, {words:,} as published.")

@@ -1,6 +1,7 @@
 """The one way in which a command line is read: words, options, and MaxText's `key=value`."""
 
 import argparse
+import contextlib
 import os
 import re
 import textwrap
@@ -152,6 +153,14 @@ def true_or_false(text: str) -> bool:
   if text.lower() not in ("true", "false"):
     raise ValueError("is neither true nor false")
   return text.lower() == "true"
+
+
+def share(text: str) -> float:
+  """A part above 0, at most 1."""
+  with contextlib.suppress(ValueError):
+    if 0 < float(text) <= 1:
+      return float(text)
+  raise argparse.ArgumentTypeError(f"{text} is not a number above 0 and at most 1")
 
 
 def positive(text: str) -> int:

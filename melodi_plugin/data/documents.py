@@ -83,6 +83,10 @@ class DocumentSource:
     format, i = self._find(index)
     return format.where(i)
 
+  def file_name(self, index: SupportsIndex) -> str:
+    """The name of the file that holds document `index`, relative as `File.name` is."""
+    return self._find(index)[0].file.name
+
   def sizes(self) -> np.ndarray:
     """Bytes of every document's record, int64 [len]: a proxy of its length.
 

@@ -72,7 +72,8 @@ def test_formats_are_joined_in_the_order_of_the_paths(tmp_path):
 
 def test_text_is_read_as_it_is_and_ids_can_be_numbers(tmp_path):
   path = _write(tmp_path / "a.jsonl", {"text": "zwei\n\r\nü\u0000"}, {"text": "three", "id": 7})
-  assert list(open_documents(str(path))) == [("a:1", "zwei\n\r\nü\u0000"), ("7", "three")]
+  first, second = open_documents(str(path))
+  assert (first, second) == (Document("a:1", "zwei\n\r\nü\u0000"), Document("7", "three"))
 
 
 def test_glob_and_joined_patterns_read_each_file_once(tmp_path):
@@ -150,7 +151,7 @@ def test_repeated_ids_are_found_when_files_are_opened(tmp_path):
   (tmp_path / "c.txt").write_text("4")
   _write(tmp_path / "d.jsonl", {"text": "5", "id": "c.txt"}, {"text": "6"})
   source = open_documents(str(tmp_path), skip_broken=True)
-  assert list(source) == [("x", "0"), ("y", "3"), ("c.txt", "4"), ("d:2", "6")]
+  assert [d[:2] for d in source] == [("x", "0"), ("y", "3"), ("c.txt", "4"), ("d:2", "6")]
   assert source.sizes().tolist() == [25, 1, 1, 14]
   assert source.name(1) == f"{tmp_path}/b.parquet, record 2"
   broken = [str(error).replace(f"{tmp_path}/", "") for error in source.broken]
@@ -227,7 +228,7 @@ def test_gigabyte_of_one_document_is_refused_within_little_memory(tmp_path):
   ran = subprocess.run(command, capture_output=True, text=True, check=False)
   assert ran.returncode == 0, ran.stderr
   found, text, line = ran.stdout.replace(f"{tmp_path}/", "").splitlines()
-  assert found == "[Document(id='c:1', text='fine')]"
+  assert found == "[Document(id='c:1', text='fine', others=())]"
   assert text.startswith("a.txt is too large (1,073,741,824 bytes, and a text may have 16,777,216)")
   assert line.startswith("b.jsonl:1 is too large (1,073,741,824 bytes, and a text may have")
 

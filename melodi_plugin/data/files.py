@@ -1,21 +1,43 @@
 """The files that a pattern names, on a local disk or in a bucket.
 
 Whatever a pattern matches is kept, even if it cannot be read: the error comes when it is read, and
-no file is lost silently.
+no file is lost silently.  Text and JSON lines may be compressed; then they are read forward.
 """
 
+import bz2
 import glob
+import gzip
 import io
 import itertools
+import lzma
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, cast
 
 import fsspec
 
 # `x.jsonl`, and with a shard suffix `x-00000-of-00010.jsonl` or `x.jsonl-00000-of-00010`.
-_NAME = re.compile(r"(.+)(\.(?:jsonl|txt|parquet|array_record|arrayrecord))(-\d+-of-\d+)?", re.S)
+_PLAIN = re.compile(r"(.+)(\.(?:jsonl|txt|parquet|array_record|arrayrecord))(-\d+-of-\d+)?", re.S)
+# Compressed `.json` is JSON lines, as C4 is published; alone it may be anything.
+_PACKED = re.compile(r"(.+)(\.(?:jsonl?|txt))(-\d+-of-\d+)?\.(?:gz|bz2|xz|zst)", re.S)
+
+_thread = threading.local()  # `place` in the compressed file that this thread read last
+
+
+def _open_zstd(stream: Any) -> Any:
+  import pyarrow as pa  # slow to import, and no other format of ours needs it here
+
+  return pa.CompressedInputStream(pa.PythonFile(stream, "r"), "zstd")
+
+
+_OPENERS: dict[str, Callable[[Any], Any]] = {
+  ".gz": lambda stream: gzip.GzipFile(fileobj=stream),
+  ".bz2": bz2.BZ2File,
+  ".xz": lzma.LZMAFile,
+  ".zst": _open_zstd,
+}
 
 
 class File(NamedTuple):
@@ -32,13 +54,18 @@ class File(NamedTuple):
   @property
   def suffix(self) -> str:
     """The extension that tells the format, without a shard suffix; '' for another format."""
-    match = _NAME.fullmatch(self.name)
-    return match[2] if match else ""
+    match = _known(self.name)
+    return (".jsonl" if match[2] == ".json" else match[2]) if match else ""
+
+  @property
+  def compressed(self) -> bool:
+    """Whether the file has to be unpacked; `size` is that of what is stored."""
+    return os.path.splitext(self.path)[1] in _OPENERS
 
   @property
   def stem(self) -> str:
     """The name without its extension; a shard suffix stays."""
-    match = _NAME.fullmatch(self.name)
+    match = _known(self.name)
     return match[1] + (match[3] or "") if match else self.name
 
   def filesystem(self) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -48,12 +75,24 @@ class File(NamedTuple):
     return fsspec.filesystem("file"), self.path
 
   def open(self) -> io.BufferedReader:
-    """Opens the file for reading from its beginning; raises OSError and what its store raises."""
+    """Opens the file for reading from its beginning; raises OSError and what its store raises.
+
+    What is compressed is unpacked, and may raise what its library raises.
+    """
     system, path = self.filesystem()
-    return io.BufferedReader(cast(io.RawIOBase, system.open(path, "rb")), 2**20)
+    stream = system.open(path, "rb")
+    if self.compressed:
+      return _Unpacked(stream, _OPENERS[os.path.splitext(self.path)[1]])
+    return io.BufferedReader(cast(io.RawIOBase, stream), 2**20)
 
   def read(self, start: int, size: int) -> bytes:
-    """Bytes start..start+size, fewer at the end of the file; raises as `open`."""
+    """Bytes start..start+size, unpacked, fewer at the end of the file; raises as `open`.
+
+    In a compressed file a thread goes on from where it read last, so that reading it in order
+    unpacks it once, and a step back unpacks it from its beginning.
+    """
+    if self.compressed:
+      return _read_forward(self, start, size)
     system, path = self.filesystem()
     return cast(bytes, system.cat_file(path, start=start, end=start + size))
 
@@ -80,6 +119,41 @@ def match_files(pattern: str) -> list[File]:
   return [File(path, path.split("/", depth)[-1].lstrip("/"), sizes[path]) for path in sorted(sizes)]
 
 
+class _Unpacked(io.BufferedReader):
+  """What a stream holds, unpacked; closing it closes the stream, which the libraries leave open."""
+
+  def __init__(self, stream: Any, opener: Callable[[Any], Any]):
+    self._stream = stream
+    super().__init__(opener(stream), 2**20)
+
+  def close(self) -> None:
+    super().close()
+    self._stream.close()
+
+
+class _Place(NamedTuple):
+  """Where a thread reads in a compressed file: `at` counts unpacked bytes."""
+
+  file: File
+  at: int
+  stream: io.BufferedReader
+
+
+def _read_forward(file: File, start: int, size: int) -> bytes:
+  place, _thread.place = getattr(_thread, "place", None), None
+  if place is not None and (place.file != file or place.at > start):
+    place.stream.close()
+    place = None
+  if place is None:
+    place = _Place(file, 0, file.open())
+  _, at, stream = place
+  while at < start and (passed := stream.read(min(start - at, 2**20))):
+    at += len(passed)
+  raw = stream.read(size) if at == start else b""
+  _thread.place = _Place(file, at + len(raw), stream)  # only now: an error leaves none behind
+  return raw
+
+
 def is_remote(path: str) -> bool:
   """Whether `path` is a URL."""
   return "://" in path
@@ -100,7 +174,7 @@ def _match(pattern: str) -> tuple[str, dict[str, int]]:
       "folder or a glob, and join several with ';'."
     )
   for path in found:
-    if not _NAME.fullmatch(path):
+    if not _known(path):
       raise ValueError(
         f"{path} is none of .jsonl, .txt, .parquet and .array_record; narrow the pattern "
         f"{pattern!r}."
@@ -159,7 +233,7 @@ def _files_among(
   for name in names:
     if not is_folder(name):
       found[name] = size(name)
-    elif _NAME.fullmatch(name):
+    elif _known(name):
       found |= find(name)
   return found
 
@@ -184,7 +258,12 @@ def _walk(folder: str) -> Iterator[tuple[str, int]]:
 
 def _wanted(name: str) -> bool:
   hidden = any(part.startswith(".") for part in name.split("/"))
-  return not hidden and _NAME.fullmatch(name) is not None
+  return not hidden and _known(name) is not None
+
+
+def _known(name: str) -> re.Match[str] | None:
+  """Stem, extension and shard suffix of a file that holds documents; None for another."""
+  return _PLAIN.fullmatch(name) or _PACKED.fullmatch(name)
 
 
 def _size(path: str) -> int:

@@ -20,7 +20,8 @@ def _names(pattern):
 
 def test_folder_is_searched_with_subfolders_for_the_known_formats(tmp_path):
   known = ["a.jsonl", "b/c.txt", "b/d/e.parquet", "f.array_record", "g.arrayrecord-00001-of-00002"]
-  _make(tmp_path, *known, "x.json", "y.jsonl.gz", "txt", ".hidden.txt", ".cache/z.txt")
+  known += ["h.json.gz", "i.jsonl.zst", "j.txt.bz2", "k.jsonl-00000-of-00002.xz"]
+  _make(tmp_path, *known, "x.json", "y.parquet.gz", "txt", ".hidden.txt", ".cache/z.txt")
   assert _names(tmp_path) == known
 
 
@@ -32,6 +33,9 @@ def test_folder_is_searched_with_subfolders_for_the_known_formats(tmp_path):
     ("a-00000-of-00010.array_record", ".array_record", "a-00000-of-00010"),
     ("a.arrayrecord-00000-of-00010", ".arrayrecord", "a-00000-of-00010"),
     ("a.parquet", ".parquet", "a"),
+    ("c4-train.00000-of-01024.json.gz", ".jsonl", "c4-train.00000-of-01024"),
+    ("a.jsonl-00000-of-00010.zst", ".jsonl", "a-00000-of-00010"),
+    ("a.txt.xz", ".txt", "a"),
     ("a.csv", "", "a.csv"),
   ],
 )

@@ -97,7 +97,8 @@ class JsonLines(Format):
         except BrokenDocument as error:
           report(error)
       offset += size
-      advance(size)
+      advance(0 if self.file.compressed else size)
+    advance(self.file.size if self.file.compressed else 0)
     self._line, self._offset, self._size = map(np.array, (lines, offsets, sizes))
     return np.array(ids)
 
@@ -132,7 +133,7 @@ class JsonLines(Format):
         yield size, None
 
   def _parse(self, line: int, size: int, raw: bytes | None) -> Document:
-    where, (text, id) = f"{self.file.path}:{line}", self._rules.fields
+    where, (text, id, others) = f"{self.file.path}:{line}", self._rules.fields
     if raw is None:
       raise self._rules.too_large(where, size)
     source = decode(where, raw.rstrip())
@@ -147,7 +148,18 @@ class JsonLines(Format):
       ) from None
     if not isinstance(record, dict) or text not in record:
       raise self._rules.no_text(where)
-    return self._rules.document(where, record[text], record.get(id, f"{self.file.stem}:{line}"))
+    name = record.get(id, f"{self.file.stem}:{line}")
+    return self._rules.document(where, record[text], name, [_inside(record, o) for o in others])
+
+
+def _inside(record: Any, path: str) -> Any:
+  """The field of a record, or the one that lies on a path of names; None if there is none."""
+  if not isinstance(record, dict):
+    return None
+  if path in record:
+    return record[path]
+  name, dot, rest = path.partition(".")
+  return _inside(record.get(name), rest) if dot else None
 
 
 class ArrayRecords(Format):
@@ -180,13 +192,14 @@ class ArrayRecords(Format):
 
   @override
   def read(self, index: int) -> Document:
-    where, (text, id) = self.where(index), self._rules.fields
+    where, (text, id, others) = self.where(index), self._rules.fields
     features = _features(where, self._raw(index))
     if text not in features:
       found = ", ".join(map(repr, sorted(features))) or "no field at all"
       raise self._rules.no_text(where, f" but {found}")
     name = _value(where, id, features[id]) if id in features else f"{self.file.stem}:{index + 1}"
-    return self._rules.document(where, _value(where, text, features[text]), name)
+    more = [_value(where, o, features[o]) if o in features else None for o in others]
+    return self._rules.document(where, _value(where, text, features[text]), name, more)
 
   @override
   def sizes(self) -> np.ndarray:

@@ -11,7 +11,7 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 from maxtext.input_pipeline.protos import example_pb2
 
-from melodi_plugin.data.documents import BrokenDocument, Fields, open_documents
+from melodi_plugin.data.documents import BrokenDocument, Document, Fields, open_documents
 
 TEXTS = ["one", "zwei\nü", "three" * 1000]
 
@@ -76,7 +76,7 @@ def _problem(path, read=False, **options):
 @pytest.mark.parametrize("name", ["x.jsonl", "x.parquet", "x.array_record"])
 def test_documents_are_read_with_their_ids(tmp_path, name):
   source = open_documents(str(_good(tmp_path / name)))
-  assert list(source) == list(zip("abc", TEXTS, strict=True))
+  assert list(source) == [Document(*pair) for pair in zip("abc", TEXTS, strict=True)]
   assert source[2].text == TEXTS[2]
   assert source[0].text == TEXTS[0]
   assert source.sizes()[1] >= len(TEXTS[1].encode())
@@ -120,7 +120,7 @@ def test_broken_line_is_named_and_the_others_are_read(tmp_path, record, sentence
   path = _jsonl(tmp_path / "a.jsonl", [{"text": "fine"}, record, b" \r", {"text": "good"}])
   _begins(_problem(path, max_bytes=100), f"a.jsonl:2 {sentence}")
   source = open_documents(str(path), max_bytes=100, skip_broken=True)
-  assert list(source) == [("a:1", "fine"), ("a:4", "good")]
+  assert list(source) == [Document("a:1", "fine"), Document("a:4", "good")]
   assert [error.where for error in source.broken] == [f"{path}:2"]
 
 
@@ -140,7 +140,7 @@ def test_broken_text_file_is_named(tmp_path, raw, sentence):
 
 def test_text_file_of_one_long_line_is_a_document(tmp_path):
   (tmp_path / "a.txt").write_bytes(b"x" * 100)
-  assert list(open_documents(str(tmp_path), max_bytes=100)) == [("a.txt", "x" * 100)]
+  assert list(open_documents(str(tmp_path), max_bytes=100)) == [Document("a.txt", "x" * 100)]
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_broken_parquet_is_named(tmp_path, columns, sentence):
 def test_parquet_takes_every_type_of_text_and_whole_numbers_as_ids(tmp_path, kind):
   columns = {"text": pa.array(TEXTS).cast(kind), "id": [7, None, 9]}
   source = open_documents(str(_parquet(tmp_path / "a.parquet", columns)))
-  assert list(source) == list(zip(["7", "a:2", "9"], TEXTS, strict=True))
+  assert list(source) == [Document(*p) for p in zip(["7", "a:2", "9"], TEXTS, strict=True)]
   assert source.sizes().tolist() == [len(text.encode()) for text in TEXTS]
 
 
@@ -178,7 +178,7 @@ def test_parquet_is_read_at_any_place_across_batches_and_row_groups(tmp_path):
     str(_parquet(tmp_path / "a.parquet", {"text": texts}, row_group_size=1900))
   )
   for i in (0, 1, 1024, 1023, 4999, 1899, 1900, 3799, 3800, 2, 2500):
-    assert source[i] == (f"a:{i + 1}", texts[i])
+    assert source[i] == Document(f"a:{i + 1}", texts[i])
   assert source.sizes().tolist() == [len(text) for text in texts]
 
 
@@ -204,7 +204,7 @@ def test_broken_array_record_is_named_when_it_is_read(tmp_path, record, sentence
   problem = _problem(path, read=True, max_bytes=100)
   _begins(problem, f"a.array_record, record 2 {sentence}")
   source = open_documents(str(path), max_bytes=100, skip_broken=True)
-  assert (source[0], source[2]) == (("7", "good"), ("a:3", "last"))
+  assert [source[0], source[2]] == [Document("7", "good"), Document("a:3", "last")]
   assert source.broken == ()
   assert source.sizes().tolist()[1] == len(
     record if isinstance(record, bytes) else _example(**record)
@@ -238,7 +238,7 @@ def test_file_that_cannot_be_read_is_one_broken_entry(tmp_path, name, monkeypatc
   _begins(_problem(tmp_path / "*").removeprefix(name), " cannot be read (")
   (tmp_path / "fine.txt").write_text("fine")
   source = open_documents(str(tmp_path), skip_broken=True)
-  assert list(source) == [("fine.txt", "fine")]
+  assert list(source) == [Document("fine.txt", "fine")]
   assert [error.where for error in source.broken] == [f"{tmp_path}/{name}"]
 
 

@@ -43,7 +43,7 @@ class ParquetTable(Format):
 
   @override
   def scan(self, report: Report, advance: Advance) -> np.ndarray:
-    text, id = self._rules.fields
+    text, id, others = self._rules.fields
     with reading(self.file.path), self._open() as table:
       schema, metadata = table.schema_arrow, table.metadata
     groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
@@ -52,7 +52,7 @@ class ParquetTable(Format):
     # A decoded batch is to have about 4 MiB, whatever the length of the documents.
     self._batch_rows = min(max(2**22 // max(bytes_per_row, 1), 1), 1024)
     self._check(schema)
-    self._columns = [text, id] if id in schema.names else [text]
+    self._columns = [text, *(name for name in (id, *others) if name in schema.names)]
     ids = array("q")
     if id in schema.names:
       for column in self._column(id):
@@ -77,10 +77,12 @@ class ParquetTable(Format):
     where, group = self.where(index), int(np.searchsorted(self._starts, index, "right")) - 1
     with reading(where):
       batch, row = self._seek(group, index - int(self._starts[group]))
-    text, *id = (_as_bytes(batch.column(c).slice(row, 1))[0].as_py() for c in self._columns)
-    if text is None:
+    text, id, others = self._rules.fields
+    found = {c: _as_bytes(batch.column(c).slice(row, 1))[0].as_py() for c in set(self._columns)}
+    if found[text] is None:
       raise self._rules.no_text(where)
-    return self._rules.document(where, text, self._id(index, id[0] if id else None))
+    name = self._id(index, found.get(id))
+    return self._rules.document(where, found[text], name, map(found.get, others))
 
   @override
   def sizes(self) -> np.ndarray:
@@ -101,13 +103,13 @@ class ParquetTable(Format):
 
   def _check(self, schema: pa.Schema) -> None:
     """Refuses a file whose columns cannot hold documents."""
-    text, id = self._rules.fields
+    text, id, others = self._rules.fields
     if text not in schema.names:
       raise self._rules.no_text(self.file.path, f" but {', '.join(map(repr, schema.names))}")
-    for name in {text, id} & set(schema.names):
+    for name in {text, id, *others} & set(schema.names):
       kind = schema.field(name).type
       kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-      if not (str(kind).endswith(_STRINGS) or (name == id and pa.types.is_integer(kind))):
+      if not (str(kind).endswith(_STRINGS) or (name != text and pa.types.is_integer(kind))):
         raise BrokenDocument(
           self.file.path, f"has {name!r} of type {kind}; make it a column of strings"
         )

@@ -5,7 +5,7 @@ The formats share these checks, so that the same fault is reported in the same w
 
 import abc
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,17 +14,28 @@ from melodi_plugin.data.files import File
 
 
 class Document(NamedTuple):
-  """One document: `id` names it in messages and results, `text` is its whole text."""
+  """One document.
+
+  Attributes:
+    id: names it in messages and results.
+    text: its whole text.
+    others: the other fields that were asked for; '' where the record has none.
+  """
 
   id: str
   text: str
+  others: tuple[str, ...] = ()
 
 
 class Fields(NamedTuple):
-  """The names under which the records of a file hold the text and the id."""
+  """The names under which the records of a file hold the text, the id, and others wanted.
+
+  In JSON the name of another field may be a path: 'meta.config' lies in the object 'meta'.
+  """
 
   text: str = "text"
   id: str = "id"
+  others: tuple[str, ...] = ()
 
 
 class BrokenDocument(ValueError):  # noqa: N818 - it is not the program's error
@@ -90,8 +101,8 @@ class Rules(NamedTuple):
   fields: Fields
   max_bytes: int
 
-  def document(self, where: str, text: Any, id: Any) -> Document:
-    """Checks both fields, given as str or bytes (the id also as int); raises BrokenDocument."""
+  def document(self, where: str, text: Any, id: Any, others: Iterable[Any] = ()) -> Document:
+    """Checks text and id, given as str or bytes (the id also as int); raises BrokenDocument."""
     if isinstance(id, int) and not isinstance(id, bool):
       id = str(id)
     text, size = _string(where, self.fields.text, text)
@@ -100,7 +111,8 @@ class Rules(NamedTuple):
       raise BrokenDocument(where, problem)
     if size > self.max_bytes:
       raise self.too_large(where, size)
-    return Document(_string(where, self.fields.id, id)[0], text)
+    found = tuple(map(_other, others)) or ("",) * len(self.fields.others)
+    return Document(_string(where, self.fields.id, id)[0], text, found)
 
   def too_large(self, where: str, size: int) -> BrokenDocument:
     """The error for a record of `size` bytes."""
@@ -143,6 +155,12 @@ def reading(where: str) -> Iterator[None]:
       f"cannot be read ({reason or type(error).__name__}); restore the file and its permissions, "
       "or leave it out",
     ) from error
+
+
+def _other(value: Any) -> str:
+  if value is None:
+    return ""
+  return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def _string(where: str, field: str, value: Any) -> tuple[str, int]:

@@ -1,6 +1,7 @@
 """Progress of reading, on standard error: how far, how fast, and how long it will take."""
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator
 
@@ -34,3 +35,19 @@ def text_bar(description: str, total: int) -> Iterator[Callable[[float, int], No
       bar.update(task, advance=size, rate=tokens / max(time.monotonic() - began, 1e-9))
 
     yield advance
+
+
+@contextlib.contextmanager
+def asking(place: str) -> Iterator[None]:
+  """Says that a server is asked for `place`, which takes a minute where there is no network.
+
+  The library of gs:// logs every attempt, which is no help: the error it raises says it all.
+  """
+  logger = logging.getLogger("gcsfs")
+  level = logger.level
+  logger.setLevel(logging.CRITICAL)
+  try:
+    with Console(stderr=True).status(f"Asking for {place}"):
+      yield
+  finally:
+    logger.setLevel(level)

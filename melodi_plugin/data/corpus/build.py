@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,13 @@ from typing import Any
 from array_record.python.array_record_module import ArrayRecordWriter
 from maxtext.input_pipeline.protos import example_pb2
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+  BarColumn,
+  Progress,
+  TaskProgressColumn,
+  TextColumn,
+  TimeRemainingColumn,
+)
 
 from melodi_plugin.data.corpus import lengths
 from melodi_plugin.data.corpus.corpus_tokenizer import CorpusTokenizer
@@ -43,8 +49,11 @@ class Preset:
     tokenizer: makes the tokenizer from the training texts, which it may leave unread; called once.
     shares: part of the text that each split gets, of the documents that fix no split.
     shard_bytes: a shard is closed before its texts go over this many UTF-8 bytes.
+    min_tokens: documents with fewer tokens are left out; those that are drawn are drawn before.
+    keep_repeats: keep documents with the text of an earlier one, instead of leaving them out.
     skip_broken: leave broken documents out and list them, instead of stopping at the first.
     request: what was asked for, as JSON values; a folder made for another request is refused.
+    about: what else the manifest says.
   """
 
   documents: Documents
@@ -53,8 +62,11 @@ class Preset:
     default_factory=lambda: {"train": 0.85, "validation": 0.05, "test": 0.10}
   )
   shard_bytes: int = 2**28
+  min_tokens: int = 0
+  keep_repeats: bool = False
   skip_broken: bool = False
   request: Mapping[str, Any] = field(default_factory=dict)
+  about: Mapping[str, Any] = field(default_factory=dict)
 
 
 def build(
@@ -73,8 +85,8 @@ def build(
     command: how to make it again, for the manifest.
 
   Returns:
-    The manifest; per split it has `documents`, `groups`, `bytes` (UTF-8), `tokens`, `shards` and
-    `lengths` (documents by length, as in lengths.py).
+    The manifest; per split it has `documents`, `groups`, `bytes` (UTF-8), `words` (separated by
+    white space), `tokens`, `shards` and `lengths` (documents by length, as in lengths.py).
 
   Raises:
     ValueError: if `out` holds something else, or the documents or the tokenizer are no good.
@@ -92,7 +104,8 @@ def build(
   with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
     folder = Path(scratch) / "corpus"
     folder.mkdir()
-    manifest = {"corpus": name, "command": command, "request": request, **_write(preset, folder)}
+    manifest = {"corpus": name, "command": command, "request": request, **preset.about}
+    manifest |= _write(preset, folder)
     manifest["sha256"] = {path.name: _digest(path) for path in sorted(folder.iterdir())}
     text = json.dumps(manifest, indent=2, ensure_ascii=False)
     (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
@@ -107,25 +120,34 @@ def build(
 
 def _write(preset: Preset, folder: Path) -> dict[str, Any]:
   """Writes everything but the manifest, and returns what the manifest says of it."""
-  columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-  plan = Plan(preset.documents)
+  done = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+  columns = (TextColumn("{task.description}"), *done)
+  plan = Plan(preset.documents, min_tokens=preset.min_tokens, keep_repeats=preset.keep_repeats)
   # Here and not below, because opening record files shows a bar of its own.
   scanned = plan.scan(skip_broken=preset.skip_broken)
-  tokens = collections.Counter()
+  number = len(preset.documents) if isinstance(preset.documents, Sized) else None
+  words, tokens = collections.Counter(), collections.Counter()
   histograms = {split: collections.Counter() for split in SPLITS}
   with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-    task = progress.add_task("Reading", total=None)
-    for size in scanned:
-      progress.advance(task, size)
-    plan.assign(preset.shares, preset.shard_bytes)
-    progress.update(task, description="Tokenizer")
+    task = progress.add_task("Reading", total=number)
+    for _ in scanned:
+      progress.advance(task)
+    plan.assign(preset.shares)
+    progress.reset(task, description="Tokenizer", total=None)
     tokenizer = preset.tokenizer(plan.training_texts())
-    total = sum(entry.bytes for entry in plan.entries if not entry.left_out)
-    progress.reset(task, description="Writing", total=total)
+    if preset.min_tokens:
+      progress.reset(task, description="Counting tokens", total=_bytes(plan))
+      for entry, _ in _counted(plan.kept(), tokenizer):
+        progress.advance(task, entry.bytes)
+      plan.leave_out_short()
+    plan.shard(preset.shard_bytes)
+    progress.reset(task, description="Writing", total=_bytes(plan))
     with contextlib.closing(_ShardWriter(folder, plan.shards)) as writer:
-      for entry, count in _write_and_count(plan.kept(), writer, tokenizer):
-        tokens[entry.split] += count
-        histograms[entry.split][lengths.bin_of(count)] += 1
+      for entry, record in _counted(plan.kept(), tokenizer):
+        writer.write(entry, record)
+        words[entry.split] += len(record.text.split())
+        tokens[entry.split] += entry.tokens
+        histograms[entry.split][lengths.bin_of(entry.tokens)] += 1
         progress.advance(task, entry.bytes)
   if tokenizer.model is not None:
     (folder / "tokenizer.model").write_bytes(tokenizer.model)
@@ -136,6 +158,7 @@ def _write(preset: Preset, folder: Path) -> dict[str, Any]:
       "documents": len(entries),
       "groups": len({entry.group for entry in entries}),
       "bytes": sum(entry.bytes for entry in entries),
+      "words": words[split],
       "tokens": tokens[split],
       "shards": plan.shards[split],
       "lengths": {str(low): number for low, number in sorted(histograms[split].items())},
@@ -149,24 +172,33 @@ def _write(preset: Preset, folder: Path) -> dict[str, Any]:
       "documents": len(plan.duplicates),
       "same_text_as": dict(plan.duplicates),
     },
+    "short": {"documents": plan.short, "tokens_below": preset.min_tokens},
   }
 
 
-def _write_and_count(
-  records: Iterable[tuple[Entry, Record]], writer: "_ShardWriter", tokenizer: CorpusTokenizer
-) -> Iterator[tuple[Entry, int]]:
-  """Writes each record while threads count the tokens of those before it; yields the counts."""
+def _bytes(plan: Plan) -> int:
+  return sum(entry.bytes for entry in plan.entries if not entry.left_out)
+
+
+def _counted(
+  records: Iterable[tuple[Entry, Record]], tokenizer: CorpusTokenizer
+) -> Iterator[tuple[Entry, Record]]:
+  """The same, with `tokens` known; threads count ahead."""
   threads = os.cpu_count() or 1
   waiting = collections.deque()
+
+  def count(entry: Entry, record: Record) -> tuple[Entry, Record]:
+    if entry.tokens < 0:
+      entry.tokens = tokenizer.count(record.text)
+    return entry, record
+
   with concurrent.futures.ThreadPoolExecutor(threads) as pool:
     for entry, record in records:
-      waiting.append((entry, pool.submit(tokenizer.count, record.text)))
-      writer.write(entry, record)
+      waiting.append(pool.submit(count, entry, record))
       if len(waiting) > threads:
-        done, count = waiting.popleft()
-        yield done, count.result()
-    for done, count in waiting:
-      yield done, count.result()
+        yield waiting.popleft().result()
+    for last in waiting:
+      yield last.result()
 
 
 class _ShardWriter:

@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import fsspec
 import sentencepiece
 
+from melodi_plugin.data.files import is_remote
 from melodi_plugin.data.tokenizer import Tokenizer
+from melodi_plugin.output.bars import asking
 
 KINDS = ("sentencepiece", "tiktoken", "huggingface")
 # Sentencepiece leaves out lines of more than 4192 bytes; a character has at most 4.
@@ -42,8 +45,16 @@ def from_model(model: bytes) -> CorpusTokenizer:
   return CorpusTokenizer(lambda text: len(processor.encode(text)), description, model)
 
 
-def train(texts: Iterable[str], *, vocab_size: int) -> CorpusTokenizer:
+def train(
+  texts: Iterable[str], *, vocab_size: int, character_coverage: float = 1.0
+) -> CorpusTokenizer:
   """Trains sentencepiece BPE that gives back every text: spaces and newlines are kept.
+
+  Args:
+    texts: what it is trained on.
+    vocab_size: number of pieces.
+    character_coverage: part of the characters that have a piece; the rarest others are spelled in
+      bytes, so that they do not fill a vocabulary.
 
   Raises:
     ValueError: if the texts are too few for the vocabulary.
@@ -56,7 +67,7 @@ def train(texts: Iterable[str], *, vocab_size: int) -> CorpusTokenizer:
       model_type="bpe",
       vocab_size=vocab_size,
       byte_fallback=True,
-      character_coverage=1.0,
+      character_coverage=character_coverage,
       normalization_rule_name="identity",
       remove_extra_whitespaces=False,
       add_dummy_prefix=False,
@@ -75,6 +86,9 @@ def train(texts: Iterable[str], *, vocab_size: int) -> CorpusTokenizer:
 def load(path: str, kind: str) -> CorpusTokenizer:
   """Opens a tokenizer as MaxText does.
 
+  One of sentencepiece may lie on a server; then it is written beside the documents, since MaxText
+  reads local files.
+
   Args:
     path: a file; for `huggingface` a folder or the name of a model.
     kind: `sentencepiece`, `tiktoken` or `huggingface`, as MaxText's tokenizer_type.
@@ -82,6 +96,8 @@ def load(path: str, kind: str) -> CorpusTokenizer:
   Raises:
     ValueError: if it cannot be opened.
   """
+  if is_remote(path) and kind == "sentencepiece":
+    return from_model(_fetch(path))
   description: dict[str, Any] = {"type": kind, "path": path}
   file = Path(path).expanduser()
   if file.is_file():
@@ -97,6 +113,21 @@ def load(path: str, kind: str) -> CorpusTokenizer:
   except (OSError, RuntimeError, ValueError, AssertionError) as error:
     reason = " ".join(str(error).split())[:300] or type(error).__name__
     raise ValueError(f"{path} is no {kind} tokenizer ({reason}); name another.") from None
+
+
+def _fetch(path: str) -> bytes:
+  try:
+    with asking(path):
+      system, place = fsspec.core.url_to_fs(path)
+      model = system.cat_file(place)
+    sentencepiece.SentencePieceProcessor(model_proto=model)
+  except Exception as error:  # The many stores have no common one.
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    raise ValueError(
+      f"{path} cannot be read as a sentencepiece tokenizer ({reason}); copy it here by other means "
+      "and name the copy."
+    ) from None
+  return model
 
 
 def _count_as_trained(path: str, kind: str) -> Callable[[str], int]:

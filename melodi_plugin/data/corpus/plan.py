@@ -47,13 +47,23 @@ class Entry:
   split: str = ""  # Empty until `assign`, where the record does not fix it.
   shard: int = 0
   left_out: bool = False
+  tokens: int = -1  # Unknown.
+
+
+# Stands for all documents that are too short by their bytes already: of C4 nine in ten.
+_SHORT = Entry("", 0, b"", left_out=True)
 
 
 class Plan:
   """The entries of all documents, in their order."""
 
-  def __init__(self, documents: Documents):
+  def __init__(self, documents: Documents, *, min_tokens: int = 0, keep_repeats: bool = False):
+    """Documents of fewer than `min_tokens`, and those with an earlier one's text, are left out."""
     self._documents = documents
+    self._min_tokens = min_tokens
+    self._keep_repeats = keep_repeats
+    self._splits: set[str] = set()  # That some document was of, also one that is left out.
+    self.short = 0  # Documents left out as too short.
     self.entries: list[Entry] = []
     self.skipped: list[str] = []  # Sentences.
     self.duplicates: list[tuple[str, str]] = []  # (left out, kept), by id.
@@ -79,20 +89,29 @@ class Plan:
       if not isinstance(record, Record):
         continue
       raw = record.text.encode("utf-8", "replace")
+      self._splits.add(record.split)
+      # A token has a byte at least; sentencepiece may put one token more in front.
+      if not broken and len(raw) + 1 < self._min_tokens:
+        self.short += 1
+        self.entries.append(_SHORT)
+        yield len(raw)
+        continue
       entry = Entry(record.group or record.id, len(raw), hashlib.sha256(raw).digest(), record.split)
       self.entries.append(entry)
       if broken:
         entry.left_out = True
       else:
         ids.add(record.id)
-        first = first_of.setdefault(entry.digest, record.id)
+        first = record.id
+        if not self._keep_repeats:
+          first = first_of.setdefault(entry.digest, record.id)
         if first != record.id:
           entry.left_out = True
           self.duplicates.append((record.id, first))
       yield entry.bytes
 
-  def assign(self, shares: Mapping[str, float], shard_bytes: int) -> None:
-    """Gives every document that has no fixed split one, and all a shard.
+  def assign(self, shares: Mapping[str, float]) -> None:
+    """Gives every document that has no fixed split one.
 
     Raises:
       ValueError: if there is nothing to train on, or too few groups for the splits.
@@ -102,18 +121,46 @@ class Plan:
       if not entry.split and not entry.left_out:
         sizes[entry.group] += entry.bytes
     drawn = split_groups(sizes, shares)
+    self._splits |= set(drawn.values())
+    for entry in self.entries:
+      if not entry.left_out:
+        entry.split = entry.split or drawn[entry.group]
+    self._check_splits()
+
+  def leave_out_short(self) -> None:
+    """Leaves out every document of too few tokens, once they are known.
+
+    Raises:
+      ValueError: if a split has no other documents.
+    """
+    for entry in self.entries:
+      if not entry.left_out and entry.tokens < self._min_tokens:
+        entry.left_out = True
+        self.short += 1
+    self._check_splits()
+
+  def _check_splits(self) -> None:
+    filled = {entry.split for entry in self.entries if not entry.left_out}
+    for split in SPLITS:
+      if self._min_tokens and split in self._splits - filled:
+        raise ValueError(
+          f"No document of the split {split} has {self._min_tokens:,} tokens; lower --min-tokens."
+        )
+    if "train" not in filled:
+      raise ValueError("There is no document to train on; name sources that hold text.")
+
+  def shard(self, shard_bytes: int) -> None:
+    """Gives every document a shard of its split."""
     filled = Counter()
     for entry in self.entries:
       if entry.left_out:
         continue
-      split = entry.split = entry.split or drawn[entry.group]
+      split = entry.split
       filled[split] += entry.bytes
       if not self.shards[split] or filled[split] > shard_bytes:
         self.shards[split] += 1
         filled[split] = entry.bytes
       entry.shard = self.shards[split] - 1
-    if not self.shards["train"]:
-      raise ValueError("There is no document to train on; name sources that hold text.")
 
   def kept(self) -> Iterator[tuple[Entry, Record]]:
     """Reads the documents that are not left out; raises ValueError if one has changed."""

@@ -26,7 +26,7 @@ def _mqar_records() -> Iterator[Record]:
   for seed, (split, count) in enumerate(_MQAR.items()):
     # The probe reads documents of other seeds.
     for document in mqar.training_documents(count, seed=1000 + seed):
-      yield Record(*document, split=split)
+      yield Record(document.id, document.text, split=split)
 
 
 PRESETS: dict[str, Preset] = {

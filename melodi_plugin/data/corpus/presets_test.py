@@ -84,5 +84,5 @@ def test_missing_package_is_one_sentence(tmp_path, monkeypatch, capsys):
 
 
 def test_unknown_corpus_is_refused(tmp_path):
-  with pytest.raises(ValueError, match="There is no corpus 'pg19'; choose one of shakespeare"):
-    presets.prepare_corpus("pg19", tmp_path)
+  with pytest.raises(ValueError, match="There is no corpus 'enwik8'; choose one of shakespeare"):
+    presets.prepare_corpus("enwik8", tmp_path)

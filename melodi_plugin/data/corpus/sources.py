@@ -1,6 +1,5 @@
 """Folders of text or code, and files of records, as the documents of a corpus."""
 
-import contextlib
 import itertools
 import os
 from collections.abc import Iterator, Sequence
@@ -8,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from melodi_plugin.data import records
 from melodi_plugin.data.corpus.plan import Record
+from melodi_plugin.data.corpus.split import split_of
 from melodi_plugin.data.documents import BrokenDocument, DocumentSource, Fields, open_documents
-from melodi_plugin.data.files import match_files
+from melodi_plugin.data.files import File, match_files
 
 _RECORD_FILES = (".jsonl", ".parquet", ".array_record")
 
@@ -29,6 +30,8 @@ class Reading:
       the folder is the first component of an id with a '/' in it.
     text_field, id_field, group_field: names of the fields of a record.
     skip_broken: give broken records as such, instead of raising at the first.
+    keep_splits: a document is of the split that its path names below the source.
+    only: a field of a record and its value; records that have another value are left out.
   """
 
   suffixes: tuple[str, ...] = (".txt", ".md", ".py")
@@ -39,6 +42,8 @@ class Reading:
   id_field: str = "id"
   group_field: str = "group"
   skip_broken: bool = False
+  keep_splits: bool = False
+  only: tuple[str, str] | None = None
 
 
 class Sources:
@@ -48,7 +53,9 @@ class Sources:
   """
 
   def __init__(self, paths: Sequence[str], reading: Reading):
-    """Lists the files; raises ValueError for a source that holds none."""
+    """Lists the files; raises ValueError for a source that holds none, or a file of no split."""
+    if reading.keep_splits and reading.document == "folder":
+      raise ValueError("A split is kept for files, not for folders; use --document file.")
     self._sources: list[_Folder | _RecordFiles] = []
     for path in paths:
       if os.path.isdir(path) and not path.rstrip("/").endswith(_RECORD_FILES):
@@ -62,6 +69,10 @@ class Sources:
     for source in self._sources:
       source.open()
     return itertools.chain.from_iterable(source.read() for source in self._sources)
+
+  def __len__(self) -> int:
+    """The number of documents, at most; of record files after they were opened."""
+    return sum(map(len, self._sources))
 
   def describe(self) -> list[dict[str, Any]]:
     """Name, number of files and size in bytes of every source, to see that one has changed."""
@@ -77,9 +88,17 @@ class _Folder:
         f"{path} holds no file that ends in {', '.join(reading.suffixes)}; give --suffixes, or "
         "name its .jsonl or .parquet files."
       )
+    for name in self.sizes:
+      self._split(name)
+
+  def __len__(self) -> int:
+    return len(self.sizes)
 
   def open(self) -> None:
     pass
+
+  def _split(self, name: str) -> str:
+    return _kept_split(self.prefix + name, self.path, self.reading)
 
   def describe(self) -> dict[str, Any]:
     return {"path": self.path, "files": len(self.sizes), "bytes": sum(self.sizes.values())}
@@ -127,24 +146,34 @@ class _Folder:
         yield BrokenDocument(where, problem)
         continue
       try:
-        texts.append(Path(where).read_bytes().decode("utf-8"))
-      except UnicodeDecodeError as error:
-        yield BrokenDocument(where, f"is not UTF-8 (byte {error.start}); save it as UTF-8")
-      except OSError as error:
-        yield BrokenDocument(where, f"cannot be read ({error.strerror}); mend or remove it")
+        texts.append(self._text(where))
+      except BrokenDocument as broken:
+        yield broken
     if self.reading.document == "folder":
       # Empty files, such as __init__.py, are no reason to stop.
       texts = [text.strip("\n") + "\n" for text in texts if text.strip()]
     if texts:
       group = _group(name, "", self.reading)
-      yield Record(self.prefix + name, "\n".join(texts), self.prefix + group)
+      yield Record(self.prefix + name, "\n".join(texts), self.prefix + group, self._split(name))
+
+  def _text(self, where: str) -> str:
+    file, longest = File(where, where), self.reading.max_bytes
+    with records.reading(where), file.open() as stream:
+      raw = stream.read(longest + 1)
+    if len(raw) > longest:
+      raise BrokenDocument(where, f"has more than {longest:,} bytes; raise --max-document-bytes")
+    return records.decode(where, raw)
 
 
 class _RecordFiles:
   def __init__(self, pattern: str, reading: Reading):
     self.pattern, self.reading = pattern, reading
     self._source: DocumentSource | None = None
-    self._groups: dict[str, str] = {}  # The group field by id, of the records that have one.
+    for file in match_files(pattern) if reading.keep_splits else ():
+      _kept_split(file.name, pattern, reading)
+
+  def __len__(self) -> int:
+    return len(self._source or ())
 
   def describe(self) -> dict[str, Any]:
     sizes = [file.size for file in match_files(self.pattern)]
@@ -153,21 +182,11 @@ class _RecordFiles:
   def open(self) -> None:
     if self._source:
       return
-    self._source = self._open(self.reading.text_field, skip_broken=self.reading.skip_broken)
-    if self.reading.group_by not in ("auto", "field"):
-      return
-    with contextlib.suppress(ValueError):  # Raised if no record has a group.
-      # The group is read as if it were the text: so it is found in whatever holds documents.
-      source = self._open(self.reading.group_field, skip_broken=True)
-      for i in range(len(source)):
-        with contextlib.suppress(BrokenDocument):
-          document = source[i]
-          self._groups[document.id] = document.text
-
-  def _open(self, text_field: str, *, skip_broken: bool) -> DocumentSource:
-    fields = Fields(text=text_field, id=self.reading.id_field)
-    return open_documents(
-      self.pattern, fields, max_bytes=self.reading.max_bytes, skip_broken=skip_broken
+    reading = self.reading
+    others = (reading.group_field, reading.only[0] if reading.only else reading.group_field)
+    fields = Fields(reading.text_field, reading.id_field, others)
+    self._source = open_documents(
+      self.pattern, fields, max_bytes=reading.max_bytes, skip_broken=reading.skip_broken
     )
 
   def read(self) -> Iterator[_Item]:
@@ -179,8 +198,12 @@ class _RecordFiles:
       except BrokenDocument as broken:
         yield broken
         continue
-      group = _group(document.id, self._groups.get(document.id, ""), self.reading)
-      yield Record(document.id, document.text, group)
+      own, value = document.others
+      if self.reading.only and value != self.reading.only[1]:
+        continue
+      group = _group(document.id, own, self.reading)
+      split = _kept_split(self._source.file_name(i), self.pattern, self.reading)
+      yield Record(document.id, document.text, group, split)
 
 
 def _group(name: str, field: str, reading: Reading) -> str:
@@ -191,7 +214,19 @@ def _group(name: str, field: str, reading: Reading) -> str:
     )
   if reading.group_by == "document":
     return name
-  return field or PurePosixPath(name).parts[0]
+  own = field if reading.group_by in ("auto", "field") else ""
+  return own or PurePosixPath(name).parts[0]
+
+
+def _kept_split(name: str, source: str, reading: Reading) -> str:
+  """The split that a file has by its name, where splits are kept; '' where they are drawn."""
+  split = split_of(name) if reading.keep_splits else ""
+  if reading.keep_splits and not split:
+    raise ValueError(
+      f"{name} in {source} names no split; name the folder that holds train, validation and test, "
+      "or leave --keep-splits out."
+    )
+  return split
 
 
 def _list(root: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[str, int]]:

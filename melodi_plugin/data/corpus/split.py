@@ -1,9 +1,25 @@
-"""Gives every group of documents its split, by the hash of its name and the amount of text."""
+"""The split of documents: that of their files, or drawn for every group by its hash and size."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 
 SPLITS = ("train", "validation", "test")
+_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(
+  ("validation", "valid", "val", "dev"), "validation"
+)
+
+
+def split_of(name: str) -> str:
+  """The split that a relative path names: its nearest folder, else its file; '' if it names none.
+
+  'dev/1.txt' and 'en/c4-validation.00000-of-00008.json.gz' are of 'validation'.
+  """
+  *folders, file = name.split("/")
+  for part in [*reversed(folders), *re.split("[._-]", file)]:
+    if part in _NAMES:
+      return _NAMES[part]
+  return ""
 
 
 def split_groups(sizes: Mapping[str, int], shares: Mapping[str, float]) -> dict[str, str]:
