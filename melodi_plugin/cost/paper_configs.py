@@ -58,7 +58,9 @@ def files() -> dict[str, str]:
   shared = (
     "# What:     what all configs of this folder share: the paper's training, as printed.\n"
     f"# Hardware: {BATCH} cores, one row and all of the model on each (data-parallel).  On fewer\n"
-    f"#           per_device_batch_size={BATCH} over their number keeps the batch.\n" + written
+    f"#           per_device_batch_size={BATCH} over their number keeps the batch.\n"
+    "# Needs:    melodi data pg19 data/pg19\n"
+    "#             --tokenizer gs://t5-data/vocabs/cc_all.32000/sentencepiece.model\n" + written
   )
   found = {SHARED: _text(shared, BASE)}
   for row in ROWS:

@@ -23,9 +23,12 @@ ABLATION: dict[str, Any] = {"steps": 200_000, "warmup_steps_fraction": 0.005}
 BASE: dict[str, Any] = {
   "base_config": "base.yml",
   "dataset_type": "grain",
+  "grain_train_files": "data/pg19/train-*",
+  "grain_eval_files": "data/pg19/test-*",
   "grain_worker_count": 0,
   "packing": False,
   "tokenizer_type": "sentencepiece",
+  "tokenizer_path": "data/pg19/tokenizer.model",
   "vocab_size": 32128,
   "add_bos": False,
   "add_eos": False,
