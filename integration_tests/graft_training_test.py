@@ -9,7 +9,7 @@ from flax import nnx
 
 from integration_tests import running, stock_model
 from melodi_plugin.checkpoints import graft
-from melodi_plugin.config.parameter_names import is_gate, is_memory_parameter
+from melodi_plugin.config.parameter_names import is_memory_parameter, is_scalar
 
 # As much as trains in seconds: three layers of which the last has a queue, on one device but where
 # devices are what is shown.
@@ -159,14 +159,14 @@ def test_multipliers_and_weight_decay_act_on_the_first_step_of_what_they_are_for
   """
   changed = {
     "melodi_memory_learning_rate_multiplier": 2.0,
-    "melodi_gate_learning_rate_multiplier": 0.0,
+    "melodi_scalar_learning_rate_multiplier": 0.0,
     "adam_weight_decay": 1.0,
   }
   plain, other = run(3), run(1, **changed).moved()
   more = 1.0 - float(running.initialize().adam_weight_decay)  # than in the plain run
   once = plain.moved()
   for name, delta in once.items():
-    if is_gate(name):
+    if is_scalar(name):
       assert not other[name].any(), name
       continue
     decay = 1e-3 * more * plain.params[0][name]
@@ -174,7 +174,7 @@ def test_multipliers_and_weight_decay_act_on_the_first_step_of_what_they_are_for
     # The sum with the parameter rounds.
     np.testing.assert_allclose(other[name], expected, atol=1e-6, err_msg=name)
     assert is_memory_parameter(name) or (np.abs(decay) > 1e-5).any(), name
-  assert any(is_gate(name) and delta.any() for name, delta in once.items())
+  assert any(is_scalar(name) and delta.any() for name, delta in once.items())
   memory = [name for name, delta in once.items() if is_memory_parameter(name) and delta.any()]
   assert any(np.abs(once[name]).max() > 5e-4 for name in memory)
   assert any((1e-3 * np.abs(plain.params[0][name]) > 1e-4).any() for name in memory)  # would show

@@ -182,8 +182,8 @@ def test_resumed_training_is_bit_identical(tmp_path, data):
 # -- Keys ------------------------------------------------------------------------------------------
 
 
-def one_update(**keys) -> dict[str, bool]:
-  """Which parameters of a model around llama2 an update of MaxText's optimizer moves."""
+def first_update(**keys) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+  """Initial parameters, and what an update of MaxText's optimizer adds to them; by path."""
   from maxtext.utils import maxtext_utils, model_creation_utils, train_utils
 
   config = running.initialize(**(PAPER | {"warmup_steps_fraction": 0} | keys | EQUAL_LAYERS))
@@ -194,8 +194,64 @@ def one_update(**keys) -> dict[str, bool]:
   _, optimizer = train_utils.create_training_optimizer(config, model, mesh)
   params = nnx.state(model, nnx.Param)
   state, params = nnx.as_pure(optimizer.init(params)), nnx.as_pure(params)
-  updates, _ = jax.jit(optimizer.update)(jax.tree.map(jnp.ones_like, params), state, params)
-  return {"/".join(map(str, path)): bool(leaf.any()) for path, leaf in nnx.to_flat_state(updates)}
+  updates, _ = jax.jit(optimizer.update)(jax.tree.map(gradient, params), state, params)
+  before, after = (
+    {"/".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(tree)}
+    for tree in (params, updates)
+  )
+  return before, after
+
+
+def gradient(param: jax.Array) -> jax.Array:
+  """A made-up one, nowhere 0, of full rank and with one great singular value."""
+  return 1.5 + jnp.sin(jnp.arange(param.size, dtype=jnp.float32) ** 2).reshape(param.shape)
+
+
+def one_update(**keys) -> dict[str, bool]:
+  """Which parameters an update of MaxText's optimizer moves."""
+  return {path: bool(leaf.any()) for path, leaf in first_update(**keys)[1].items()}
+
+
+def test_scalars_have_a_learning_rate_of_their_own(registered):
+  keys = BLOCKS["melodi"] | {"melodi_initial_temperature": 6, "melodi_long_term_temperature": 8}
+  before, plain = first_update(**keys, opt_type="adamw", adam_weight_decay=0)
+  after = first_update(
+    **keys, opt_type="adamw", adam_weight_decay=0, melodi_scalar_learning_rate_multiplier=10
+  )[1]
+  for path, update in plain.items():
+    factor = 10 if path.endswith(("/gate", "temperature")) else 1
+    np.testing.assert_allclose(after[path], factor * update, rtol=1e-6, err_msg=path)
+  starts = {path: set(np.ravel(leaf)) for path, leaf in before.items() if "temperature" in path}
+  assert {6.0} in starts.values() and {8.0} in starts.values()
+  assert all(start == {8.0 if "long_" in path else 6.0} for path, start in starts.items())
+
+
+MATRICES = ("query", "key", "value", "out", "ffn_in", "ffn_out", "kernel")
+
+
+@pytest.mark.parametrize("scan_layers", [True, False])
+@pytest.mark.parametrize("block", ["melodi", "around_llama2"])
+def test_muon_orthogonalizes_the_matrices_of_every_layer(registered, block, scan_layers):
+  own = {"opt_type": "muon", "scan_layers": scan_layers, "adam_weight_decay": 0}
+  _, updates = first_update(**BLOCKS[block], **own)
+  found = set()
+  for path, update in updates.items():
+    ours = block == "melodi" or "memory_" in path
+    layers = [update]
+    if scan_layers and "layers" in path:
+      layers = list(jnp.moveaxis(update, 1 if update.ndim > 1 else 0, 0))
+    name = path.rsplit("/", 1)[-1]
+    if not (ours and "layers" in path and name in MATRICES):
+      # Adam's first step goes as far for every number.
+      assert not ours or np.allclose(np.abs(update), np.abs(update).max(), rtol=1e-3), path
+      continue
+    found.add(name)
+    for layer in layers:
+      lengths = np.linalg.svd(np.asarray(layer), compute_uv=False)
+      # The gradient is nearly of rank 1; five steps of Newton-Schulz bring most of its singular
+      # values near 1, the smallest of a square matrix not.
+      assert np.median(lengths) > 0.5 * lengths.max(), path
+  assert found >= ({"kernel"} if block == "around_llama2" else set(MATRICES))
 
 
 def test_multipliers_of_the_learning_rate_apply(registered):

@@ -31,6 +31,7 @@ CASES = [
   ({"melodi_exact_neighbors": True}, "finds nothing without melodi_neighbors"),
   ({"melodi_recurrent_feedback": True}, "is a key of block_recurrent"),
   ({"melodi_reference_defects": True}, "for the systems that MELODI is compared with"),
+  ({"opt_type": "muon", "muon_type": "maxtext_muon"}, "set muon_type=optax_muon"),
   ({"packing": True}, "packing=true packs every row anew"),
   ({"dataset_type": "tfds"}, "starts every row anew at every step"),
   ({"dataset_type": "hf", "hf_path": "x"}, "starts every row anew at every step"),
@@ -100,6 +101,7 @@ CASES = [
 # The same for memory around a block of MaxText.
 AROUND = {"decoder_block": "llama2", "melodi_base_block": "llama2"}
 AROUND_CASES = [
+  ({"melodi_initial_temperature": 6}, "is for attention of our own"),
   (
     {"enable_dropout": True, "dropout_rate": 0.1},
     "is not supported around a stock block; set it to 0",
@@ -133,6 +135,10 @@ STOCK_CASES = [
 ]
 POST_TRAINING = ("sft", "dpo", "rl", "distillation")
 SYSTEM_CASES = [
+  (
+    {"decoder_block": "transformer_xl", "melodi_long_term_temperature": 6},
+    "is for decoder_block=melodi in the paper's layers",
+  ),
   (
     {"decoder_block": "block_recurrent", "melodi_recurrent_feedback": True},
     "set melodi_schedule=windows",

@@ -36,6 +36,7 @@ CHANGED = {
   ("maxtext.common.checkpointing", "load_params_from_path"),
   ("maxtext.common.gcloud_stub", "_jetstream_stubs"),
   ("maxtext.optimizers.optimizers", "get_optimizer"),
+  ("maxtext.optimizers.optimizers", "get_muon_weight_dimension_numbers"),
   ("maxtext.utils.maxtext_utils", "create_learning_rate_schedule"),
   ("maxtext.utils.maxtext_utils", "calculate_tflops_training_per_device"),
   ("maxtext.utils.model_creation_utils", "from_pretrained"),
@@ -325,6 +326,11 @@ BROKEN = {
     other_optimizers,
     other("optimizers.optimizers", "skip_step_on_spikes"),
     gone("optimizers.optimizers", "_get_path_mask_fn"),
+  ],
+  "optimizers.optimizers.get_muon_weight_dimension_numbers": [
+    gone("optimizers.optimizers", "get_muon_weight_dimension_numbers"),
+    other("optimizers.optimizers", "get_muon_weight_dimension_numbers"),
+    other("utils.muon_utils", "get_muon_weight_dimension_numbers"),
   ],
   "configs.types.OptimizerType": [
     gone("configs.types", "OptimizerType"),

@@ -69,17 +69,31 @@ class MelodiKeys(ServeKeys):
     description="Where the long-term gate around a stock block starts: the queue's share of a "
     "head's output is sigmoid(-gate); inf hides the queue.",
   )
+  melodi_initial_temperature: float = Field(
+    1.0,
+    gt=0,
+    description="Where the temperatures of our own attention start, which multiply cosines: to "
+    "find one right slot among M takes about ln M, and Adam moves a temperature by at most the "
+    "learning rate per step.",
+  )
+  melodi_long_term_temperature: float = Field(
+    0.0,
+    ge=0,
+    description="MELODI in the paper's layers: above 0, attention to the long-term queue has "
+    "temperatures of its own, which start here; at 0 it shares those of the layer, as in the "
+    "paper.",
+  )
   melodi_memory_learning_rate_multiplier: float = Field(
     1.0,
     ge=0,
     description="Learning rate of the mixers and summary tokens around a stock block, as a "
     "multiple of learning_rate.  What memory adds has no weight decay.",
   )
-  melodi_gate_learning_rate_multiplier: float = Field(
+  melodi_scalar_learning_rate_multiplier: float = Field(
     1.0,
     ge=0,
-    description="Learning rate of the gates and offsets around a stock block, as a multiple of "
-    "learning_rate.",
+    description="Learning rate of temperatures, gates and offsets, as a multiple of learning_rate; "
+    "of memory's own around a stock block.",
   )
   melodi_memory_dtype: Literal["float32", "bfloat16"] = Field(
     "float32", description="Type in which memory is carried from step to step."

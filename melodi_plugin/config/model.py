@@ -94,6 +94,7 @@ class MelodiConfig:
   summary_branching: bool = True
   position: str = "t5"
   mask_empty_slots: bool = False
+  own_long_temperature: bool = False  # attention to the queue has temperatures of its own
   dropout_rate: float = 0.0
   base_block: str = PAPER
   num_kv_heads: int = 0  # of a stock block; the paper's layers have num_heads
@@ -166,6 +167,7 @@ class MelodiConfig:
       short_term_layers=parsed("melodi_short_term_layers"),
       summary_branching=config.melodi_summary_branching,
       mask_empty_slots=config.melodi_mask_empty_slots or around_stock,
+      own_long_temperature=config.melodi_long_term_temperature > 0,
       base_block=config.melodi_base_block,
       num_kv_heads=config.num_kv_heads,
       num_attentions=2 if config.melodi_base_block == "gemma2" else 1,

@@ -1,4 +1,4 @@
-"""Where parameters of memory lie among those of a model, by their paths."""
+"""Kinds of parameters, by their paths in a model of MaxText."""
 
 # Where a decoder keeps what memory adds to a stock block; regular expressions on parameter paths.
 MEMORY_PREFIX, SUMMARY_TABLE = "memory_layers_", "summary_embeddings"
@@ -10,6 +10,12 @@ def is_memory_parameter(path: str) -> bool:
   return any(pattern in path for pattern in MEMORY_PATTERNS)
 
 
-def is_gate(path: str) -> bool:
-  """Whether the parameter at this path is a gate or an offset of memory around a stock block."""
-  return is_memory_parameter(path) and path.rsplit("/", 1)[-1] in ("gate", "offset")
+TEMPERATURES = ("temperature", "cross_temperature", "long_temperature")
+SCALARS = (*TEMPERATURES, "gate", "offset")
+# Tensors of two axes that are no matrices: each row is a parameter by itself.
+TABLES = ("position_bias", "initial", "positions", SUMMARY_TABLE)
+
+
+def is_scalar(path: str) -> bool:
+  """Whether the parameter at this path is one of `SCALARS`, of a layer of ours."""
+  return path.rsplit("/", 1)[-1] in SCALARS

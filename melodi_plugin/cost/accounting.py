@@ -38,6 +38,7 @@ def layer_parameters(config: MelodiConfig, spec: LayerSpec) -> int:
   total = attention + feed_forward + 2 * width + mixer_parameters(config, spec)
   if spec.mixes_long:
     total += heads * config.head_dim  # the gate
+    total += heads if config.own_long_temperature else 0
   elif spec.increment and config.neighbors.count:
     total += heads
   if reads_states(config, spec):

@@ -55,6 +55,24 @@ EVERY_BLOCK = (
     "melodi_reference_defects=true is for the systems that MELODI is compared with; set it to "
     "false.",
   ),
+  Refusal(
+    lambda c: c.melodi_initial_temperature != 1 and c.melodi_base_block != PAPER,
+    "melodi_initial_temperature={c.melodi_initial_temperature} is for attention of our own, and "
+    "the layers of {c.melodi_base_block} keep theirs; set it to 1.",
+  ),
+  Refusal(
+    lambda c: (
+      c.melodi_long_term_temperature > 0
+      and (system_of(c) != MELODI or c.melodi_base_block != PAPER)
+    ),
+    "melodi_long_term_temperature={c.melodi_long_term_temperature} is for decoder_block=melodi in "
+    "the paper's layers; set it to 0.",
+  ),
+  Refusal(
+    lambda c: as_written(c.opt_type) == "muon" and c.muon_type not in ("optax", "optax_muon"),
+    "muon_type={c.muon_type} does not know which axes of our parameters are those of matrices; set "
+    "muon_type=optax_muon.",
+  ),
   # Rows must go on where they stopped.
   Refusal(
     _set("packing"),

@@ -56,9 +56,9 @@ def mix(mixer, x, u, residual):
   return mixed + u if residual else mixed
 
 
-def attend(layer: PaperLayer, query, key, value, bias, seen):
+def attend(temperature, query, key, value, bias, seen):
   """(N, t, H) queries over (N, s, H) keys -> (N, t, H)."""
-  logits = (query @ jnp.swapaxes(key, 1, 2) + bias) * jnp.abs(layer.temperature)[:, None, None]
+  logits = (query @ jnp.swapaxes(key, 1, 2) + bias) * jnp.abs(temperature)[:, None, None]
   return softmax_with_null(jnp.where(seen, logits, -1e6)) @ value
 
 
@@ -90,7 +90,7 @@ def read_window(
   bias = jnp.zeros(())
   if layer.position_bias is not None:
     bias = layer.position_bias[:, np.array([[bucket(d) for d in row] for row in distance])]
-  out = attend(layer, query, key, value, bias, seen)
+  out = attend(layer.temperature, query, key, value, bias, seen)
 
   if layer.gate is not None:
     hidden = norm(queue, layer.attention_norm)
@@ -98,7 +98,9 @@ def read_window(
     seen = np.ones(queue.shape[0], bool)
     if config.mask_empty_slots:
       seen[: max(0, queue.shape[0] - held * spec.increment)] = False
-    cross = attend(layer, query, key, value, jnp.zeros(()), seen)
+    own = layer.long_temperature
+    warmth = layer.temperature if own is None else own
+    cross = attend(warmth, query, key, value, jnp.zeros(()), seen)
     gate = jax.nn.sigmoid(layer.gate)[:, None]
     out = gate * out + (1 - gate) * cross
 

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
 
 from melodi_plugin.config.model import MelodiConfig
+from melodi_plugin.config.parameter_names import TEMPERATURES
 from melodi_plugin.core.token_mixer import TokenMixer
 
 Axes = tuple[str | None, ...]
@@ -23,6 +25,15 @@ def new_param(
 def value_of(param: nnx.Param | None) -> Any:
   """The array of a parameter that may be absent."""
   return None if param is None else param[...]
+
+
+def start_temperatures(module: nnx.Module, start: float, long_start: float) -> nnx.Module:
+  """Sets the temperatures of a layer, which begin at 1; `long_start` is for its queue's own."""
+  for path, node in nnx.iter_graph(module):
+    if isinstance(node, nnx.Param) and path[-1] in TEMPERATURES:
+      value = long_start if path[-1] == "long_temperature" else start
+      node[...] = jnp.full_like(node[...], value)
+  return module
 
 
 def summary_embeddings(

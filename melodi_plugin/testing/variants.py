@@ -20,6 +20,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
   "two long-term layers": dict(num_layers=3, long_term_layers=(0, 2), short_term_layers=(1, 2)),
   "queue shorter than segment": dict(long_term_windows=2),
   "empty slots masked": dict(mask_empty_slots=True),
+  "temperature of its own": dict(own_long_temperature=True),
   "no position": dict(position="none"),
   "one window": dict(window_length=16),
   "windows of one token": dict(window_length=1, summary_tokens=1, short_term_tokens=1),

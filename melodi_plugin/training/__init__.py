@@ -5,6 +5,7 @@ Read in this order; each file imports only what stands above it:
   parameter_paths  a parameter's path as text
   adafactor        optax's Adafactor, for every layer of a scanned stack
   optimizer_state  which parameters are stacks, and the logical axes of their moments
+  muon             which parameters Muon orthogonalizes, and by which axes
   learning_rate    warm-up and cosine on one axis of steps
   progress         step, loss, tokens per second, time left
 """

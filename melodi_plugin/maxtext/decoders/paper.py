@@ -9,11 +9,12 @@ from flax import nnx
 from maxtext.common.common_types import MODEL_MODE_TRAIN
 from maxtext.layers.normalizations import RMSNorm
 
+from melodi_plugin.config.model import LayerSpec
 from melodi_plugin.core.attention import NORM_EPSILON
 from melodi_plugin.core.stack import Section
 from melodi_plugin.maxtext.decoders.base import MelodiDecoder
 from melodi_plugin.systems.paper.params import small_init
-from melodi_plugin.systems.params import summary_embeddings
+from melodi_plugin.systems.params import start_temperatures, summary_embeddings
 from melodi_plugin.systems.table import make_cell, parts
 
 _LOGITS_OF_ENGINE = (None, None, "activation_vocab")  # a prompt is one row
@@ -43,13 +44,18 @@ class PaperDecoder(MelodiDecoder):
 
   def _init_decoder_layers(self, decoder_block_classes, rngs: nnx.Rngs, mesh) -> None:
     """Creates the parameters of every run."""
-    dtype = self.config.weight_dtype
     for run in self.runs:
-      module = parts(self.melodi, run.spec).params
-      make = functools.partial(module, self.melodi, run.spec, dtype=dtype)
+      make = functools.partial(self._make_layer, run.spec)
       setattr(self, self.name_of(run), self.make_run(run, make, rngs))
+    dtype = self.config.weight_dtype
     if self.melodi.summary_tokens:
       self.summary_embeddings = summary_embeddings(self.melodi, small_init, dtype=dtype, rngs=rngs)
+
+  def _make_layer(self, spec: LayerSpec, *, rngs: nnx.Rngs) -> nnx.Module:
+    config = self.config
+    layer = parts(self.melodi, spec).params(self.melodi, spec, dtype=config.weight_dtype, rngs=rngs)
+    starts = config.melodi_initial_temperature, config.melodi_long_term_temperature
+    return start_temperatures(layer, *starts)
 
   # -- The stack and the head ----------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ import difflib
 import enum
 import functools
 import os
+from collections.abc import Callable
 from typing import Any
 
 import pydantic
@@ -30,6 +31,8 @@ from melodi_plugin.maxtext.seams.seam import (
   probe_member,
   replace,
 )
+
+_DERIVED = "set_derived_and_validate_values"  # of MaxText's config
 
 
 def _block_enum() -> type[enum.Enum]:
@@ -58,8 +61,10 @@ def _add_users(added: dict[str, Undo]) -> None:
 
 
 def probe_initialize() -> str | None:
-  from maxtext.configs import pyconfig
+  from maxtext.configs import pyconfig, types
 
+  if not hasattr(types.MaxTextConfig, _DERIVED):
+    return f"MaxTextConfig has no {_DERIVED}"
   return parameters(pyconfig._initialize_pydantic, "argv", "config_class", "kwargs") or parameters(
     pyconfig._resolve_or_infer_config, "argv"
   )
@@ -110,6 +115,22 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
   )
 
 
+def _open_to_muon(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
+  """MaxText's last validator, without its closed list of blocks where the block is one of ours."""
+
+  def set_derived_and_validate_values(self: Any) -> Any:
+    if not (self.opt_type == "muon" and is_melodi(self)):
+      return original(self)
+    muon = self.opt_type
+    self.__dict__["opt_type"] = type(muon).ADAMW
+    try:
+      return original(self)
+    finally:
+      self.__dict__["opt_type"] = muon
+
+  return set_derived_and_validate_values
+
+
 def with_melodi_keys(base: type) -> type:
   """MaxText's config class with our keys, and those of users."""
   return _with_keys(base, user_keys(), names())
@@ -118,8 +139,11 @@ def with_melodi_keys(base: type) -> type:
 @functools.cache
 def _with_keys(base: type, users: tuple[type, ...], blocks: tuple[str, ...]) -> type:
   """One class per set of `blocks`: pydantic reads the members of an enum only once per class."""
-  validator = pydantic.model_validator(mode="before")(_checked)
-  body = {"__module__": __name__, "complete": validator}
+  body = {
+    "__module__": __name__,
+    "complete": pydantic.model_validator(mode="before")(_checked),
+    _DERIVED: pydantic.model_validator(mode="after")(_open_to_muon(getattr(base, _DERIVED))),
+  }
   return type(f"Melodi{base.__name__}", (*users, MelodiKeys, base), body)
 
 

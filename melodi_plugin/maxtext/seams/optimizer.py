@@ -3,8 +3,8 @@
 import functools
 from typing import Any
 
-from melodi_plugin.config.parameter_names import is_gate, is_memory_parameter
-from melodi_plugin.config.systems import has_base_block
+from melodi_plugin.config.parameter_names import is_memory_parameter, is_scalar
+from melodi_plugin.config.systems import has_base_block, is_melodi
 from melodi_plugin.maxtext.seams.seam import Undo, add_member, parameters, probe_member, replace
 
 ADAFACTOR = "adafactor"
@@ -54,6 +54,37 @@ def apply_schedule() -> Undo:
     )
 
   return replace(maxtext_utils, "create_learning_rate_schedule", create_learning_rate_schedule)
+
+
+# -- Muon ------------------------------------------------------------------------------------------
+
+
+def probe_muon() -> str | None:
+  from maxtext.optimizers import optimizers
+  from maxtext.utils import muon_utils
+
+  found = optimizers.get_muon_weight_dimension_numbers
+  if found is not muon_utils.get_muon_weight_dimension_numbers:
+    return "is not that of muon_utils"
+  return parameters(found, "model", "config", "verbose")
+
+
+def apply_muon() -> Undo:
+  """MaxText tells matrices by the names of its own parameters."""
+  from maxtext.optimizers import optimizers
+
+  original = optimizers.get_muon_weight_dimension_numbers
+
+  @functools.wraps(original)
+  def get_muon_weight_dimension_numbers(model, config=None, verbose=False):
+    if config is None or not is_melodi(config):
+      return original(model, config, verbose)
+    from melodi_plugin.training.muon import matrix_axes
+
+    stock = None if not has_base_block(config) else original(model, config, verbose)
+    return matrix_axes(model, stock)
+
+  return replace(optimizers, "get_muon_weight_dimension_numbers", get_muon_weight_dimension_numbers)
 
 
 # -- The optimizer ---------------------------------------------------------------------------------
@@ -117,24 +148,25 @@ def _adafactor(config: Any, learning_rate: Any, model: Any) -> Any:
 
 
 def _with_multipliers(config: Any, optimizer: Any) -> Any:
-  """The optimizer, with the learning rates of what memory adds to a stock block."""
+  """The optimizer, with the learning rates of scalars, and of what memory adds to a block."""
   import jax
   import optax
 
   from melodi_plugin.training.parameter_paths import name_of
 
-  if not has_base_block(config):
+  if not is_melodi(config):
     return optimizer
-  memory = config.melodi_memory_learning_rate_multiplier
-  gates = config.melodi_gate_learning_rate_multiplier
-  if memory == gates == 1:
+  around = has_base_block(config)
+  memory = config.melodi_memory_learning_rate_multiplier if around else 1
+  scalars = config.melodi_scalar_learning_rate_multiplier
+  if memory == scalars == 1:
     return optimizer
 
   def scale(path: Any, update: Any) -> Any:
     name = name_of(path)
-    if not is_memory_parameter(name):
+    if around and not is_memory_parameter(name):
       return update
-    return update * (gates if is_gate(name) else memory)
+    return update * (scalars if is_scalar(name) else memory)
 
   def update(updates, state, params=None, **extra):
     updates, state = optimizer.update(updates, state, params, **extra)

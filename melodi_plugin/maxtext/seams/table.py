@@ -33,6 +33,11 @@ SEAMS = (
     weights.apply_load_params,
   ),
   Seam("configs.types.OptimizerType", optimizer.probe_type, optimizer.apply_type),
+  Seam(
+    "optimizers.optimizers.get_muon_weight_dimension_numbers",
+    optimizer.probe_muon,
+    optimizer.apply_muon,
+  ),
   Seam("optimizers.optimizers.get_optimizer", optimizer.probe_optimizer, optimizer.apply_optimizer),
   Seam(
     "utils.maxtext_utils.create_learning_rate_schedule",

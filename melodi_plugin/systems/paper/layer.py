@@ -33,6 +33,7 @@ class PaperLayer(NamedTuple):
   ffn_out: Float[Array, "*Y F D"]
   ffn_out_bias: Float[Array, "*Y D"] | None
   gate: Float[Array, "*Y N H"] | None = None
+  long_temperature: Float[Array, "*Y N"] | None = None
   summary_mixer: TokenMixer | None = None
   short_mixer: TokenMixer | None = None
   long_mixer: TokenMixer | None = None
@@ -121,11 +122,12 @@ def attend_to_slots(
   params: PaperLayer, config: MelodiConfig, query: Heads, slots: KeyValues, rng: Rng | None
 ) -> Heads:
   """Cross-attention: all visible slots, whatever their order."""
+  own = params.long_temperature
   return attention.attend(
     query,
     slots.key,
     slots.value,
-    params.temperature,
+    params.temperature if own is None else own,
     slots.visible[:, None],
     dropout_rng=rng,
     dropout_rate=config.dropout_rate,

@@ -49,6 +49,8 @@ class PaperLayerParams(nnx.Module):
     self.out = param(kernel_init, (attentions * all_heads, width), ("heads", "embed"))
     self.temperature = param(ones, (heads,), (None,))
     t5 = config.position == "t5" and spec.has_positions
+    own = config.own_long_temperature and spec.mixes_long
+    self.long_temperature = param(ones, (heads,), (None,)) if own else None
     self.position_bias = param(_bias_table_init, (heads, T5_BUCKETS), (None, None)) if t5 else None
     self.ffn_norm = param(ones, (width,), ("norm",))
     self.ffn_in = param(kernel_init, (width, ffn), ("embed", "mlp"))

@@ -159,7 +159,7 @@ def test_attributes_are_the_fields_of_the_tuples():
 
 
 def test_parameters_hands_out_every_array_under_its_name():
-  layer = module(tiny_config(), LONG)
+  layer = module(tiny_config(own_long_temperature=True), LONG)
   values = layer.parameters()
   for name in PaperLayer._fields:
     own, value = getattr(layer, name), getattr(values, name)
@@ -177,14 +177,20 @@ def test_parameters_hands_out_every_array_under_its_name():
 @pytest.mark.parametrize(
   "changes, layer, absent",
   [
-    ({}, 0, {"gate", "long_mixer"}),
-    ({}, LONG, set()),
-    (dict(summary_branching=False), LONG, {"summary_mixer", "short_mixer"}),
-    (dict(short_term_tokens=0), 0, {"gate", "long_mixer", "summary_mixer", "short_mixer"}),
-    (dict(short_term_tokens=0), LONG, {"short_mixer"}),
-    (dict(summary_tokens=0), LONG, {"summary_mixer"}),
-    (dict(long_term_windows=0), LONG, {"gate", "long_mixer"}),
-    (dict(position="none"), LONG, {"position_bias"}),
+    ({}, 0, {"gate", "long_temperature", "long_mixer"}),
+    ({}, LONG, {"long_temperature"}),
+    (dict(own_long_temperature=True), LONG, set()),
+    (dict(own_long_temperature=True), 0, {"gate", "long_temperature", "long_mixer"}),
+    (dict(summary_branching=False), LONG, {"long_temperature", "summary_mixer", "short_mixer"}),
+    (
+      dict(short_term_tokens=0),
+      0,
+      {"gate", "long_temperature", "long_mixer", "summary_mixer", "short_mixer"},
+    ),
+    (dict(short_term_tokens=0), LONG, {"long_temperature", "short_mixer"}),
+    (dict(summary_tokens=0), LONG, {"long_temperature", "summary_mixer"}),
+    (dict(long_term_windows=0), LONG, {"gate", "long_temperature", "long_mixer"}),
+    (dict(position="none"), LONG, {"long_temperature", "position_bias"}),
   ],
 )
 def test_a_layer_has_only_the_parameters_that_it_uses(changes, layer, absent):
