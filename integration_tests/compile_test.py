@@ -1,13 +1,17 @@
 """The train step compiles for a real TPU topology, ahead of time, on a machine without a TPU."""
 
+import pathlib
 import re
 
 import pytest
 
 from integration_tests import running
+from melodi_plugin.cost.paper_rows import FOLDER
 
 pytest.importorskip("libtpu", reason="libtpu is not installed (extra tpu-compile of this project)")
 pytestmark = pytest.mark.slow
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 # For a machine that is none of Google's, and several tests at once.
 QUIET = {
@@ -35,3 +39,15 @@ def test_train_step_compiles_for_sixteen_tpu_chips(tmp_path, schedule):
   assert code == 0, log
   assert re.search(r"Jitting and compilation complete|Saved compiled", log), log
   assert (tmp_path / "step.pickle").stat().st_size > 10_000
+
+
+def test_a_row_of_the_paper_compiles_for_its_32_cores_data_parallel(tmp_path):
+  """Every core has all of the model and its optimizer, one row, and room for what a step makes."""
+  row, folder = str(ROOT / FOLDER / "xl.yml"), f"base_output_directory={tmp_path / 'out'}"
+  keys = ("compile_topology=v5e-32", "dataset_type=synthetic", "run_name=xl", folder)
+  code, log = running.command("-m", "melodi_plugin", "compile", row, *keys, cwd=tmp_path, **QUIET)
+  assert code == 0, log
+  found = {m[1]: int(m[2]) for m in re.finditer(r"[ (](argument|temp)_size_in_bytes=(\d+)", log)}
+  parameters, moments = 183.9e6, 183.9e6
+  assert found["argument"] > 4 * (parameters + moments)  # nothing is sharded
+  assert found["argument"] + found["temp"] < 16e9
