@@ -46,6 +46,8 @@ ENVIRONMENT = {  # as text, what becomes of it
   "melodi_schedule": ("windows", "windows"),
   "melodi_reset_every_window": ("true", True),
   "melodi_documents_in_rows": ("true", True),
+  "melodi_sliding_window": ("8", 8),
+  "melodi_sink_tokens": ("2", 2),
   "melodi_overlapping_chunks": ("true", True),
   "melodi_prepare_data": ("shakespeare", "shakespeare"),
   "melodi_id_field": ("name", "name"),
@@ -95,6 +97,8 @@ NEEDS = {
     "melodi_schedule": "windows",
   },
   "melodi_reference_defects": {"decoder_block": "transformer_xl"},
+  "melodi_sliding_window": {"decoder_block": "llama2"},
+  "melodi_sink_tokens": {"decoder_block": "llama2", "melodi_sliding_window": 8},
 }
 LAYERS = ("melodi_long_term_layers", "melodi_short_term_layers")
 

@@ -1,6 +1,7 @@
 """Settings that would silently break memory are refused, in a sentence, and only for MELODI."""
 
 import pathlib
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +11,13 @@ from flax import nnx
 from integration_tests import running
 from melodi_plugin.maxtext import refusals
 from melodi_plugin.maxtext.decoders.stock_block import PARTS
+from melodi_plugin.maxtext.decoders.stock_refusals import STOCK_ROWS, STOCK_WINDOW, check_stock
 from melodi_plugin.maxtext.refusals import (
   EVERY_BLOCK,
   PAPER_BLOCK,
   SERVING,
   STOCK_BLOCK,
   STOCK_BLOCKS,
-  STOCK_ROWS,
 )
 
 EMERGENCY = {"local_checkpoint_directory": "x", "local_checkpoint_period": 1}
@@ -30,6 +31,7 @@ CASES = [
   ({"melodi_neighbors": 4}, "is a key of memorizing_transformer"),
   ({"melodi_exact_neighbors": True}, "finds nothing without melodi_neighbors"),
   ({"melodi_recurrent_feedback": True}, "is a key of block_recurrent"),
+  ({"melodi_sliding_window": 8}, "are keys of stock decoders"),
   ({"melodi_reference_defects": True}, "for the systems that MELODI is compared with"),
   ({"opt_type": "muon", "muon_type": "maxtext_muon"}, "set muon_type=optax_muon"),
   ({"packing": True}, "packing=true packs every row anew"),
@@ -121,6 +123,7 @@ SERVING_CASES = [
   ({"melodi_reset_every_window": True}, "melodi_reset_every_window=true measures"),
 ]
 # MaxText's post-training commands read these, without setting use_sft or use_dpo in all of them.
+LLAMA = {"decoder_block": "llama2", "melodi_window_length": 16}
 STOCK_CASES = [
   ({"dataset_type": "tfds"}, "set dataset_type=grain"),
   (
@@ -132,6 +135,12 @@ STOCK_CASES = [
     "do not save the loader's place in the documents; use",
   ),
   ({"attention": "cudnn_flash_jax"}, "to keep the documents of a row apart"),
+]
+WINDOW_CASES = [
+  ({"melodi_sink_tokens": 2, "melodi_sliding_window": 0}, "stays visible beside a"),
+  ({"attention": "flash"}, "may not read; set attention=dot_product"),
+  ({"attention_type": "local_sliding", "sliding_window_size": 8}, "takes the place of"),
+  ({"ici_context_parallelism": 2}, "counts them in order"),
 ]
 POST_TRAINING = ("sft", "dpo", "rl", "distillation")
 SYSTEM_CASES = [
@@ -204,19 +213,46 @@ def test_other_systems_are_refused_under_their_own_name(settings, words):
   "settings, words", STOCK_CASES, ids=[",".join(settings) for settings, _ in STOCK_CASES]
 )
 def test_setting_is_refused_for_a_stock_decoder_in_rows(settings, words):
-  keys = {"decoder_block": "llama2", "melodi_window_length": 16, "melodi_documents_in_rows": True}
+  keys = LLAMA | {"melodi_documents_in_rows": True}
   message = refusal(running.initialize, **(keys | settings))
   assert message.startswith("decoder_block: llama2 cannot run: ") and words in message
   assert "\n" not in message and message.endswith(".") and "{" not in message
   running.initialize(**(keys | settings | {"melodi_documents_in_rows": False}))
 
 
+@pytest.mark.parametrize(
+  "settings, words", WINDOW_CASES, ids=[",".join(settings) for settings, _ in WINDOW_CASES]
+)
+def test_setting_is_refused_for_a_sliding_window(settings, words):
+  message = refusal(running.initialize, **({"melodi_sliding_window": 8} | LLAMA | settings))
+  assert message.startswith("decoder_block: llama2 cannot run: ") and words in message
+  assert "\n" not in message and message.endswith(".") and "{" not in message
+
+
+@pytest.mark.parametrize(
+  "block, why",
+  [
+    ("deepseek", "compressed latents (MLA)"),
+    ("qwen3_next", "most of its layers are gated delta nets"),
+    ("gemma2", "some of them have a window of their own"),
+    ("olmo3", "no test has shown that they can"),
+  ],
+)
+def test_block_without_a_place_for_a_sliding_window_is_refused_with_the_reason(block, why):
+  keys = {"decoder_block": block, "melodi_sliding_window": 8, "melodi_sink_tokens": 0}
+  keys |= {"melodi_documents_in_rows": False, "attention": "dot_product"}
+  keys |= {"attention_type": "global", "context_parallel_load_balance": False}
+  with pytest.raises(ValueError, match="set it to 0, or decoder_block to one of llama2") as error:
+    check_stock(SimpleNamespace(**keys))
+  assert why in str(error.value)
+
+
 def test_every_refusal_has_a_case():
-  cases = CASES + AROUND_CASES + SYSTEM_CASES + SERVING_CASES + STOCK_CASES
+  cases = CASES + AROUND_CASES + SYSTEM_CASES + SERVING_CASES + STOCK_CASES + WINDOW_CASES
   known = [words for _, words in cases]
   unknown = [
     r.sentence
-    for r in EVERY_BLOCK + PAPER_BLOCK + STOCK_BLOCK + SERVING + STOCK_ROWS
+    for r in EVERY_BLOCK + PAPER_BLOCK + STOCK_BLOCK + SERVING + STOCK_ROWS + STOCK_WINDOW
     if not any(words in r.sentence for words in known)
   ]
   assert not unknown
@@ -246,7 +282,7 @@ def test_every_block_without_memory_is_one_of_maxtext():
   from maxtext.common.common_types import DecoderBlockType
 
   blocks = {member.value for member in DecoderBlockType} - {running.MELODI["decoder_block"]}
-  assert {*STOCK_BLOCKS, *refusals._NO_MEMORY} <= blocks
+  assert {*STOCK_BLOCKS, *refusals.NO_MEMORY} <= blocks
 
 
 def test_a_block_that_can_be_built_is_not_refused():

@@ -42,6 +42,8 @@ CHANGED = {
   ("maxtext.utils.model_creation_utils", "from_pretrained"),
   ("maxtext.utils.train_utils", "jit_eval_step"),
   ("MetricLogger", "record_train_metrics"),
+  ("AttentionOp", "generate_attention_mask"),
+  ("Qwen3NextGatedDeltaNet", "__call__"),
   ("DecoderBlockType", "MELODI"),
   ("DecoderBlockType", "TRANSFORMER_XL"),
   ("DecoderBlockType", "MEMORIZING_TRANSFORMER"),
@@ -331,6 +333,13 @@ BROKEN = {
     gone("optimizers.optimizers", "get_muon_weight_dimension_numbers"),
     other("optimizers.optimizers", "get_muon_weight_dimension_numbers"),
     other("utils.muon_utils", "get_muon_weight_dimension_numbers"),
+  ],
+  "layers.attention_op.AttentionOp": [
+    gone("layers.attention_op.AttentionOp", "generate_attention_mask"),
+    other("layers.attention_op.AttentionOp", "generate_attention_mask"),
+  ],
+  "models.qwen3.Qwen3NextGatedDeltaNet": [
+    other("models.qwen3.Qwen3NextGatedDeltaNet", "__call__"),
   ],
   "configs.types.OptimizerType": [
     gone("configs.types", "OptimizerType"),

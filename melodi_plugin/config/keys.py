@@ -157,6 +157,18 @@ class MelodiKeys(ServeKeys):
     "after another in the rows of the batch, every segment of max_target_length tokens alone; "
     "without it MaxText's loader cuts them off.  `melodi compare` and `melodi evaluate` set it.",
   )
+  melodi_sliding_window: int = Field(
+    0,
+    ge=0,
+    description="Attention of a stock decoder: to the last so many tokens, the token itself among "
+    "them, and to melodi_sink_tokens; 0 is to all of the segment.  Needs attention=dot_product.",
+  )
+  melodi_sink_tokens: int = Field(
+    0,
+    ge=0,
+    description="Attention sinks (StreamingLLM) beside melodi_sliding_window: the first so many "
+    "tokens that a chunk has of a document, which all later ones in it see.",
+  )
   melodi_overlapping_chunks: bool = Field(
     False,
     description="`melodi evaluate` lets a stock decoder read every chunk of max_target_length "

@@ -7,12 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from melodi_plugin.config.model import MelodiConfig
-from melodi_plugin.config.settings import as_written
 from melodi_plugin.config.systems import has_base_block, is_counted, is_melodi
 from melodi_plugin.cost.accounting import (
   MemoryNumbers,
   decode_state,
-  keys_and_values,
   memory_numbers,
   memory_parameters,
   paper_memory,
@@ -26,6 +24,7 @@ from melodi_plugin.cost.stock import (
   is_ordinary,
   stock_attention,
   stock_parameters,
+  stock_state,
   stock_weights,
 )
 from melodi_plugin.output.tables import Table, with_unit
@@ -120,7 +119,7 @@ def sizes(
 def _decode_state(config: Any) -> tuple[int | None, int | None, int | None]:
   """Numbers, bytes, and bytes on the device of a row that decodes.
 
-  Of a stock model its keys and values, if it keeps those of all tokens.
+  Of a stock model what `stock_state` counts.
   """
   cache_bytes = getattr(config.dtype, "itemsize", None) or _BYTES[config.dtype]
   if not is_counted(config):
@@ -129,10 +128,9 @@ def _decode_state(config: Any) -> tuple[int | None, int | None, int | None]:
     melodi, number = MelodiConfig.from_maxtext(config), _BYTES[config.melodi_memory_dtype]
     state = decode_state(melodi)
     return state.all, state.size(number, cache_bytes)[1], row_bytes(melodi, number, cache_bytes)
-  if as_written(config.attention_type) != "global":
+  numbers = stock_state(config)
+  if numbers is None:
     return None, None, None
-  heads, tokens = config.num_kv_heads, config.max_target_length
-  numbers = keys_and_values(config.num_decoder_layers, heads, config.head_dim, tokens)
   return numbers, numbers * cache_bytes, numbers * cache_bytes
 
 

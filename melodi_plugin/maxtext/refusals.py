@@ -22,8 +22,11 @@ def _set(key: str) -> Callable[[Any], bool]:
   return lambda config: bool(getattr(config, key, False))
 
 
-def _context_parallel(config: Any) -> bool:
-  """MaxText permutes by the axis that context_sharding names; -1 means what is left over."""
+def context_parallel(config: Any) -> bool:
+  """Whether tokens of a row lie on several devices, which is when MaxText permutes them.
+
+  It does by the axis that context_sharding names; -1 means what is left over.
+  """
   keys = (f"{link}_{config.context_sharding}_parallelism" for link in ("ici", "dcn"))
   return any(getattr(config, key, 1) not in (0, 1) for key in keys)
 
@@ -73,6 +76,11 @@ EVERY_BLOCK = (
     "muon_type={c.muon_type} does not know which axes of our parameters are those of matrices; set "
     "muon_type=optax_muon.",
   ),
+  Refusal(
+    lambda c: c.melodi_sliding_window or c.melodi_sink_tokens,
+    "melodi_sliding_window and melodi_sink_tokens are keys of stock decoders, and memory is read "
+    "in windows of melodi_window_length; set both to 0.",
+  ),
   # Rows must go on where they stopped.
   Refusal(
     _set("packing"),
@@ -113,7 +121,7 @@ EVERY_BLOCK = (
     "false.",
   ),
   Refusal(
-    lambda c: c.context_parallel_load_balance and _context_parallel(c),
+    lambda c: c.context_parallel_load_balance and context_parallel(c),
     "context_parallel_load_balance=true permutes the tokens of a segment, and windows are read in "
     "order; set it to false.",
   ),
@@ -264,32 +272,6 @@ STOCK_BLOCK = (
   ),
 )
 
-# What a stock decoder that reads documents in rows cannot do.
-STOCK_ROWS = (
-  Refusal(
-    lambda c: as_written(c.dataset_type) not in ("grain", "synthetic"),
-    "melodi_documents_in_rows=true reads the files of grain_train_files; set dataset_type=grain.",
-  ),
-  Refusal(
-    lambda c: (
-      as_written(c.dataset_type) == "grain" and c.max_target_length % c.melodi_window_length
-    ),
-    "max_target_length={c.max_target_length} is not a whole number of windows of "
-    "melodi_window_length={c.melodi_window_length} tokens, at which documents begin; change one of "
-    "them.",
-  ),
-  Refusal(
-    lambda c: c.enable_emergency_checkpoint or c.enable_multi_tier_checkpointing,
-    "emergency and multi-tier checkpoints do not save the loader's place in the documents; use "
-    "ordinary checkpoints.",
-  ),
-  Refusal(
-    lambda c: c.attention in ("cudnn_flash_te", "cudnn_flash_jax"),
-    "attention={c.attention} has not been shown to keep the documents of a row apart; set "
-    "attention=autoselected or dot_product.",
-  ),
-)
-
 # What MaxText's engine cannot do with a state that has read all tokens in one.
 SERVING = (
   Refusal(
@@ -315,7 +297,7 @@ SERVING = (
 )
 
 STOCK_BLOCKS = ("llama2", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe", "gemma2", "gemma3")
-_NO_MEMORY = {
+NO_MEMORY = {
   **dict.fromkeys(
     ("deepseek", "deepseek4"),
     "its attention keeps compressed latents (MLA), not keys and values of tokens",
@@ -337,7 +319,7 @@ _NO_MEMORY = {
 def check_base_block(block: str) -> None:
   """Raises ValueError if memory cannot go around a block, with the reason."""
   if block not in STOCK_BLOCKS:
-    why = _NO_MEMORY.get(block, "no test has shown that it can")
+    why = NO_MEMORY.get(block, "no test has shown that it can")
     raise ValueError(
       f"melodi_base_block={block}: memory cannot go around this block, because {why}; choose one "
       f"of {', '.join(STOCK_BLOCKS)}, or 'paper'."
@@ -347,21 +329,16 @@ def check_base_block(block: str) -> None:
 def check(config: Any) -> None:
   """Raises ValueError with the sentence of the first refusal that holds for a MaxText config."""
   own = PAPER_BLOCK if config.melodi_base_block == PAPER else STOCK_BLOCK
-  _refuse(config, EVERY_BLOCK + own)
-
-
-def check_stock(config: Any) -> None:
-  """The same for a decoder without memory that reads as those with one do."""
-  if config.melodi_documents_in_rows:
-    _refuse(config, STOCK_ROWS)
+  refuse(config, EVERY_BLOCK + own)
 
 
 def check_serving(config: Any) -> None:
   """The same for what breaks memory only in MaxText's modes of inference."""
-  _refuse(config, SERVING)
+  refuse(config, SERVING)
 
 
-def _refuse(config: Any, refusals: Iterable[Refusal]) -> None:
+def refuse(config: Any, refusals: Iterable[Refusal]) -> None:
+  """Raises ValueError with the sentence of the first of `refusals` that holds."""
   for refusal in refusals:
     if refusal.when(config):
       sentence = refusal.sentence.format(c=config)

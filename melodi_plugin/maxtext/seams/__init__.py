@@ -9,6 +9,7 @@ Read in this order; each file imports only what stands above it:
   imports          modules of users, which register systems
   config           the names of our systems, and our keys
   model            our decoder, and its evaluation during training
+  attention        what MaxText's own layers attend to, and what they keep apart
   restored_memory  memory of a checkpoint in a model whose memory has another length
   data             our batches in MaxText's loop
   weights          stock weights in a model with memory

@@ -21,7 +21,8 @@ from melodi_plugin.config.systems import (
   names,
   user_keys,
 )
-from melodi_plugin.maxtext.refusals import check, check_base_block, check_stock
+from melodi_plugin.maxtext.decoders.stock_refusals import check_stock
+from melodi_plugin.maxtext.refusals import check, check_base_block
 from melodi_plugin.maxtext.seams.imports import import_systems
 from melodi_plugin.maxtext.seams.seam import (
   Undo,

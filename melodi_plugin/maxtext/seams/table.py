@@ -1,6 +1,7 @@
 """All seams in one table.  Nothing here runs at import."""
 
 from melodi_plugin.maxtext.seams import (
+  attention,
   config,
   data,
   engine,
@@ -19,6 +20,12 @@ SEAMS = (
   Seam("configs.pyconfig._initialize_pydantic", config.probe_initialize, config.apply_initialize),
   Seam("configs.pyconfig._load_config", config.probe_load, config.apply_load),
   Seam("models.models.NNXDecoder", model.probe_decoder, model.apply_decoder),
+  Seam("layers.attention_op.AttentionOp", attention.probe_mask, attention.apply_mask),
+  Seam(
+    "models.qwen3.Qwen3NextGatedDeltaNet",
+    attention.probe_delta_net,
+    attention.apply_delta_net,
+  ),
   Seam("utils.train_utils.jit_eval_step", model.probe_eval_step, model.apply_eval_step),
   Seam(
     "input_pipeline.input_pipeline_interface.make_grain_*_iterator",
