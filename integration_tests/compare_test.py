@@ -55,9 +55,8 @@ def ask(*words: str) -> request.Request:
   """What the command line asks for."""
   parser = next(command for command in COMMANDS if command.name == "compare").parser()
   options = parser.read(words)
-  return request.ask(
-    options.configs, options.keys, options.seeds, options.out, options.evaluate_with
-  )
+  asked = (options.seeds, options.out, options.evaluate_with, options.probe)
+  return request.ask(options.configs, options.keys, *asked)
 
 
 REFUSED = [

@@ -15,6 +15,8 @@ from integration_tests.saved_model import WINDOW, random_text
 from melodi_plugin.checkpoints import memory_format
 from melodi_plugin.cli.main import main
 from melodi_plugin.evaluation import report
+from melodi_plugin.evaluation.probes.suites.forks import Forks
+from melodi_plugin.evaluation.probes.suites.questions import Question, Sample
 
 LENGTHS = {"a": 40, "b": 700, "c": 7, "d": 1100, "e": 150, "f": 5 * WINDOW - 1, "g": 1}
 NEAR = 1e-4
@@ -266,3 +268,21 @@ def test_memory_that_cannot_be_evaluated_is_a_sentence(model, documents, capsys,
   keys = [f"grain_eval_files={documents}", "melodi_memory_file=a.memory"]
   assert model.run(["evaluate", *keys, key.format(items=model.items)]) == 2
   assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("forget", [False, True])
+def test_answers_of_probes_go_on_from_what_was_read_once(model, forget):
+  checkpoint = model.checkpoint(slots=2, scores=True)
+  forks = Forks(checkpoint.engine, checkpoint.tokenizer, forget=forget, writes=True)
+  text = random_text(7, 5 * WINDOW + 6)
+  question = Question(" abc", (" d", " ea"), (" jj ih", " gf"), (0, 40))
+  (reading,) = forks.read([Sample(text, [question])])
+  assert (reading.tokens == reading.read) == (not forget)
+  (heard,) = reading.heard
+  for answer, nats in zip(question.right + question.wrong, heard.right + heard.wrong, strict=True):
+    ids = checkpoint.tokenizer.prompt(text + question.prompt + answer)
+    # Without memory, the same as if the text had begun with the open window.
+    begin = (heard.at - 1) // WINDOW * WINDOW if forget else 0
+    logprobs, _ = model.logprobs(ids[begin:])
+    assert nats == pytest.approx(-logprobs[heard.at - 1 - begin :].sum(), abs=2e-4)
+  assert isinstance(heard.written, str)

@@ -40,6 +40,12 @@ _EVALUATE = (
   "melodi_reset_every_window",
   "melodi_memory_file",
   "melodi_probe",
+  "melodi_probe_tasks",
+  "melodi_probe_lengths",
+  "melodi_probe_texts",
+  "melodi_probe_writes",
+  "melodi_judge",
+  "melodi_write_losses",
   "melodi_skip_broken_documents",
 )
 _DECODE = (
@@ -275,6 +281,8 @@ def compare(parser: Parser) -> None:
   parser.add_key("out", "comparison", "Folder for tables, pictures and runs.")
   text = "A key to change after training, as in evaluate_with=melodi_long_term_windows=1,4,16."
   parser.add_key("evaluate_with", "", text)
+  text = "A probe of melodi_probe that every row is asked after training, as in probe=ruler."
+  parser.add_key("probe", "", text)
 
 
 def paper_configs(parser: Parser) -> None:

@@ -9,6 +9,9 @@ on from its last checkpoint.  What a run prints is in FOLDER/logs.
 
 `evaluate_with=melodi_long_term_windows=1,4,16` also reads the test documents with a key changed
 after training, with every row to whose memory it matters: `memory_after_training.png`.
+
+`probe=ruler` also asks every trained row, as `melodi evaluate … melodi_probe=ruler` does:
+`probe_ruler.md` and `.png`.
 """
 
 import argparse
@@ -74,6 +77,7 @@ def write(request: Request, rows: Sequence[Row], results: list[Result], failed: 
     "comparison.json": table.table_json(request, found, failed),
   }
   contents = {name: text.encode() for name, text in texts.items()} | pictures
+  contents |= table.probe_files(results)
   write_files(str(request.out), contents)
   print(table.table(found).markdown())
   if any(one.changed for one in found):
@@ -83,10 +87,11 @@ def write(request: Request, rows: Sequence[Row], results: list[Result], failed: 
 
 def main(options: argparse.Namespace) -> int:
   """Returns the exit status: 1 if a run has failed."""
-  request = ask(options.configs, options.keys, options.seeds, options.out, options.evaluate_with)
+  asked = (options.seeds, options.out, options.evaluate_with, options.probe)
+  request = ask(options.configs, options.keys, *asked)
   rows = find_rows(request)
   # All rows with one seed before the next seed: something can be compared early.
-  runs = [Run(row, seed, request.out) for seed in request.seeds for row in rows]
+  runs = [Run(row, seed, request.out, request.probe) for seed in request.seeds for row in rows]
   with _terminated_by_exception(), locked(request.out):
     for run in runs:
       check_settings(run)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from melodi_plugin.errors import user_errors
 from melodi_plugin.evaluation import report
-from melodi_plugin.evaluation.probes import plots, result
+from melodi_plugin.evaluation.probes import pages, plots
 from melodi_plugin.output.files import write_files
 
 
@@ -34,13 +34,14 @@ def compare(paths: Sequence[str], names: Sequence[str], out: str) -> None:
 
   A curve without a name has what tells the results apart.
   """
-  results = [result.read(path) for path in paths]
+  results = [pages.read(path) for path in paths]
   kinds = sorted({found["probe"] for found in results})
   if len(kinds) > 1:
     raise ValueError(f"results of {' and '.join(kinds)} do not fit into one picture.")
   labels = [name or label for name, label in zip(names, report.labels(results), strict=True)]
   folder, file = os.path.split(out)
-  text = result.markdown(results, labels).encode()
+  text = pages.markdown(results, labels).encode()
   picture = plots.against_distance(results, labels)
   write_files(folder or ".", {file: picture, f"{os.path.splitext(file)[0]}.md": text})
-  result.table(results, labels).show()
+  for table in pages.tables(results, labels):
+    table.show()

@@ -3,8 +3,9 @@
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
+from melodi_plugin.config.keys import MelodiKeys
 from melodi_plugin.errors import UserError
 
 # For every run: it leaves a last checkpoint, and only the comparison evaluates it; a stock decoder
@@ -58,6 +59,7 @@ class Request(NamedTuple):
   out: pathlib.Path
   key: str  # of evaluate_with, or ''
   values: tuple[str, ...]
+  probe: str = ""  # that every row is asked as well, or ''
 
   @property
   def names(self) -> list[str]:
@@ -71,16 +73,26 @@ class Request(NamedTuple):
     words.append(f"seeds={','.join(map(str, self.seeds))}")
     if self.key:
       words.append(f"evaluate_with={self.key}={','.join(self.values)}")
+    if self.probe:
+      words.append(f"probe={self.probe}")
     return " ".join(words)
 
 
 def ask(
-  configs: Sequence[str], overrides: Sequence[str], seeds: str, out: str, evaluate_with: str
+  configs: Sequence[str],
+  overrides: Sequence[str],
+  seeds: str,
+  out: str,
+  evaluate_with: str,
+  probe: str = "",
 ) -> Request:
   """A request from the words of a command line; raises UserError if they make no sense."""
   key, values = _evaluate_with(evaluate_with)
   where = pathlib.Path(os.path.abspath(out))
-  request = Request(tuple(configs), tuple(overrides), _seeds(seeds), where, key, values)
+  request = Request(tuple(configs), tuple(overrides), _seeds(seeds), where, key, values, probe)
+  probes = get_args(MelodiKeys.model_fields["melodi_probe"].annotation)
+  if probe not in probes:
+    raise UserError(f"probe={probe} is no probe; choose of {', '.join(filter(None, probes))}.")
   if twice := sorted({name for name in request.names if request.names.count(name) > 1}):
     raise UserError(
       f"two rows are called {twice[0]}; a row is called as its .yml, so rename one of them."

@@ -11,7 +11,7 @@ from melodi_plugin.testing.comparison import SETTINGS
 
 def ask(*words: str) -> request.Request:
   """As the command line splits its words."""
-  given = {"seeds": "0", "out": "comparison", "evaluate_with": ""}
+  given = {"seeds": "0", "out": "comparison", "evaluate_with": "", "probe": ""}
   settings = dict(word.split("=", 1) for word in words if "=" in word)
   own = {name: settings.pop(name, default) for name, default in given.items()}
   configs = [word for word in words if "=" not in word]
@@ -20,11 +20,12 @@ def ask(*words: str) -> request.Request:
 
 def test_words_become_a_request():
   words = ["a.yml", "deep/b.yml", "steps=5", "seeds=0,2", "out=there", "learning_rate=1e-2"]
-  found = ask(*words, "evaluate_with=melodi_long_term_windows=1,4")
+  found = ask(*words, "evaluate_with=melodi_long_term_windows=1,4", "probe=ruler")
   assert found.configs == ("a.yml", "deep/b.yml") and found.names == ["a", "b"]
   assert found.overrides == ("steps=5", "learning_rate=1e-2")
   assert found.seeds == (0, 2) and found.out == pathlib.Path("there").absolute()
   assert (found.key, found.values) == ("melodi_long_term_windows", ("1", "4"))
+  assert found.probe == "ruler"
   assert ask(*found.command.split()[2:])._replace(out=found.out) == found
 
 
@@ -33,6 +34,7 @@ BAD = [
   (["a.yml", "seeds=1,x"], "seeds=1,x is not a list of whole numbers"),
   (["a.yml", "seeds=1,1"], "names a seed twice"),
   (["a.yml", "evaluate_with=melodi_long_term_windows"], "is not key=value,value"),
+  (["a.yml", "probe=rules"], "probe=rules is no probe; choose of passkey, mqar"),
   (["a.yml", "run_name=mine"], "run_name is set by the comparison itself"),
   (["a.yml", "evaluate_with=data_shuffle_seed=1"], "data_shuffle_seed is set by the comparison"),
 ]

@@ -19,6 +19,7 @@ from melodi_plugin.compare import metrics
 from melodi_plugin.compare.request import FORCED, SEEDS
 from melodi_plugin.errors import UserError
 from melodi_plugin.evaluation import report
+from melodi_plugin.evaluation.probes import pages
 from melodi_plugin.maxtext.weights import find_checkpoints
 
 _POLL_SECONDS = 1.0
@@ -49,6 +50,7 @@ class Run(NamedTuple):
   row: Row
   seed: int
   out: pathlib.Path  # of the comparison
+  probe: str = ""  # that is asked after the evaluation, or ''
 
   @property
   def name(self) -> str:
@@ -68,7 +70,8 @@ class Run(NamedTuple):
   @property
   def finished(self) -> bool:
     """Whether there is nothing left to do."""
-    return self.result() is not None and all(map(self.evaluation, self.row.changed))
+    evaluated = self.result() is not None and all(map(self.evaluation, self.row.changed))
+    return evaluated and (not self.probe or self.probed() is not None)
 
   def steps_done(self) -> int:
     """Training steps so far."""
@@ -87,6 +90,11 @@ class Run(NamedTuple):
       return report.read_evaluations(str(path))[-1]
     except ValueError:
       return None
+
+  def probed(self) -> dict[str, Any] | None:
+    """What the probe has found; None if it has not yet."""
+    paths = [*self.folder.glob(f"probe_{self.probe}*.json")]
+    return pages.read(str(paths[0])) if paths else None
 
 
 def check_settings(run: Run) -> None:
@@ -112,8 +120,8 @@ def execute(run: Run, on_progress: Callable[[str], None]) -> tuple[Result, list[
     on_progress: told about every second what is being done.
 
   Returns:
-    What `result.json` holds, with the evaluations of evaluate_with; and a sentence for each of
-    those that failed.
+    What `result.json` holds, with the evaluations of evaluate_with and what the probe has found;
+    and a sentence for each of those that failed.
 
   Raises:
     RunError: if training fails, or the evaluation as configured.
@@ -128,7 +136,13 @@ def execute(run: Run, on_progress: Callable[[str], None]) -> tuple[Result, list[
       changed[argument] = run.evaluation(argument) or _evaluate(run, argument, on_progress)
     except RunError as error:
       failures.append(str(error))
-  return result | {"evaluated_with": changed}, failures
+  probed = None
+  if run.probe:
+    try:
+      probed = run.probed() or _probe(run, on_progress)
+    except RunError as error:
+      failures.append(str(error))
+  return result | {"evaluated_with": changed, "probed": probed}, failures
 
 
 def _train_and_evaluate(run: Run, on_progress: Callable[[str], None]) -> Result:
@@ -188,6 +202,25 @@ def _evaluate(run: Run, changed: str, on_progress: Callable[[str], None]) -> rep
   found = run.evaluation(changed)
   if found is None:
     raise RunError(f"{run.name}: the {stage} left no evaluation.json; see {run.log}")
+  return found
+
+
+def _probe(run: Run, on_progress: Callable[[str], None]) -> dict[str, Any]:
+  """Asks the last checkpoint."""
+  forced = tuple(
+    argument for argument in _arguments(run) if not argument.startswith("melodi_probe=")
+  )
+  own = (
+    f"melodi_probe={run.probe}",
+    f"load_parameters_path={_last_checkpoint(run)}",
+    f"run_name={run.name}",
+    f"base_output_directory={run.folder.parent}",
+  )
+  stage = f"probe {run.probe}"
+  _command(run, stage, ("melodi_plugin", "evaluate", *forced, *own), on_progress)
+  found = run.probed()
+  if found is None:
+    raise RunError(f"{run.name}: the {stage} left no probe_{run.probe}.json; see {run.log}")
   return found
 
 

@@ -33,6 +33,25 @@ def test_run_is_trained_and_evaluated_once(tmp_path, processes):
   assert len(processes.started) == 3
 
 
+def test_a_probe_is_asked_once(tmp_path, processes):
+  run = runs.Run(make_row(), 0, tmp_path, "ruler")
+  runs.execute(run._replace(probe=""), lambda stage: None)
+  assert not run.finished
+  for _ in range(2):
+    result, failures = runs.execute(run, lambda stage: None)
+    assert result["probed"]["probe"] == "ruler" and not failures
+  stages = [stage for _, stage in processes.started]
+  assert stages == ["training", "evaluation", "probe ruler"] and run.finished
+
+
+def test_a_probe_that_fails_leaves_the_result(tmp_path, processes):
+  run = runs.Run(make_row(), 0, tmp_path, "ruler")
+  processes.failing = {(run.name, "probe ruler")}
+  result, (failure,) = runs.execute(run, lambda stage: None)
+  assert result["evaluation"] == make_evaluation(3.0) and result["probed"] is None
+  assert failure.startswith("memory_seed0: probe ruler ended with status 1")
+
+
 def test_evaluation_is_found_whatever_the_changed_config_calls_it(tmp_path, processes):
   argument = "melodi_reset_every_window=true"
   run = runs.Run(make_row(changed=[argument]), 0, tmp_path)

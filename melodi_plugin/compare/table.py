@@ -8,9 +8,10 @@ from typing import Any
 
 from melodi_plugin.compare.request import Request, tokens_per_step
 from melodi_plugin.compare.results import SPREAD, Over, RowResult, per_seed
-from melodi_plugin.compare.runs import Row
+from melodi_plugin.compare.runs import Result, Row
 from melodi_plugin.cost.paper_rows import Match, match
 from melodi_plugin.cost.printed import perplexity_columns
+from melodi_plugin.evaluation.probes import pages, plots
 from melodi_plugin.output.tables import Table, with_unit
 
 _MIB = 2**20
@@ -150,6 +151,17 @@ def table_json(request: Request, rows: Sequence[RowResult], failures: Sequence[s
     "failed": list(failures),
   }
   return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
+def probe_files(results: Sequence[Result]) -> dict[str, bytes]:
+  """What a probe has found in all runs side by side, as files by name; none if it was not asked."""
+  found = {f"{r['row']}, seed {r['seed']}": r["probed"] for r in results if r.get("probed")}
+  if not found:
+    return {}
+  names, probed = list(found), list(found.values())
+  name = f"probe_{probed[0]['probe']}"
+  picture = plots.against_distance(probed, names)
+  return {f"{name}.md": pages.markdown(probed, names).encode(), f"{name}.png": picture}
 
 
 def _row_json(found: RowResult) -> dict[str, Any]:

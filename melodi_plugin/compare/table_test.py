@@ -9,6 +9,7 @@ import pytest
 from melodi_plugin.compare import plots, table
 from melodi_plugin.compare.results import put_together
 from melodi_plugin.cost.paper_rows import BASE, BATCH, ROWS
+from melodi_plugin.evaluation.probes.result_test import make as make_probe
 from melodi_plugin.testing.comparison import make_evaluation, make_request, make_result, make_row
 
 CHANGED = "melodi_long_term_windows=8"
@@ -137,3 +138,13 @@ def test_long_loss_curves_are_averaged():
   steps, curves = plots.loss_curves(found)
   assert steps.shape == (95,) and curves.shape == (1, 95)
   assert steps[:2] == pytest.approx([5.0, 16.0]) and curves[0] == pytest.approx(steps)
+
+
+def test_what_a_probe_found_in_every_run_is_side_by_side():
+  row, other = make_row(), make_row("window")
+  assert table.probe_files([make_result(row, 0, 3.0)]) == {}
+  results = [make_result(own, 0, 3.0, probed=make_probe(own.name)) for own in (row, other)]
+  files = table.probe_files(results)
+  assert files.keys() == {"probe_mqar.md", "probe_mqar.png"}
+  text = files["probe_mqar.md"].decode()
+  assert "memory, seed 0: right" in text and "window, seed 0: right" in text

@@ -206,11 +206,43 @@ class MelodiKeys(ServeKeys):
     description="If the saved place in the documents does not fit this run (other rows, hosts, "
     "windows or files), start the documents anew with empty memory instead of stopping.",
   )
-  melodi_probe: Literal["", "passkey", "mqar", "rare_words"] = Field(
+  melodi_probe: Literal[
+    "", "passkey", "mqar", "rare_words", "new_names", "longppl", "ruler", "babilong"
+  ] = Field(
     "",
-    description="What `melodi evaluate` measures instead of perplexity: recall of a "
-    "'passkey' or of associations ('mqar') against distance, or the loss on repeated "
-    "'rare_words'.",
+    description="What `melodi evaluate` measures instead of perplexity: recall of a 'passkey' or "
+    "of associations ('mqar') against distance; the loss on repeated 'rare_words', on 'new_names' "
+    "that a document defines, or on tokens that need far context ('longppl'); answers about long "
+    "texts ('ruler', 'babilong').",
+  )
+  melodi_probe_tasks: str = Field(
+    "",
+    description="Tasks of the probes 'ruler' and 'babilong', as in niah_single_2,qa1; by default "
+    "all of the probe.",
+  )
+  melodi_probe_lengths: str = Field(
+    "",
+    description="Tokens of the texts of these probes, as in 4096,16384; by default 4, 16 and 64 "
+    "windows.",
+  )
+  melodi_probe_texts: int = Field(
+    8, gt=0, description="Texts of these probes per task and length; intervals are over texts."
+  )
+  melodi_probe_writes: bool = Field(
+    False,
+    description="Let the model of these probes also write an answer by itself, which is right if "
+    "it begins with the right one; by default answers are only scored.",
+  )
+  melodi_judge: str = Field(
+    "",
+    description="Who says which tokens need far context: two files of losses, as in "
+    "long/losses.npz,short/losses.npz, of any model that reads the same tokens with long and with "
+    "short context; by default the model itself, with memory and without.",
+  )
+  melodi_write_losses: bool = Field(
+    False,
+    description="Let `melodi evaluate` also write the loss of every token, into losses.npz beside "
+    "its report.",
   )
   melodi_evaluate_after_training: bool = Field(
     False, description="Read the documents of grain_eval_files when `melodi train` ends."
@@ -278,10 +310,20 @@ class MelodiKeys(ServeKeys):
     """A list in a YAML file."""
     return json.dumps(value) if isinstance(value, list) else value
 
+  @field_validator("melodi_probe_lengths", mode="before")
+  @classmethod
+  def _numbers_are_text(cls, value: Any) -> Any:
+    """One number on a command line, or a list of them in a YAML file."""
+    numbers = value if isinstance(value, list) else [value]
+    return ",".join(map(str, numbers)) if all(isinstance(n, int) for n in numbers) else value
+
   @field_validator(
     "melodi_imports",
     "melodi_prepare_data",
     "melodi_probe",
+    "melodi_probe_tasks",
+    "melodi_probe_lengths",
+    "melodi_judge",
     "melodi_prompt_file",
     "melodi_stop",
     "melodi_documents",

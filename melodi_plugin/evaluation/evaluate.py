@@ -6,6 +6,7 @@ entry per checkpoint) into `<base_output_directory>/<run_name>`, and beside it `
 `report.csv` and two pictures.
 
 `load_parameters_path` may name several checkpoints, joined with ',' or as a glob.
+`melodi_write_losses=true` also writes `losses.npz`, the loss of every token of one checkpoint.
 `melodi_memory_file` is what a model remembers before every document.
 `melodi_reset_every_window=true` is the control: the same model, which forgets at every window,
 written to `evaluation_reset_every_window.json`; the report then shows both.  With `melodi_probe`
@@ -17,7 +18,7 @@ import json
 import os
 import pickle
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -31,8 +32,9 @@ from melodi_plugin.errors import UserError
 from melodi_plugin.evaluation import report, statistics
 from melodi_plugin.evaluation.conditions import memory_of, step_of
 from melodi_plugin.evaluation.from_memory import MemoryScorer
+from melodi_plugin.evaluation.losses import write_losses
 from melodi_plugin.evaluation.probes import run
-from melodi_plugin.evaluation.reading import Scorer
+from melodi_plugin.evaluation.reading import ScoredDocument, Scorer
 from melodi_plugin.maxtext.configs import load_config
 from melodi_plugin.maxtext.light import WITHOUT_DOCUMENTS
 from melodi_plugin.maxtext.loading import check
@@ -54,6 +56,8 @@ def evaluate_config(config: Any) -> list[dict[str, Any]]:
     ValueError: for a checkpoint or documents that cannot be read.
   """
   checkpoints = find_checkpoints(config.load_parameters_path)
+  if config.melodi_write_losses and len(checkpoints) > 1:
+    raise ValueError("melodi_write_losses writes the losses of one checkpoint; name one.")
   for checkpoint in checkpoints:
     check(config, checkpoint)  # now, and not after hours of reading with those before it
   rows = int(config.micro_batch_size_to_train_on)
@@ -68,7 +72,11 @@ def evaluate_config(config: Any) -> list[dict[str, Any]]:
       if number > 1:
         scorer.change_checkpoint(checkpoint)
       label = f"checkpoint {number} of {len(checkpoints)}"
-      documents, seconds = read_documents(config, scorer, batches, lengths, label)
+      kept: list[ScoredDocument] = []
+      keep = kept.append if config.melodi_write_losses else lambda document: None
+      documents, seconds = read_documents(config, scorer, batches, lengths, label, keep)
+      if kept:
+        write_losses(_losses_path(config), kept)
       broken = len(getattr(batches.source, "broken", ())) + len(lengths) - len(documents)
       own = {"checkpoint": checkpoint, "step": step_of(checkpoint), "skipped": broken}
       use = _utilisation(config, scorer, lengths)
@@ -110,7 +118,12 @@ def count_tokens(config: Any, source: Any) -> list[int]:
 
 
 def read_documents(
-  config: Any, scorer: Any, batches: Any, lengths: list[int], description: str
+  config: Any,
+  scorer: Any,
+  batches: Any,
+  lengths: list[int],
+  description: str,
+  keep: Callable[[ScoredDocument], None] = lambda document: None,
 ) -> tuple[list[statistics.DocumentScore], float]:
   """Scores every document once, with a progress bar that counts tokens.
 
@@ -129,6 +142,7 @@ def read_documents(
           f"{document.id}: {len(document.nats)} losses for {lengths[document.index]} tokens, or "
           "scored twice; this is a bug of melodi_plugin"
         )
+      keep(document)
       found[document.index] = statistics.score_document(
         document.index,
         document.id,
@@ -172,6 +186,11 @@ def _utilisation(config: Any, scorer: Any, lengths: list[int]) -> dict[str, Any]
 
 
 # -- What it leaves --------------------------------------------------------------------------------
+
+
+def _losses_path(config: Any) -> str:
+  control = "_reset_every_window" if config.melodi_reset_every_window else ""
+  return os.path.join(config.base_output_directory, config.run_name, f"losses{control}.npz")
 
 
 def write(config: Any, evaluations: list[dict[str, Any]]) -> None:
@@ -230,6 +249,8 @@ def evaluate(argv: Sequence[str]) -> Any:
     if jax.process_count() > 1:
       raise UserError("probes read their documents in one process; run them on one host.")
     return run.run(config)
+  if config.melodi_write_losses and jax.process_count() > 1:
+    raise UserError("melodi_write_losses writes from one process; evaluate on one host.")
   if config.melodi_memory_file and jax.process_count() > 1:
     raise UserError("melodi_memory_file is read from in one process; evaluate on one host.")
   if not config.grain_eval_files:

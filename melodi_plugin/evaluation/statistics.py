@@ -203,11 +203,27 @@ def change(evaluation: Mapping[str, Any], base: Mapping[str, Any]) -> Change | N
 
 
 def _percentiles(nats: np.ndarray, tokens: np.ndarray) -> list[float] | None:
-  if len(tokens) < 2 or not np.isfinite(nats).all():
+  bounds = mean_interval(nats, tokens)
+  if bounds is None or not _fits(bounds[1]):
     return None
-  means = [nats[drawn].sum() / tokens[drawn].sum() for drawn in _resamples(len(tokens))]
+  return [math.exp(bound) for bound in bounds]
+
+
+def mean_interval(sums: np.ndarray, counts: np.ndarray) -> list[float] | None:
+  """[low, high]: 95 % bootstrap interval of sums / counts in all, documents resampled.
+
+  Args:
+    sums: [documents] of what is averaged.
+    counts: [documents] how many each sum is of; all above 0.
+
+  Returns:
+    None for fewer than two documents, or a sum that is not finite.
+  """
+  if len(counts) < 2 or not np.isfinite(sums).all():
+    return None
+  means = [sums[drawn].sum() / counts[drawn].sum() for drawn in _resamples(len(counts))]
   low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-  return [math.exp(low), math.exp(high)] if _fits(high) else None
+  return [float(low), float(high)]
 
 
 def _resamples(documents: int) -> Iterator[np.ndarray]:

@@ -39,6 +39,11 @@ def with_rows(config: Any, rows: int) -> Any:
   """The config with another number of rows, for a model that does not train."""
   keys = ("global_batch_size_to_train_on", "micro_batch_size_to_train_on")
   changed = dict.fromkeys(keys, rows) | {"per_device_batch_size": rows / jax.device_count()}
+  return with_keys(config, **changed)
+
+
+def with_keys(config: Any, **changed: Any) -> Any:
+  """The config with other values of some keys; nothing is checked again."""
   return pyconfig.HyperParameters(config._pydantic_config.model_copy(update=changed))
 
 
@@ -50,8 +55,7 @@ def check(config: Any, path: str) -> Any:
   """
   # With vocabulary tiling the model leaves the logits to MaxText's loss.
   changed = {"load_parameters_path": path, "num_vocab_tiling": 1}
-  own = pyconfig.HyperParameters(config._pydantic_config.model_copy(update=changed))
-  own = model_creation_utils.verify_and_sync_scan_layers(own)
+  own = model_creation_utils.verify_and_sync_scan_layers(with_keys(config, **changed))
   weights.check_fits(path, weights.described_shapes(own))
   return own
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from melodi_plugin.data.corpus.mqar import Task, documents, queries
 from melodi_plugin.data.tokenizer import Tokenizer
-from melodi_plugin.evaluation.probes.reading import read
+from melodi_plugin.evaluation.probes.reading import Tokens, read
 from melodi_plugin.evaluation.probes.result import Answer, points
 
 
@@ -23,8 +23,8 @@ def measure(config: Any, count: int = 256, task: Task | None = None) -> dict[str
       f"the tokenizer {config.tokenizer_path} does not give one token per symbol; the probe mqar "
       "is for models that were trained on the corpus that melodi_prepare_data: mqar writes."
     )
-  answers = []
-  for document in read(config, source):
+  answers, tokens = [], Tokens()
+  for document in read(config, source, tokens):
     for query in queries(document.text.split(), task.window_length):
       at = query.position - 1  # the losses begin with that of the second token
       answers.append(Answer(query.distance, bool(document.hits[at]), float(document.nats[at])))
@@ -32,5 +32,6 @@ def measure(config: Any, count: int = 256, task: Task | None = None) -> dict[str
     "what": f"{task.keys} keys, bound again every {task.keys} windows, {task.values} values.",
     "chance": 1 / task.values,
     "documents": count,
+    **tokens.counted(),
     "points": points(answers, [(distance, distance) for distance in range(task.keys)]),
   }

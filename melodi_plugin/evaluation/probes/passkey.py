@@ -11,14 +11,12 @@ import numpy as np
 
 from melodi_plugin.data.documents import Document
 from melodi_plugin.data.tokenizer import Tokenizer
-from melodi_plugin.evaluation.probes.reading import read
+from melodi_plugin.evaluation.probes.reading import Tokens, read
 from melodi_plugin.evaluation.probes.result import Answer, points
 from melodi_plugin.evaluation.probes.spans import Spans, tokens_of
 
 DISTANCES = (0, 1, 2, 4, 8, 16, 32, 64, 128)
-_FILLER = (
-  "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
-)
+FILLER = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 _HIDDEN = "The pass key is {key}. Remember it. {key} is the pass key."
 _QUESTION = "What is the pass key? The pass key is {key}."
 _ATTEMPTS = 20
@@ -60,7 +58,7 @@ def make_document(
 
 
 def _filler(words: int) -> list[str]:
-  cycle = _FILLER.split()
+  cycle = FILLER.split()
   return [cycle[i % len(cycle)] for i in range(words)]
 
 
@@ -96,8 +94,8 @@ def measure(config: Any, count: int = 32, seed: int = 0) -> dict[str, Any]:
         hidden.append((distance, key, Document(name, text)))
   if not hidden:
     raise ValueError(f"windows of {window} tokens are too short for the probe passkey.")
-  answers = []
-  for document in read(config, [document for _, _, document in hidden]):
+  answers, tokens = [], Tokens()
+  for document in read(config, [document for _, _, document in hidden], tokens):
     distance, key, _ = hidden[document.index]
     at = locate(document.text, key)[1] - 1  # the losses begin with that of the second token
     nats = float(document.nats[at].sum(dtype=np.float64))
@@ -105,5 +103,6 @@ def measure(config: Any, count: int = 32, seed: int = 0) -> dict[str, Any]:
   return {
     "what": "A number of five digits in filler text; right if all its tokens are; nats per key.",
     "documents": len(hidden),
+    **tokens.counted(),
     "points": points(answers, [(distance, distance) for distance in DISTANCES]),
   }

@@ -13,7 +13,7 @@ WINDOW = 64
 @pytest.fixture(name="locate", scope="module")
 def _locate(tmp_path_factory):
   path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
-  texts = [passkey._FILLER + " key of the pass 0123456789 What remember Remember it?\n"] * 9
+  texts = [passkey.FILLER + " key of the pass 0123456789 What remember Remember it?\n"] * 9
   path.write_bytes(corpus_tokenizer.train(texts, vocab_size=330).model or b"")
   return passkey.make_locate(
     types.SimpleNamespace(

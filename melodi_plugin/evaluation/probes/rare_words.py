@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from melodi_plugin.data.tokenizer import Tokenizer
-from melodi_plugin.evaluation.probes.reading import read
+from melodi_plugin.evaluation.probes.reading import Tokens, eval_documents, read
 from melodi_plugin.evaluation.probes.result import Answer, doubling_ranges, points, rates
 from melodi_plugin.evaluation.probes.spans import Spans, tokens_of
 from melodi_plugin.evaluation.reading import ScoredDocument
-from melodi_plugin.maxtext.pipeline import open_source
 
 _WORD = re.compile(r"[^\W\d]\w{4,}")  # five letters, digits and underscores, or more
 _SHARE = 0.01  # of the documents that may use a rare word
@@ -72,16 +71,11 @@ def measure(config: Any) -> dict[str, Any]:
   Raises:
     ValueError: if there are no documents, or no rare word is used again.
   """
-  if not config.grain_eval_files:
-    raise ValueError(
-      "grain_eval_files is not set; the probe rare_words reads its documents: add "
-      "grain_eval_files=<folder or file of documents>."
-    )
-  source = open_source(config, config.grain_eval_files, config.eval_data_columns)
-  spans, first, again = Spans(config), [], []
+  source = eval_documents(config)
+  spans, first, again, tokens = Spans(config), [], [], Tokens()
   spans(source[0].text, Tokenizer(config)(source[0].text))  # fails before a long reading
   rare, most = rare_words(source[index].text for index in range(len(source)))
-  for document in read(config, source):
+  for document in read(config, source, tokens):
     of_text = spans(document.text, document.tokens)
     for use in uses(document, rare, of_text, config.melodi_window_length):
       if use.distance is None:
@@ -94,6 +88,7 @@ def measure(config: Any) -> dict[str, Any]:
     "what": f"Words of five letters or more that at most {most:,} of {len(source):,} documents "
     "use; right if all their tokens are; nats per word.",
     "documents": len(source),
+    **tokens.counted(),
     "first_use": rates(np.array([use.hit for use in first]), np.array([use.nats for use in first])),
     "points": points(again, doubling_ranges(max(answer.distance for answer in again))),
   }

@@ -1,24 +1,18 @@
-"""What a probe finds: right answers and nats against distance, as JSON, CSV, Markdown and table.
+"""What a probe finds: right answers and nats against distance.
 
 A point is a distance, or a range of distances, in windows:
 `{"from", "to" (inclusive), "count", "accuracy", "low", "high" (95 % of it), "nats"}`.
 """
 
-import csv
-import io
 import itertools
-import json
 import math
-import os
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from melodi_plugin.evaluation import report
-from melodi_plugin.evaluation.probes import plots
 from melodi_plugin.evaluation.statistics import LEVEL
-from melodi_plugin.output.files import read_json, write_files
 from melodi_plugin.output.tables import Table
 
 Result = dict[str, Any]
@@ -105,55 +99,3 @@ def _cells(point: dict[str, Any]) -> list[str]:
 
 def _first_use(results: Sequence[Result]) -> list[str]:
   return ["first use", *(cell for result in results for cell in _cells(result["first_use"]))]
-
-
-def markdown(results: Sequence[Result], names: Sequence[str] | None = None) -> str:
-  """The table in Markdown, with what was read and how."""
-  names = report.labels(results) if names is None else names
-  content = table(results, names)
-  lines = [f"# {content.title}", "", f"Distance in windows.  {results[0]['what']}", ""]
-  lines.append(content.markdown())
-  for name, result in zip(names, results, strict=True):
-    lines.append(
-      f"- {name}: {result['run']}, step {result['step']} (`{result['checkpoint']}`), "
-      f"{result['documents']:,} documents, windows of {result['window']} tokens."
-    )
-  return "\n".join([*lines, ""])
-
-
-def table_csv(results: Sequence[Result]) -> str:
-  """A line per result and distance; a first use has no distance."""
-  text = io.StringIO()
-  rates_of = ("count", "accuracy", "low", "high", "nats")
-  writer = csv.writer(text, lineterminator="\n")
-  writer.writerow(["probe", "run", "step", "memory", "from", "to", *rates_of])
-  for result in results:
-    own = [result[key] for key in ("probe", "run", "step", "memory")]
-    first = [result["first_use"]] if "first_use" in result else []
-    for point in first + result["points"]:
-      writer.writerow([*own, point.get("from"), point.get("to"), *(point[key] for key in rates_of)])
-  return text.getvalue()
-
-
-# -- Files -----------------------------------------------------------------------------------------
-
-
-def write(config: Any, result: Result) -> str:
-  """Writes `probe_<name>` with its four endings into the folder of the run; returns its path."""
-  folder = os.path.join(config.base_output_directory, config.run_name)
-  control = "_reset_every_window" if config.melodi_reset_every_window else ""
-  name = f"probe_{result['probe']}{control}"
-  text = json.dumps(result, indent=2, allow_nan=False) + "\n"
-  picture = plots.against_distance([result], report.labels([result]))
-  contents = {"json": text.encode(), "csv": table_csv([result]).encode()}
-  contents |= {"md": markdown([result]).encode(), "png": picture}
-  write_files(folder, {f"{name}.{ending}": data for ending, data in contents.items()})
-  return f"{os.path.join(folder, name)}.{{{','.join(contents)}}}"
-
-
-def read(path: str) -> Result:
-  """What a `probe_<name>.json` holds; raises ValueError if it is none."""
-  found = read_json(path)
-  if not (isinstance(found, dict) and "probe" in found and found.get("points")):
-    raise ValueError(f"{path} is not a probe_<name>.json of `melodi evaluate`.")
-  return found

@@ -9,7 +9,7 @@ import pytest
 
 from melodi_plugin.cli import report as command
 from melodi_plugin.cli.main import main
-from melodi_plugin.evaluation.probes import result
+from melodi_plugin.evaluation.probes import pages, result
 from melodi_plugin.evaluation.probes.result import Answer
 
 
@@ -26,6 +26,8 @@ def make(run: str, **changes):
     "what": "Keys and values.",
     "chance": 0.1,
     "documents": 9,
+    "tokens": 54,
+    "tokens_read": 54,
     "points": result.points(answers, [(d, d) for d in range(5)]),
   } | changes
 
@@ -59,13 +61,13 @@ def test_files_hold_the_result(tmp_path):
     base_output_directory=str(tmp_path), run_name="a", melodi_reset_every_window=False
   )
   found = make("a")
-  result.write(config, found)
+  pages.write(config, found)
   assert json.loads((tmp_path / "a/probe_mqar.json").read_text()) == found
   assert (tmp_path / "a/probe_mqar.csv").read_text().count("\n") == 5
   assert "| 3       |     5 | 60.0% | 1.50 |" in (tmp_path / "a/probe_mqar.md").read_text()
   assert (tmp_path / "a/probe_mqar.png").read_bytes().startswith(b"\x89PNG")
   config.melodi_reset_every_window = True
-  result.write(config, found)
+  pages.write(config, found)
   assert (tmp_path / "a/probe_mqar_reset_every_window.json").exists()
 
 
@@ -73,7 +75,7 @@ def test_first_uses_have_a_row_of_their_own():
   found = make("a", probe="rare_words", first_use=result.rates(np.array([False]), np.array([9.0])))
   table = result.table([found])
   assert table.rows[0] == ["first use", "1", "0.0%", "9.00"]
-  assert ",,,1,0.0" in result.table_csv([found]).splitlines()[1]
+  assert ",,,1,0.0" in pages.table_csv([found]).splitlines()[1]
 
 
 def test_compare_puts_results_side_by_side(tmp_path):

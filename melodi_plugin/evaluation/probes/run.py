@@ -3,7 +3,16 @@
 from typing import Any
 
 from melodi_plugin.errors import UserError
-from melodi_plugin.evaluation.probes import mqar, passkey, rare_words, reading, result
+from melodi_plugin.evaluation.probes import (
+  longppl,
+  mqar,
+  new_names,
+  pages,
+  passkey,
+  rare_words,
+  reading,
+)
+from melodi_plugin.evaluation.probes.suites import suite
 
 
 def run(config: Any) -> dict[str, Any]:
@@ -16,11 +25,16 @@ def run(config: Any) -> dict[str, Any]:
     "mqar": mqar.measure,
     "passkey": passkey.measure,
     "rare_words": rare_words.measure,
+    "longppl": longppl.measure,
+    "new_names": new_names.measure,
+    "ruler": suite.ruler,
+    "babilong": suite.babilong,
   }[config.melodi_probe]
   try:
     found = reading.conditions(config) | measure(config)
   except (ValueError, OSError) as error:
     raise UserError(str(error)) from error
-  result.table([found]).show()
-  print(f"written to {result.write(config, found)}", flush=True)
+  for table in pages.tables([found]):
+    table.show()
+  print(f"{pages.tokens_words(found)}; written to {pages.write(config, found)}", flush=True)
   return found
