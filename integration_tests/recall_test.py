@@ -100,20 +100,24 @@ def test_new_names_are_read_with_memory_and_without(run):
 
 
 def test_tokens_that_need_far_context_are_found_by_a_judge(run, capsys):
-  for keys in ([], ["melodi_reset_every_window=true"]):
-    assert run("melodi_write_losses=true", *keys)[0] == 0
-  _, folder = run("melodi_probe=longppl")
-  own = json.loads((folder / "probe_longppl.json").read_text())
-  names = ("losses.npz", "losses_reset_every_window.npz")
-  judge = ",".join(str(folder / name) for name in names)
-  assert run("melodi_probe=longppl", f"melodi_judge={judge}")[0] == 0
-  judged = json.loads((folder / "probe_longppl.json").read_text())
-  # The same model as a judge of itself, once from files.
-  for key in ("key_tokens", "longppl", "longppl_without_memory", "points"):
-    assert judged[key] == own[key]
-  assert own["longppl"] < np.exp(2) < own["longppl_without_memory"]
-  assert run("melodi_probe=longppl", "melodi_judge=a.npz")[0] == 2
-  assert "does not name two files" in capsys.readouterr().err
+  _, folder = run("melodi_write_losses=true")
+  with np.load(folder / "losses.npz") as found:
+    own = dict(found)
+  # A judge for whom every seventh token needs far context.
+  key = np.arange(len(own["nats"])) % 7 == 0
+  for name, nats in (("long", np.where(key, 0.5, 3.0)), ("short", np.full(len(key), 3.0))):
+    np.savez(folder / f"{name}.npz", **(own | {"nats": nats.astype(np.float32)}))
+  judge = f"melodi_judge={folder}/long.npz,{folder}/short.npz"
+  assert run("melodi_probe=longppl", judge)[0] == 0
+  result = json.loads((folder / "probe_longppl.json").read_text())
+  assert result["key_tokens"] == key.sum() and result["scored_tokens"] == len(key)
+  assert result["longppl"] == pytest.approx(np.exp(own["nats"][key].mean()), rel=1e-5)
+  assert result["longppl_without_memory"] != pytest.approx(result["longppl"], rel=1e-4)
+  assert sum(point["count"] for point in result["points"]) == key.sum()
+  # A model that has learned nothing finds no such token.
+  for keys, words in (([], "finds no token"), (["melodi_judge=a.npz"], "does not name two files")):
+    assert run("melodi_probe=longppl", *keys)[0] == 2
+    assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
