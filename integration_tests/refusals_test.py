@@ -28,6 +28,8 @@ ENGRAM |= {"hf_access_token": "x", "tokenizer_path": "x"}
 
 # The settings, and the words of the refusal's sentence by which it is known.
 CASES = [
+  ({"melodi_cache_tokens": 8}, "melodi_cache_tokens=8 is a key of transformer_xl"),
+  ({"melodi_sink_tokens": 4}, "melodi_sink_tokens=4 is a key of transformer_xl"),
   ({"melodi_neighbors": 4}, "is a key of memorizing_transformer"),
   ({"melodi_exact_neighbors": True}, "finds nothing without melodi_neighbors"),
   ({"melodi_recurrent_feedback": True}, "is a key of block_recurrent"),

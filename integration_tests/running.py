@@ -51,6 +51,11 @@ MELODI = {
 SYSTEMS = {
   "transformer_xl": {"decoder_block": "transformer_xl"},
   "rotary": {"decoder_block": "transformer_xl", "melodi_position": "rotary"},
+  "sinks": {
+    "decoder_block": "transformer_xl",
+    "melodi_cache_tokens": 24,
+    "melodi_sink_tokens": 4,
+  },
   "dense": {
     "decoder_block": "memorizing_transformer",
     "melodi_long_term_layers": "1",

@@ -98,6 +98,18 @@ class MelodiKeys(ServeKeys):
   melodi_memory_dtype: Literal["float32", "bfloat16"] = Field(
     "float32", description="Type in which memory is carried from step to step."
   )
+  melodi_cache_tokens: int = Field(
+    0,
+    ge=0,
+    description="Transformer-XL, C: tokens before the window that every layer keeps as they are; a "
+    "token sees the C tokens before it, or W if C is smaller, as far as they are kept.  0 is W.",
+  )
+  melodi_sink_tokens: int = Field(
+    0,
+    ge=0,
+    description="Transformer-XL: first tokens of a document that every layer keeps for the whole "
+    "document and sees besides (attention sinks); at most W.",
+  )
   melodi_neighbors: int = Field(
     0,
     ge=0,

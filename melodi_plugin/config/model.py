@@ -22,8 +22,9 @@ from melodi_plugin.config.systems import (
 class LayerSpec(NamedTuple):
   """What one layer keeps and mixes.  Layers of equal spec can share a `lax.scan`.
 
-  Systems other than MELODI keep, instead of mixed tokens: in short-term memory the W tokens of the
-  previous window (a cache); in the queue all W tokens of every window (Memorizing Transformer), or
+  Systems other than MELODI keep, instead of mixed tokens: in short-term memory the last C tokens
+  before the window (a cache; C = W unless a key says otherwise), behind the document's first tokens
+  if there are sinks; in the queue all W tokens of every window (Memorizing Transformer), or
   the R states, as a queue of one window (Block-Recurrent).
   """
 
@@ -35,6 +36,12 @@ class LayerSpec(NamedTuple):
   residual_short: bool = False  # that mixer has norms and the residual (paper's layers, S = U)
   has_positions: bool = True  # self-attention knows distances
   mixed: bool = True  # memory holds mixed tokens: MELODI
+  sink_tokens: int = 0  # those of `short_tokens` that are the first of the document
+
+  @property
+  def cache_tokens(self) -> int:
+    """C of this layer."""
+    return self.short_tokens - self.sink_tokens
 
   @property
   def mixes_long(self) -> bool:
@@ -104,6 +111,7 @@ class MelodiConfig:
   neighbors: Neighbors = WHOLE_QUEUE
   recurrence: Recurrence = BIAS_SKIP
   reference_defects: bool = False
+  sink_tokens: int = 0  # of every cache
   own: Any = None  # the settings of a user's system: its keys, frozen
 
   def __post_init__(self):
@@ -155,6 +163,8 @@ class MelodiConfig:
           config.melodi_recurrent_feedback,
         ),
         reference_defects=config.melodi_reference_defects,
+        cache_tokens=config.melodi_cache_tokens,
+        sink_tokens=config.melodi_sink_tokens,
         **common,
       )
     return cls(
@@ -187,6 +197,8 @@ class MelodiConfig:
     states: int = 0,
     neighbors: Neighbors = WHOLE_QUEUE,
     reference_defects: bool = False,
+    cache_tokens: int = 0,
+    sink_tokens: int = 0,
     **sizes: Any,
   ) -> "MelodiConfig":
     """A stack of another system than MELODI.
@@ -194,15 +206,22 @@ class MelodiConfig:
     Args:
       system: one of SYSTEMS.
       num_layers: Y, memory layers included.
-      window_length: W, also the length of every cache.
+      window_length: W.
       memory_layers: layers with a queue (Memorizing Transformer) or states (Block-Recurrent).
       queue_windows: Q of the Memorizing Transformer, which stores all W tokens of a window.
       states: R of the Block-Recurrent Transformer.
       neighbors: retrieval of the Memorizing Transformer.
       reference_defects: exactly as in the official code.
+      cache_tokens: C of every cache; 0 is W.
+      sink_tokens: first tokens of the document that every cache keeps besides; at most W.
       **sizes: further fields.
     """
     memorizes, recurrent = system == MEMORIZING, system == BLOCK_RECURRENT
+    if sink_tokens > window_length:
+      raise ValueError(
+        f"melodi_sink_tokens={sink_tokens} are more than the melodi_window_length={window_length} "
+        "tokens of a document's first window; lower it."
+      )
     if memorizes:
       _check_queue(window_length, queue_windows, neighbors)
     if recurrent and sizes.get("recurrence", BIAS_SKIP).feedback and len(memory_layers) != 1:
@@ -216,7 +235,7 @@ class MelodiConfig:
       num_layers=num_layers,
       window_length=window_length,
       summary_tokens=0,
-      short_term_tokens=window_length,
+      short_term_tokens=sink_tokens + (cache_tokens or window_length),
       long_term_increment=states if recurrent else window_length if memorizes else 0,
       long_term_windows=1 if recurrent else queue_windows if memorizes else 0,
       long_term_layers=memory_layers if memorizes or recurrent else (),
@@ -226,6 +245,7 @@ class MelodiConfig:
       ffn_bias=memorizes and not neighbors.count,  # as the official configurations
       neighbors=neighbors if memorizes else WHOLE_QUEUE,
       reference_defects=reference_defects,
+      sink_tokens=sink_tokens,
       **sizes,
     )
 
@@ -293,6 +313,7 @@ class MelodiConfig:
       residual_short=mixes_short and short == self.summary_tokens and self.base_block == PAPER,
       has_positions=self.position != "none" and not (self.system == MEMORIZING and long),
       mixed=melodi,
+      sink_tokens=self.sink_tokens if short else 0,
     )
 
   @property

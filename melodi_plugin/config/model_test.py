@@ -13,7 +13,8 @@ from melodi_plugin.config.model import (
 )
 from melodi_plugin.config.parameter_names import is_memory_parameter
 from melodi_plugin.config.settings import parse_layers
-from melodi_plugin.config.systems import BLOCK_RECURRENT, MEMORIZING
+from melodi_plugin.config.systems import BLOCK_RECURRENT, MEMORIZING, TRANSFORMER_XL
+from melodi_plugin.conformance.stacks import small_config
 from melodi_plugin.testing.tiny import from_keys, tiny_config
 
 # -- Layers ---------------------------------------------------------------------------------------
@@ -236,6 +237,22 @@ def test_impossible_memorizing_transformer_is_refused(changes, message):
     MelodiConfig.baseline(
       MEMORIZING, memory_layers=(1,), **{"queue_windows": 4, **SMALL, **changes}
     )
+
+
+def test_cache_has_windows_length_unless_a_key_says_otherwise():
+  usual = small_config(TRANSFORMER_XL, melodi_window_length=8)
+  assert [usual.layer(0).cache_tokens, usual.layer(0).sink_tokens] == [8, 0]
+  assert small_config(TRANSFORMER_XL, melodi_window_length=8, melodi_cache_tokens=8) == usual
+  own = small_config(
+    TRANSFORMER_XL, melodi_window_length=8, melodi_cache_tokens=12, melodi_sink_tokens=3
+  )
+  assert own.layers == (LayerSpec(15, mixed=False, sink_tokens=3),) * 2
+  assert [own.layer(0).cache_tokens, own.layer(0).sink_tokens] == [12, 3]
+
+
+def test_more_sinks_than_the_first_window_has_are_refused():
+  with pytest.raises(ValueError, match="melodi_sink_tokens=9 are more than the melodi_window_len"):
+    small_config(TRANSFORMER_XL, melodi_window_length=8, melodi_sink_tokens=9)
 
 
 def test_recurrent_layer_outside_the_model_is_named_with_its_own_key():

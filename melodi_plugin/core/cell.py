@@ -115,7 +115,7 @@ class Update(NamedTuple):
   """What a closed window leaves behind in one layer."""
 
   tokens: KeyValues  # of its W context tokens
-  short: Any  # what short-term memory stores
+  short: Any  # what goes into short-term memory
   long: Any  # what goes into long-term memory
 
 
@@ -171,11 +171,25 @@ class ShortMemory[P](Protocol):
     ...
 
   def close(self, params: P, u: Summary, window: OpenWindow) -> Any:
-    """What a window leaves to the next, as it is stored; `u` as the layer has read them."""
+    """What a window leaves to the next; `u` as the layer has read them."""
     ...
 
-  def next(self, kept: Any, tokens: KeyValues) -> Any:
-    """The state after a window that left `kept` and had these tokens."""
+  def filled(self, held: Int[Array, "B"]) -> Bool[Array, "B S"]:
+    """The places that `held` windows have filled."""
+    ...
+
+  def next(
+    self, kept: Any, new: Any, held: Int[Array, "B"], row: KeyValues, tokens: KeyValues
+  ) -> Any:
+    """The state after a window.
+
+    Args:
+      kept: what was stored before it.
+      new: what `close` has made of it.
+      held: windows that were read before it.
+      row: the keys and values of `kept`.
+      tokens: those of the window.
+    """
     ...
 
   def kept(self, state: Any) -> Any:

@@ -130,7 +130,7 @@ def close(
     def close_layer(u, layer, cell=section.cell):
       params, memory, recall, opened = layer
       u, update = cell.close(params, u, recall, opened, told)
-      return u, cell.write(params, memory, recall, update, full)
+      return u, cell.write(params, memory, recall, update, rows.held, full)
 
     u, (memory, recall) = jax.lax.scan(close_layer, u, (section.params, *own))
     memories.append(memory)

@@ -63,7 +63,7 @@ def test_write_projects_only_what_is_new(system):
   spec, melodi = cell.spec, system == "melodi"
   whole = counted(cell.recall, (layer, memory, held))
   increment = counted(
-    lambda *arguments: cell.write(*arguments, writes), (layer, memory, recall, update)
+    lambda *arguments: cell.write(*arguments, held, writes), (layer, memory, recall, update)
   )
   # Tokens that are kept verbatim have the keys and values that they had in the window.
   new = spec.short_tokens + spec.increment if melodi else 0

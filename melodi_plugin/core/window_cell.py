@@ -95,7 +95,7 @@ class WindowCell[P]:
     begin_rng, short_rng, long_rng = split_rng(rng, 3)
     short = self.short.begin(self.reader, params, memory.short, begin_rng)
     return Recall(
-      self._recall_short(params, short, held > 0, short_rng),
+      self._recall_short(params, short, held, short_rng),
       self.long.recall(self.reader, params, memory.long, held, long_rng),
     )
 
@@ -174,21 +174,23 @@ class WindowCell[P]:
     memory: LayerMemory,
     recall: Recall,
     update: Update,
+    held: Int[Array, "B"],
     writes: Rows,
     rng: Rng | None = None,
   ) -> tuple[LayerMemory, Recall]:
     """Memory after a closed window, and how the next one sees it; other rows keep both.
 
-    Nothing is projected but what is new: the same as `recall` of the memory, for a fraction.
+    `held` counts the windows that it holds before.  Nothing is projected but what is new: the same
+    as `recall` of the memory, for a fraction.
     """
     short_rng, long_rng = split_rng(rng, 2)
+    short = self.short.next(memory.short, update.short, held, recall.short, update.tokens)
     memory = LayerMemory(
-      rewrite(memory.short, update.short, writes),
+      rewrite(memory.short, self.short.kept(short), writes),
       rewrite(memory.long, self.long.write(memory.long, update.long), writes),
     )
-    short = self.short.next(memory.short, update.tokens)
     new = Recall(
-      self._recall_short(params, short, writes, short_rng),
+      self._recall_short(params, short, held + 1, short_rng),
       self.long.extend(self.reader, params, recall.long, memory.long, update.tokens, long_rng),
     )
     return memory, select_rows(writes, new, recall)
@@ -228,7 +230,7 @@ class WindowCell[P]:
     short = reset(window.starts, state.short)
     if seen is None:
       seen = self.long.seen(params, fixed, state.long, window)
-    recall = Recall(self._recall_short(params, short, window.held > 0, short_rng), seen)
+    recall = Recall(self._recall_short(params, short, window.held, short_rng), seen)
     summary = jnp.ones(u.shape[:2], bool)
     nothing = KeyValues(*(leaf[:, :0] for leaf in self.open(x.shape[0]).tokens))
     row = Row(recall.short, nothing, None, jnp.concatenate([window.valid, summary], axis=1))
@@ -242,7 +244,8 @@ class WindowCell[P]:
     long, pushed = self.long.step(
       self.reader, params, state.long, update.long, own, window, index, long_rng
     )
-    new = self.short.next(update.short, own)
+    kept = self.short.kept(short)
+    new = self.short.next(kept, update.short, window.held, recall.short, own)
     state = State(rewrite(short, new, window.writes), long)
     return WindowResult(state, Streams(above, u, told), update, pushed)
 
@@ -254,10 +257,12 @@ class WindowCell[P]:
 
   # -- Parts ---------------------------------------------------------------------------------------
 
-  def _recall_short(self, params: P, short: Any, filled: Rows, rng: Rng | None) -> KeyValues:
+  def _recall_short(
+    self, params: P, short: Any, held: Int[Array, "B"], rng: Rng | None
+  ) -> KeyValues:
     key, value = self.short.heads(self.reader, params, short, rng)
-    seen = filled if self.config.mask_empty_slots else jnp.ones_like(filled)
-    return KeyValues(key, value, jnp.broadcast_to(seen[:, None], key.shape[:2]))
+    seen = self.short.filled(held)
+    return KeyValues(key, value, seen if self.config.mask_empty_slots else jnp.ones_like(seen))
 
   def _reads(self, recall: Recall, told: KeyValues | None) -> Any:
     return self.long.reads(recall.long) if told is None else told

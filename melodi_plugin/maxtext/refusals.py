@@ -8,7 +8,13 @@ from typing import Any, NamedTuple
 
 from melodi_plugin.config.keys import PAPER
 from melodi_plugin.config.settings import as_written
-from melodi_plugin.config.systems import BLOCK_RECURRENT, MELODI, MEMORIZING, system_of
+from melodi_plugin.config.systems import (
+  BLOCK_RECURRENT,
+  MELODI,
+  MEMORIZING,
+  TRANSFORMER_XL,
+  system_of,
+)
 
 
 class Refusal(NamedTuple):
@@ -37,8 +43,20 @@ def _other_attention(config: Any) -> bool:
   return not own or any(getattr(config, switch) for switch in switches)
 
 
+def _of_transformer_xl(key: str) -> Refusal:
+  """For a key of its cache, which the official code does not have either."""
+  return Refusal(
+    lambda c: (
+      getattr(c, key) > 0 and (system_of(c) != TRANSFORMER_XL or c.melodi_reference_defects)
+    ),
+    f"{key}={{c.{key}}} is a key of transformer_xl without melodi_reference_defects; set it to 0, "
+    "or decoder_block to transformer_xl.",
+  )
+
+
 EVERY_BLOCK = (
   # Keys of another system.
+  *(_of_transformer_xl(key) for key in ("melodi_cache_tokens", "melodi_sink_tokens")),
   Refusal(
     lambda c: c.melodi_neighbors > 0 and system_of(c) != MEMORIZING,
     "melodi_neighbors={c.melodi_neighbors} is a key of memorizing_transformer; set decoder_block "

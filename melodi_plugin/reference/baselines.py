@@ -57,27 +57,38 @@ def pairs_of(layer, config: MelodiConfig, entries):
   return keys_and_values(layer, config, norm(entries, layer.attention_norm))
 
 
-def with_cache(layer, config: MelodiConfig, cache, key, value):
-  """Keys and values of the previous window, then of this one."""
-  if cache is None and config.reference_defects:
-    cache = jnp.zeros((config.window_length, config.short_width), key.dtype)
-  if cache is None:
-    return key, value
-  old_key, old_value = pairs_of(layer, config, cache)
-  return jnp.concatenate([old_key, key], axis=1), jnp.concatenate([old_value, value], axis=1)
+def with_cache(layer, spec: LayerSpec, config: MelodiConfig, own: LayerOfDocument, key, value):
+  """Keys and values of sinks, of the cache, then of this window; and their places in it.
+
+  What is both sink and in the cache is used as sink.
+  """
+  remembered: list[tuple] = []
+  if own.cache is not None:
+    count = own.cache.shape[0]
+    twice = max(spec.sink_tokens - (own.read - count), 0)
+    sinks = [number - spec.short_tokens for number in range(spec.sink_tokens)]
+    remembered = [(own.sinks, sinks), (own.cache[twice:], range(twice - count, 0))]
+  elif config.reference_defects:
+    zeros = jnp.zeros((spec.cache_tokens, config.short_width), key.dtype)
+    remembered = [(zeros, range(-spec.cache_tokens, 0))]
+  places = [place for _, own_places in remembered for place in own_places]
+  pairs = [pairs_of(layer, config, entries) for entries, _ in remembered] + [(key, value)]
+  key, value = (jnp.concatenate(parts, axis=1) for parts in zip(*pairs, strict=True))
+  return key, value, places + list(range(key.shape[1] - len(places)))
 
 
-def attend_locally(layer, config: MelodiConfig, query, key, value, positions: bool):
-  """Each token to the W tokens before it; keys may begin in the previous window."""
-  count = query.shape[1]
-  places = range(count - key.shape[1], count)
+def attend_locally(layer, spec: LayerSpec, config: MelodiConfig, query, row, positions: bool):
+  """Each token to the max(C, W) tokens before it, as far as there are keys, and to sinks."""
+  key, value, places = row
+  count, reach = query.shape[1], max(spec.cache_tokens, config.window_length)
   distance = [[i - j for j in places] for i in range(count)]
   bias: Any = 0.0
   if config.position == "t5" and positions:
     bias = layer.position_bias[:, np.array([[bucket(d) for d in row] for row in distance])]
   if config.position == "rotary" and positions:
     query, key = rotate(query, range(count)), rotate(key, places)
-  seen = np.array([[0 < d <= config.window_length for d in row] for row in distance])
+  sink = [place < -spec.cache_tokens for place in places]
+  seen = np.array([[0 < d <= reach or s for d, s in zip(r, sink, strict=True)] for r in distance])
   return attend(query, key, value, layer.temperature, bias, seen)
 
 
@@ -211,8 +222,8 @@ def read_window(
   if queued and not config.neighbors.count:
     out = list(attend_to_queue_and_window(layer, config, query, queue, key, value))
   else:
-    row = with_cache(layer, config, own.cache, key, value)
-    out = list(attend_locally(layer, config, query, *row, positions=not queued))
+    row = with_cache(layer, spec, config, own, key, value)
+    out = list(attend_locally(layer, spec, config, query, row, positions=not queued))
   if queued and config.neighbors.count:
     # The official gate b is the share of what is retrieved; ours is that of the local heads.
     local = jax.nn.sigmoid(layer.gate)
@@ -227,11 +238,13 @@ def read_window(
   if queued and not config.neighbors.count and config.reference_defects:
     above = above + x
 
-  own.cache = entries_of(config, x, key, value)
+  entries = entries_of(config, x, key, value)
+  if spec.short_tokens:
+    own.remember(spec, entries, config.window_length - x.shape[0])
   if queued:
-    own.new.append((number, own.cache))
+    own.new.append((number, entries))
   if told is not None and params.states is not None:
-    own.states = next_states(params.states, config, own.states, *row)
+    own.states = next_states(params.states, config, own.states, *row[:2])
   return above
 
 

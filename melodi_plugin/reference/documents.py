@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from melodi_plugin.config.model import MelodiConfig
+from melodi_plugin.config.model import LayerSpec, MelodiConfig
 from melodi_plugin.config.systems import BLOCK_RECURRENT
 from melodi_plugin.core.memory import Memory
 
@@ -17,10 +17,20 @@ class LayerOfDocument:
   A stored window has n <= W entries: tokens, or keys and values where these are stored.
   """
 
-  cache: Any = None  # the previous window
+  sinks: Any = None  # the first tokens of the document
+  cache: Any = None  # the last n <= C tokens of its windows so far
+  padding: int = 0  # behind them, if the last window was not full
+  read: int = 0  # tokens of those windows
   old: list = dataclasses.field(default_factory=list)  # windows from before this segment
   new: list = dataclasses.field(default_factory=list)  # (number in the segment, window)
   states: Any = None
+
+  def remember(self, spec: LayerSpec, entries: Any, padding: int) -> None:
+    """The sinks and the cache after a window."""
+    if self.cache is None:
+      self.sinks, self.cache = entries[: spec.sink_tokens], entries[:0]
+    self.cache = jnp.concatenate([self.cache, entries])[-spec.cache_tokens :]
+    self.padding, self.read = padding, self.read + entries.shape[0]
 
 
 class Document:
@@ -40,7 +50,12 @@ def recollect(config: MelodiConfig, memory: Memory) -> Document:
     long: Any = next(longs) if spec.increment else None
     if not document.windows:
       continue
-    own.cache = short
+    if short is not None:
+      filled = min(spec.cache_tokens, document.windows * config.window_length)
+      if config.reference_defects:  # empty slots are input, too
+        filled = spec.cache_tokens
+      own.read = document.windows * config.window_length
+      own.sinks, own.cache = short[: spec.sink_tokens], short[spec.short_tokens - filled :]
     if long is not None and config.system == BLOCK_RECURRENT:
       own.states = long
     elif long is not None:
@@ -52,7 +67,7 @@ def recollect(config: MelodiConfig, memory: Memory) -> Document:
 
 
 def write_down(document: Document, config: MelodiConfig, memory: Memory) -> Memory:
-  """The opposite: short windows end, and short queues begin, with zeros."""
+  """The opposite: short windows end, and short caches and queues begin, with zeros."""
 
   def pad(entries, before, after):
     return jnp.pad(entries, ((before, after), (0, 0)))
@@ -60,8 +75,11 @@ def write_down(document: Document, config: MelodiConfig, memory: Memory) -> Memo
   short, long = [], []
   for spec, own in zip(config.layers, document.layers, strict=True):
     if spec.short_tokens:
-      cache = memory.short[0][:0] if own.cache is None else own.cache
-      short.append(pad(cache, 0, spec.short_tokens - cache.shape[0]))
+      nothing = memory.short[0][:0]
+      sinks, cache = (nothing if part is None else part for part in (own.sinks, own.cache))
+      sinks = pad(sinks, 0, spec.sink_tokens - sinks.shape[0])
+      cache = pad(cache, spec.cache_tokens, own.padding)[-spec.cache_tokens :]
+      short.append(jnp.concatenate([sinks, cache]))
     if spec.increment and config.system == BLOCK_RECURRENT:
       long.append(memory.long[len(long)] if own.states is None else own.states)
     elif spec.increment:

@@ -38,6 +38,9 @@ OTHERS = {
   "xl": transformer_xl(),
   "xl, rotary": transformer_xl(position="rotary"),
   "xl, no position": transformer_xl(position="none"),
+  "xl, longer cache": transformer_xl(cache_tokens=10),
+  "xl, sinks": transformer_xl(cache_tokens=6, sink_tokens=3),
+  "xl, sinks, shorter cache": transformer_xl(cache_tokens=1, sink_tokens=2, position="rotary"),
   "xl, reference": transformer_xl(reference_defects=True),
   "dense": memorizing(),
   "dense, reference": memorizing(queue_windows=3, reference_defects=True),
@@ -92,8 +95,8 @@ stacked = functools.partial(stack_layers, dtype=jnp.float64)
 # One of each kind that is read another way; what the others are is compared with the slow loops by
 # the tests of readers, and by verbs in the slow run.
 QUICK = (
-  *("melodi", "melodi, no summary", "melodi, masked", "xl", "dense", "dense, reference", "blocked"),
-  *("feedback", "lstm dual", "stock", "stock, looks positions up"),
+  *("melodi", "melodi, no summary", "melodi, masked", "xl", "xl, sinks", "dense"),
+  *("dense, reference", "blocked", "feedback", "lstm dual", "stock", "stock, looks positions up"),
 )
 
 

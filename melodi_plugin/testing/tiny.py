@@ -10,6 +10,7 @@ from flax import nnx
 
 from melodi_plugin.config.keys import MelodiKeys
 from melodi_plugin.config.model import MelodiConfig
+from melodi_plugin.config.systems import TRANSFORMER_XL
 from melodi_plugin.core.memory import Memory
 from melodi_plugin.systems.paper.layer import PaperLayer
 from melodi_plugin.systems.paper.params import PaperLayerParams
@@ -82,10 +83,13 @@ def quick_layers(config: MelodiConfig) -> list[PaperLayer]:
 def random_memory(
   config: MelodiConfig, batch: int, seed: int = 0, windows: int = 2, dtype: Any = jnp.float32
 ) -> Memory:
-  """A memory as `windows` windows would leave it: older slots of the queue are still empty."""
+  """A memory as `windows` windows would leave it: older slots of queue and cache are empty."""
   empty, rng = empty_memory(config, batch), np.random.default_rng(seed)
   short, long = (rng.normal(size=leaf.shape).astype(dtype) for leaf in (empty.short, empty.long))
   long[:, :, : max(0, config.queue_tokens - windows * config.long_term_increment)] = 0
+  if config.system == TRANSFORMER_XL:
+    read, (spec, *_) = windows * config.window_length, config.layers
+    short[:, :, spec.sink_tokens : max(spec.sink_tokens, spec.short_tokens - read)] = 0
   return Memory(jnp.asarray(short), jnp.asarray(long), jnp.full_like(empty.windows, windows))
 
 

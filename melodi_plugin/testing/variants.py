@@ -31,6 +31,8 @@ _RECURRENT: dict[str, Any] = dict(system=BLOCK_RECURRENT, memory_layers=(1,), st
 SYSTEMS: dict[str, dict[str, Any]] = {
   "transformer_xl": dict(system=TRANSFORMER_XL),
   "transformer_xl without positions": dict(system=TRANSFORMER_XL, position="none"),
+  "transformer_xl with a long cache": dict(system=TRANSFORMER_XL, cache_tokens=20),
+  "transformer_xl with sinks": dict(system=TRANSFORMER_XL, cache_tokens=3, sink_tokens=4),
   "transformer_xl as in the official code": dict(system=TRANSFORMER_XL, reference_defects=True),
   "whole queue": _MEMORY,
   "whole queue as in the official code": _MEMORY | dict(reference_defects=True),

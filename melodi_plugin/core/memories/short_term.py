@@ -6,10 +6,11 @@ from typing import Any, NamedTuple, final
 import jax.numpy as jnp
 
 from melodi_plugin.config.model import LayerSpec, MelodiConfig
-from melodi_plugin.core.array_typing import Array, Float, Heads, Rng, Summary
+from melodi_plugin.core.array_typing import Array, Bool, Float, Heads, Int, Rng, Summary
 from melodi_plugin.core.cell import KeyValues, OpenWindow, Reader
 from melodi_plugin.core.memories.contents import Mixture, Verbatim
 from melodi_plugin.core.memory import Stored
+from melodi_plugin.core.segments import select_rows
 
 
 @final
@@ -54,17 +55,28 @@ class Mixed:
       return u[:, : self.spec.short_tokens]
     return self._contents.close(params, u, window)
 
-  def next(self, kept: Float[Array, "B S D"], tokens: KeyValues) -> Float[Array, "B S D"]:
+  def filled(self, held: Int[Array, "B"]) -> Bool[Array, "B S"]:
+    """See `ShortMemory.filled`: one window fills them all."""
+    return jnp.broadcast_to((held > 0)[:, None], (*held.shape, self.spec.short_tokens))
+
+  def next(
+    self,
+    kept: Float[Array, "B S D"],
+    new: Float[Array, "B S D"],
+    held: Int[Array, "B"],
+    row: KeyValues,
+    tokens: KeyValues,
+  ) -> Float[Array, "B S D"]:
     """See `ShortMemory.next`."""
-    return kept
+    return new.astype(kept.dtype)
 
   def kept(self, state: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
     """See `ShortMemory.kept`."""
     return state
 
 
-class CachedWindow(NamedTuple):
-  """The previous window: what is stored of it, and its keys and values with this step's weights."""
+class CachedTokens(NamedTuple):
+  """Earlier tokens: what is stored of them, and their keys and values with this step's weights."""
 
   entries: Float[Array, "B S _"]
   key: Heads
@@ -74,7 +86,11 @@ class CachedWindow(NamedTuple):
 @final
 @dataclasses.dataclass(frozen=True)
 class Cache:
-  """The previous window as it is: S = W, or 0 in a layer that needs none."""
+  """The last C tokens before the window as they are, behind the first ones of the document (sinks).
+
+  S counts both; it is 0 in a layer that needs none.  A sink that the cache holds, too, is hidden in
+  the cache, so that a token is seen once.
+  """
 
   config: MelodiConfig
   spec: LayerSpec
@@ -92,29 +108,53 @@ class Cache:
 
   @property
   def _contents(self) -> Verbatim:
-    return Verbatim(self.config, self.spec.short_tokens, self.dtype)
+    tokens = self.config.window_length if self.spec.short_tokens else 0
+    return Verbatim(self.config, tokens, self.dtype)
 
   def begin(
     self, reader: Reader, params: Any, kept: Float[Array, "B S _"], rng: Rng | None
-  ) -> CachedWindow:
+  ) -> CachedTokens:
     """See `ShortMemory.begin`."""
-    return CachedWindow(kept, *self._contents.old_heads(reader, params, kept, "short", rng))
+    return CachedTokens(kept, *self._contents.old_heads(reader, params, kept, "short", rng))
 
   def heads(
-    self, reader: Reader, params: Any, state: CachedWindow, rng: Rng | None
+    self, reader: Reader, params: Any, state: CachedTokens, rng: Rng | None
   ) -> tuple[Heads, Heads]:
     """See `ShortMemory.heads`."""
     return state.key, state.value
 
-  def close(self, params: Any, u: Summary, window: OpenWindow) -> Float[Array, "B S _"]:
-    """See `ShortMemory.close`."""
+  def close(self, params: Any, u: Summary, window: OpenWindow) -> Float[Array, "B W _"]:
+    """See `ShortMemory.close`: its tokens, or none."""
     return self._contents.close(params, u, window)
 
-  def next(self, kept: Float[Array, "B S _"], tokens: KeyValues) -> CachedWindow:
-    """See `ShortMemory.next`."""
-    size = self.spec.short_tokens
-    return CachedWindow(kept, tokens.key[:, :size], tokens.value[:, :size])
+  def filled(self, held: Int[Array, "B"]) -> Bool[Array, "B S"]:
+    """See `ShortMemory.filled`: the sinks, and the newest end of the cache but for sinks."""
+    sinks, size = self.spec.sink_tokens, self.spec.short_tokens
+    from_end = size - jnp.arange(size, dtype=jnp.int32)
+    read = held[:, None] * self.config.window_length
+    in_cache = from_end <= read - sinks
+    return jnp.where(from_end > size - sinks, read > 0, in_cache)
 
-  def kept(self, state: CachedWindow) -> Float[Array, "B S _"]:
+  def next(
+    self,
+    kept: Float[Array, "B S _"],
+    new: Float[Array, "B W _"],
+    held: Int[Array, "B"],
+    row: KeyValues,
+    tokens: KeyValues,
+  ) -> CachedTokens:
+    """See `ShortMemory.next`."""
+    sinks, size = self.spec.sink_tokens, self.spec.short_tokens
+
+    def push(old: Array, own: Array) -> Array:
+      own = own.astype(old.dtype)
+      first = select_rows(held == 0, own[:, :sinks], old[:, :sinks])
+      cached = jnp.concatenate([old[:, sinks:], own], axis=1)
+      return jnp.concatenate([first, cached[:, cached.shape[1] - (size - sinks) :]], axis=1)
+
+    pairs = (kept, new), (row.key, tokens.key), (row.value, tokens.value)
+    return CachedTokens(*(push(*pair) for pair in pairs))
+
+  def kept(self, state: CachedTokens) -> Float[Array, "B S _"]:
     """See `ShortMemory.kept`."""
     return state.entries

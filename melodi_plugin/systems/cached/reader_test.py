@@ -2,6 +2,9 @@
 
 import pytest
 
+from melodi_plugin.config.systems import TRANSFORMER_XL
+from melodi_plugin.conformance import segments, suite
+from melodi_plugin.conformance.stacks import Subject, small_config
 from melodi_plugin.testing.baselines import (
   SEGMENT,
   batch_of,
@@ -29,6 +32,14 @@ CASES = {
   "xl, rotary": (transformer_xl(position="rotary", num_layers=1), "layers"),
   "xl, no position": (transformer_xl(position="none", num_layers=1), "windows"),
   "xl, reference": (transformer_xl(num_layers=1, reference_defects=True), "layers"),
+  "xl, shorter cache": (transformer_xl(cache_tokens=3), "layers"),
+  "xl, longer cache": (transformer_xl(cache_tokens=10, position="rotary"), "windows"),
+  "xl, cache longer than a segment": (transformer_xl(cache_tokens=17), "layers"),
+  "xl, sinks": (transformer_xl(cache_tokens=6, sink_tokens=3), "layers"),
+  "xl, sinks, shorter cache": (
+    transformer_xl(cache_tokens=1, sink_tokens=4, position="rotary"),
+    "windows",
+  ),
   "dense": (DENSE, "layers"),
   "dense, windows outside": (memorizing(), "windows"),
   # The official queue holds whole segments.
@@ -40,7 +51,7 @@ CASES = {
   "blocked, reference": (memorizing(4, reference_defects=True, **WHOLE, **ALONE), "layers"),
 }
 # One of each kind, and that of a cache in those of queues; those of the others are slow.
-DIFFERENTIATED = ("dense", "blocked")
+DIFFERENTIATED = ("dense", "blocked", "xl, sinks")
 
 
 @pytest.mark.parametrize("name", [n for n in CASES if n not in DIFFERENTIATED])
@@ -83,3 +94,16 @@ class TestDocuments:
 def test_no_gradient_reaches_the_queue_of_earlier_segments(config):
   _, _, gradients = read(config, batch_of(config, [[-12], [-7]]), memory_of(config))
   assert not gradients[3].any()
+
+
+SINKS = Subject(small_config(TRANSFORMER_XL, melodi_cache_tokens=6, melodi_sink_tokens=2))
+QUICK = (segments.segments_can_be_cut_anywhere, segments.documents_begin_without_memory)
+
+
+@pytest.mark.parametrize(
+  "check",
+  [pytest.param(c, marks=() if c in QUICK else pytest.mark.slow) for c in suite.checks(SINKS)],
+  ids=lambda check: check.__name__,
+)
+def test_long_cache_with_sinks_conforms(check):
+  check(SINKS)

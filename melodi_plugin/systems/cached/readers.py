@@ -1,7 +1,7 @@
 """How Transformer-XL and the Memorizing Transformer read (SEMANTICS 4.1 to 4.3).
 
-They remember tokens as they are: the previous window in the place of short-term memory and, in a
-memory layer, all tokens of many windows in a queue.
+They remember tokens as they are: those before the window in the place of short-term memory and, in
+a memory layer, all tokens of many windows in a queue.
 """
 
 import dataclasses
@@ -58,7 +58,10 @@ def attend_locally(
   row: KeyValues,
   rng: Rng | None,
 ) -> Heads:
-  """Attention to the W tokens before a token, in cache and window."""
+  """Attention to the max(C, W) tokens before a token, as far as cache and window hold them.
+
+  Sinks are seen from everywhere.
+  """
   return attend_to_row(
     params,
     config,
@@ -66,7 +69,8 @@ def attend_locally(
     queries.places,
     row,
     rng,
-    reach=config.window_length,
+    reach=max(spec.cache_tokens, config.window_length),
+    sinks=spec.sink_tokens,
     positions=spec.has_positions,
   )
 
@@ -74,7 +78,7 @@ def attend_locally(
 @final
 @dataclasses.dataclass(frozen=True)
 class LocalReader:
-  """A layer of Transformer-XL: a token sees the W tokens before it."""
+  """A layer of Transformer-XL."""
 
   config: MelodiConfig
   spec: LayerSpec

@@ -83,11 +83,13 @@ def attend_to_row(
   rng: Rng | None,
   *,
   reach: int | None = None,
+  sinks: int = 0,
   positions: bool = True,
 ) -> Heads:
   """Self-attention of t tokens over their row [memory | context | summary].
 
-  A token at place i sees places below i, but only the last `reach` of them if that is given.
+  A token at place i sees places below i, but only the last `reach` of them if that is given,
+  and the first `sinks` of the row besides.
   Without `places` the tokens stand at the end of the row; without `positions` distances do not
   matter.
   """
@@ -105,7 +107,7 @@ def attend_to_row(
     query, row_keys = attention.rotate(query, places), attention.rotate(row_keys, slots[None])
   visible = row.visible[:, None] & (slots < places[..., None])
   if reach is not None:
-    visible &= slots >= places[..., None] - reach
+    visible &= (slots >= places[..., None] - reach) | (slots < sinks)
   return attention.attend(
     query,
     row_keys,
