@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from integration_tests import running
+from melodi_plugin.cli.sizes import measure
 from melodi_plugin.config.keys import MelodiKeys
 from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.config.systems import SYSTEMS
@@ -43,6 +44,14 @@ def test_every_ablation_is_a_small_melodi_of_its_own():
     assert found[-1].model_fields_set == keys.keys()  # the model ignores what it does not know
   others = [MelodiKeys.model_validate(yaml.safe_load(path.read_text())) for path in SMALL]
   assert found and all(found.count(keys) == 1 and keys not in others for keys in found)
+
+
+@pytest.mark.parametrize("name", ["xl_as_s4_l2", "sinks_as_s4_l2", "xl_as_s6_l3"])
+def test_control_has_the_bytes_of_what_it_controls(name):
+  own, other = measure(
+    [str(FOLDER / f"small/{n}.yml") for n in (name, name.split("_as_")[1])], []
+  ).values()
+  assert own.slot_bytes == other.slot_bytes and own.decode_state_bytes == other.decode_state_bytes
 
 
 @pytest.mark.parametrize("path", [*YAMLS, *ABLATIONS], ids=lambda path: path.stem)
