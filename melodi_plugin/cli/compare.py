@@ -2,7 +2,7 @@
 
 Trains and evaluates every config with the same data, seeds and budget, one process after the other,
 and writes into FOLDER (default `comparison`) `comparison.md`, `.csv`, `.json`, `loss.png`,
-`memory.png` and `position.png`.  key=value is for all rows, as in `steps=100`.
+`bytes.png`, `memory.png` and `position.png`.  key=value is for all rows, as in `steps=100`.
 
 The same command goes on where it was stopped: what is finished is not run again, and training goes
 on from its last checkpoint.  What a run prints is in FOLDER/logs.
@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 from melodi_plugin.compare import configs, plots, table
 from melodi_plugin.compare.execution import execute_all, locked
-from melodi_plugin.compare.request import FORCED, Request, ask, check_same
+from melodi_plugin.compare.request import FORCED, Request, ask, check_same, unequal_slots
 from melodi_plugin.compare.results import put_together
 from melodi_plugin.compare.runs import Result, Row, Run, check_settings
 from melodi_plugin.errors import UserError
@@ -45,7 +45,9 @@ def find_rows(request: Request) -> list[Row]:
   for config, name in names.items():
     own = described[config, ""]
     changed = _changed(config, own, {change: described[config, change] for change in changes})
-    rows.append(Row(name, config, request.overrides, own.settings, own.sizes, changed))
+    rows.append(
+      Row(name, config, request.overrides, own.settings, own.sizes, changed, own.hides_empty_slots)
+    )
   check_same({row.config: row.settings for row in rows})
   return rows
 
@@ -90,6 +92,8 @@ def main(options: argparse.Namespace) -> int:
   asked = (options.seeds, options.out, options.evaluate_with, options.probe)
   request = ask(options.configs, options.keys, *asked)
   rows = find_rows(request)
+  if unequal := unequal_slots({row.name: row.hides_empty_slots for row in rows}):
+    print(f"warning: {unequal}.", file=sys.stderr)
   # All rows with one seed before the next seed: something can be compared early.
   runs = [Run(row, seed, request.out, request.probe) for seed in request.seeds for row in rows]
   with _terminated_by_exception(), locked(request.out):

@@ -19,14 +19,15 @@ def describe(requests):
     memory = 0 if "window" in config else 16 * int(keys.get("melodi_long_term_windows", 4))
     sizes = SIZES | {"memory_all": memory, "parameters": 1000 + int(keys.get("melodi_add", 0))}
     settings = SETTINGS | {"queue": memory, "steps": int(keys.get("steps", 4))}
-    found.append(configs.Described(settings, sizes, {"queue": memory}))
+    hides = keys.get("melodi_mask_empty_slots") == "true" or "hidden" in config
+    found.append(configs.Described(settings, sizes, {"queue": memory}, hides if memory else None))
   return found
 
 
 @pytest.fixture
 def processes(monkeypatch, tmp_path):
   monkeypatch.chdir(tmp_path)
-  for name in ("memory", "window"):
+  for name in ("memory", "window", "hidden"):
     (tmp_path / f"{name}.yml").touch()
   played = Processes()
   monkeypatch.setattr(runs, "_command", played)
@@ -46,12 +47,30 @@ def test_all_rows_and_seeds_are_compared_and_nothing_is_run_twice(tmp_path, proc
   assert {stage[-1] for _, stage in others} == {"1", "8"}
   names = {path.name for path in tmp_path.iterdir() if path.is_file()}
   assert names >= {"comparison.md", "comparison.csv", "comparison.json"}
-  assert names >= {"loss.png", "memory.png", "position.png", "memory_after_training.png"}
+  assert names >= {
+    "loss.png",
+    "bytes.png",
+    "memory.png",
+    "position.png",
+    "memory_after_training.png",
+  }
   before, count = (tmp_path / "comparison.json").read_text(), len(processes.started)
   assert main(["compare", *arguments]) == 0
   assert len(processes.started) == count
   assert (tmp_path / "comparison.json").read_text() == before
   assert "| window " in capsys.readouterr().out
+
+
+def test_rows_with_another_rule_for_empty_slots_are_told(tmp_path, processes, capsys):
+  command = ["compare", "memory.yml", "window.yml", "hidden.yml", f"out={tmp_path}"]
+  assert main(command) == 0
+  said = "attended to in memory and hidden in hidden, which alone can decide"
+  assert (
+    f"warning: memory slots that no window has filled yet are {said}" in capsys.readouterr().err
+  )
+  assert said in (tmp_path / "comparison.md").read_text()
+  assert main([*command[:-1], f"out={tmp_path}/same", "melodi_mask_empty_slots=true"]) == 0
+  assert "warning" not in capsys.readouterr().err
 
 
 def test_failure_is_in_the_status_and_in_the_files(tmp_path, processes, capsys):

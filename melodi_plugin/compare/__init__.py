@@ -9,6 +9,7 @@ Read in this order; each file imports only what stands above it:
   runs       one config with one seed: trained, evaluated, resumed, never run twice
   execution  all runs, one after the other, with a bar; the lock on their folder
   results    the runs of a row put together: means, spread, change against the first row
-  plots      the pictures
+  pareto     the picture of quality against bytes
+  plots      the other pictures
   table      Markdown, CSV and JSON
 """

@@ -37,6 +37,7 @@ class Described(NamedTuple):
   settings: dict[str, Any]  # every key of MaxText and ours that can change a result
   sizes: dict[str, Any]  # fields of `cost.sizes.Sizes`
   evaluated: dict[str, Any]  # all that an evaluation of the trained model depends on
+  hides_empty_slots: bool | None  # of memory; None if it has none
 
 
 def describe(requests: Sequence[Sequence[str]]) -> list[Described]:
@@ -67,7 +68,9 @@ def describe_here(request: Sequence[str]) -> Described:
     from melodi_plugin.maxtext.sizes import sizes  # after registration
 
     settings = settings_of(config.get_keys())
-    return Described(settings, dict(sizes(config)._asdict()), _evaluated(config, settings))
+    counted = dict(sizes(config)._asdict())
+    hides = _hides_empty_slots(config) if counted["memory_all"] else None
+    return Described(settings, counted, _evaluated(config, settings), hides)
   except (UserError, ValueError, NotImplementedError) as error:
     raise UserError(f"{request[0]}: {error}") from error
 
@@ -82,6 +85,10 @@ def _evaluated(config: Any, settings: dict[str, Any]) -> dict[str, Any]:
   # Layers that have a queue say how long it is; without one its windows say nothing.
   own["model"] = repr((dataclasses.replace(melodi, long_term_windows=0), melodi.layers))
   return own
+
+
+def _hides_empty_slots(config: Any) -> bool | None:
+  return MelodiConfig.from_maxtext(config).mask_empty_slots if is_melodi(config) else None
 
 
 def settings_of(keys: dict[str, Any]) -> dict[str, Any]:

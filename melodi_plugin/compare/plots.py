@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
+from melodi_plugin.compare import pareto
 from melodi_plugin.compare.results import Over, RowResult
 from melodi_plugin.evaluation.plots import by_position, shortened
 from melodi_plugin.output.figures import (
@@ -29,6 +30,8 @@ def pictures(rows: Sequence[RowResult]) -> dict[str, bytes]:
   if not finite:
     return drawn
   evaluations, names = [found.evaluation for found in finite], [found.row.name for found in finite]
+  if pareto.curves(finite):
+    drawn["bytes.png"] = pareto.picture(finite)
   drawn |= {"memory.png": memory(rows), "position.png": by_position(evaluations, names)}
   if any(found.changed for found in finite):
     drawn["memory_after_training.png"] = memory(rows, after_training=True)

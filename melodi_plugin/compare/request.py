@@ -150,6 +150,22 @@ def check_same(settings: Mapping[str, Mapping[str, Any]]) -> None:
       )
 
 
+def unequal_slots(hides: Mapping[str, bool | None]) -> str:
+  """What a reader must know if rows differ in whether they hide empty memory slots, or ''.
+
+  Args:
+    hides: by row; None for a row without memory.
+  """
+  seen, hidden = ([name for name, own in hides.items() if own is rule] for rule in (False, True))
+  if not seen or not hidden:
+    return ""
+  return (
+    f"memory slots that no window has filled yet are attended to in {', '.join(seen)} and hidden "
+    f"in {', '.join(hidden)}, which alone can decide; melodi_mask_empty_slots=true hides them in "
+    "all rows"
+  )
+
+
 def _difference(key: str, values: Mapping[str, Any]) -> str:
   """'steps is 3 in a.yml, 5 in b.yml and c.yml', or '' if all are the same."""
   places: dict[str, list[str]] = {}

@@ -42,6 +42,7 @@ class Row(NamedTuple):
   settings: Mapping[str, Any]
   sizes: Sizes
   changed: Mapping[str, Sizes] = {}  # 'key=value' to evaluate with as well: sizes with it
+  hides_empty_slots: bool | None = None  # of memory; None if it has none
 
 
 class Run(NamedTuple):

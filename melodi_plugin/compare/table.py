@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from melodi_plugin.compare.request import Request, tokens_per_step
+from melodi_plugin.compare.request import Request, tokens_per_step, unequal_slots
 from melodi_plugin.compare.results import SPREAD, Over, RowResult, per_seed
 from melodi_plugin.compare.runs import Result, Row
 from melodi_plugin.cost.paper_rows import Match, match
@@ -20,8 +20,14 @@ _MIB = 2**20
 def table(rows: Sequence[RowResult]) -> Table:
   """The rows side by side; beside rows of the paper what it prints of them."""
   low, high = (f"{100 * part:.0f}" for part in SPREAD)
-  header = ["", "parameters", "without embedding", "memory, all", "short", "long", "tokens/s"]
-  header += ["peak memory", "test perplexity", f"documents, {low}th to {high}th percentile"]
+  header = ["", "parameters", "without embedding", "memory, all", "short", "long"]
+  header += [
+    "slot",
+    "tokens/s",
+    "peak memory",
+    "test perplexity",
+    f"documents, {low}th to {high}th percentile",
+  ]
   header.append("against the first (95 %)")
   more, printed = perplexity_columns([_printed(found.row) for found in rows])
   cells = [_cells(found) + own for found, own in zip(rows, printed, strict=True)]
@@ -55,6 +61,7 @@ def _cells(found: RowResult) -> list[str]:
   return [
     found.row.name,
     *map(with_unit, numbers),
+    "-" if sizes["slot_bytes"] is None else with_unit(sizes["slot_bytes"], "B"),
     f"{found.tokens_per_second:,.0f}",
     f"{peak / _MIB:,.0f} MiB {kind}",
     _over(found.perplexity),
@@ -109,9 +116,9 @@ def _notes(request: Request, rows: Sequence[RowResult]) -> list[str]:
     f"- Every row: {settings['steps']:,} steps of {tokens_per_step(settings):,} tokens, seeds "
     f"{seeds}; read from `{settings['grain_train_files']}`, tested on "
     f"`{settings['grain_eval_files']}`.",
-    "- Memory: stored numbers per batch row, as the paper counts them.  tokens/s: median over the "
-    "steps but the first few; of text, without padding.  Peak memory: of the training process, "
-    "compiling included.",
+    "- Memory: stored numbers per batch row, as the paper counts them.  Slot: all bytes of a row "
+    "that decodes, as an engine keeps it.  tokens/s: median over the steps but the first few; of "
+    "text, without padding.  Peak memory: of the training process, compiling included.",
     "- Test perplexity: mean and standard deviation over seeds.  Documents and the change against "
     "the first row: of the losses' mean over seeds; its interval resamples documents, not seeds.",
   ]
@@ -120,6 +127,8 @@ def _notes(request: Request, rows: Sequence[RowResult]) -> list[str]:
       "- Printed: the paper's perplexity of that row, on that corpus in that vocabulary; it says "
       "something about a run on the same text in the same tokens only."
     )
+  if unequal := unequal_slots({found.row.name: found.row.hides_empty_slots for found in rows}):
+    notes.append(f"- **Unequal rows**: {unequal}.")
   for found in rows:
     if (paper := _match(found.row)) and paper.changed:
       notes.append(

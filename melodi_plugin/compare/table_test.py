@@ -34,6 +34,7 @@ def test_markdown_has_a_line_per_row_and_says_how_it_was_measured(found):
   cells = dict(zip(columns[2:-1], [cell.strip() for cell in row.split("|")][2:-1], strict=True))
   assert cells["parameters"] == "1,000" and cells["without embedding"] == "900"
   assert (cells["memory, all"], cells["short"], cells["long"]) == ("192", "64", "128")
+  assert cells["slot"] == "4,096 B"
   assert cells["peak memory"] == "1,024 MiB host" and "±" in cells["test perplexity"]
   assert "**Failed.** x_seed0" in text and "memory: 2 of 3 seeds" in text
   assert "4 steps of 128 tokens" in text and "![loss](loss.png)" in text
@@ -106,6 +107,7 @@ def test_pictures_are_drawn(found):
   drawn = plots.pictures(found)
   assert drawn.keys() == {
     "loss.png",
+    "bytes.png",
     "memory.png",
     "position.png",
     "memory_after_training.png",

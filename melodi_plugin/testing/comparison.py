@@ -18,6 +18,7 @@ SIZES = {
   "memory_short": 64,
   "memory_long": 128,
   "memory_all": 192,
+  "slot_bytes": 4096,
   "training_flops_per_token": 6000.0,
 }
 SETTINGS = {
@@ -27,6 +28,9 @@ SETTINGS = {
   "grain_train_files": "train.jsonl",
   "grain_eval_files": "test.jsonl",
   "learning_rate": 0.1,
+  "decoder_block": "melodi",
+  "melodi_base_block": "paper",
+  "melodi_sink_tokens": 0,
 }
 
 
