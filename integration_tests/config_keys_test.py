@@ -35,7 +35,6 @@ ENVIRONMENT = {  # as text, what becomes of it
   "melodi_scalar_learning_rate_multiplier": ("20", 20.0),
   "melodi_memory_dtype": ("bfloat16", "bfloat16"),
   "melodi_cache_tokens": ("48", 48),
-  "melodi_sink_tokens": ("4", 4),
   "melodi_neighbors": ("8", 8),
   "melodi_exact_neighbors": ("true", True),
   "melodi_recurrent_layers": ("1", "1"),
@@ -99,7 +98,6 @@ ENVIRONMENT = {  # as text, what becomes of it
 # Keys that other systems than MELODI have, and what else they need.
 NEEDS = {
   "melodi_cache_tokens": {"decoder_block": "transformer_xl"},
-  "melodi_sink_tokens": {"decoder_block": "transformer_xl"},
   "melodi_neighbors": {"decoder_block": "memorizing_transformer"},
   "melodi_exact_neighbors": {"decoder_block": "memorizing_transformer", "melodi_neighbors": 2},
   "melodi_recurrent_feedback": {

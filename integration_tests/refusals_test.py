@@ -28,12 +28,12 @@ ENGRAM |= {"hf_access_token": "x", "tokenizer_path": "x"}
 
 # The settings, and the words of the refusal's sentence by which it is known.
 CASES = [
-  ({"melodi_cache_tokens": 8}, "melodi_cache_tokens=8 is a key of transformer_xl"),
-  ({"melodi_sink_tokens": 4}, "melodi_sink_tokens=4 is a key of transformer_xl"),
+  ({"melodi_cache_tokens": 8}, "is a key of transformer_xl without"),
+  ({"melodi_sink_tokens": 4}, "is a key of stock decoders, and of transformer_xl"),
   ({"melodi_neighbors": 4}, "is a key of memorizing_transformer"),
   ({"melodi_exact_neighbors": True}, "finds nothing without melodi_neighbors"),
   ({"melodi_recurrent_feedback": True}, "is a key of block_recurrent"),
-  ({"melodi_sliding_window": 8}, "are keys of stock decoders"),
+  ({"melodi_sliding_window": 8}, "is a key of stock decoders without memory"),
   ({"melodi_reference_defects": True}, "for the systems that MELODI is compared with"),
   ({"opt_type": "muon", "muon_type": "maxtext_muon"}, "set muon_type=optax_muon"),
   ({"packing": True}, "packing=true packs every row anew"),

@@ -104,12 +104,6 @@ class MelodiKeys(ServeKeys):
     description="Transformer-XL, C: tokens before the window that every layer keeps as they are; a "
     "token sees the C tokens before it, or W if C is smaller, as far as they are kept.  0 is W.",
   )
-  melodi_sink_tokens: int = Field(
-    0,
-    ge=0,
-    description="Transformer-XL: first tokens of a document that every layer keeps for the whole "
-    "document and sees besides (attention sinks); at most W.",
-  )
   melodi_neighbors: int = Field(
     0,
     ge=0,
@@ -178,8 +172,9 @@ class MelodiKeys(ServeKeys):
   melodi_sink_tokens: int = Field(
     0,
     ge=0,
-    description="Attention sinks (StreamingLLM) beside melodi_sliding_window: the first so many "
-    "tokens that a chunk has of a document, which all later ones in it see.",
+    description="Attention sinks (StreamingLLM), the first so many tokens, which all later ones "
+    "see: those that a chunk has of a document, beside melodi_sliding_window of a stock decoder; "
+    "those of a whole document in every layer of Transformer-XL, at most W.",
   )
   melodi_overlapping_chunks: bool = Field(
     False,

@@ -43,20 +43,23 @@ def _other_attention(config: Any) -> bool:
   return not own or any(getattr(config, switch) for switch in switches)
 
 
-def _of_transformer_xl(key: str) -> Refusal:
-  """For a key of its cache, which the official code does not have either."""
-  return Refusal(
-    lambda c: (
-      getattr(c, key) > 0 and (system_of(c) != TRANSFORMER_XL or c.melodi_reference_defects)
-    ),
-    f"{key}={{c.{key}}} is a key of transformer_xl without melodi_reference_defects; set it to 0, "
-    "or decoder_block to transformer_xl.",
-  )
+def _other_cache(config: Any) -> bool:
+  """Also the official code's own has neither another length nor sinks."""
+  return system_of(config) != TRANSFORMER_XL or config.melodi_reference_defects
 
 
 EVERY_BLOCK = (
   # Keys of another system.
-  *(_of_transformer_xl(key) for key in ("melodi_cache_tokens", "melodi_sink_tokens")),
+  Refusal(
+    lambda c: c.melodi_cache_tokens > 0 and _other_cache(c),
+    "melodi_cache_tokens={c.melodi_cache_tokens} is a key of transformer_xl without "
+    "melodi_reference_defects; set it to 0.",
+  ),
+  Refusal(
+    lambda c: c.melodi_sink_tokens > 0 and _other_cache(c),
+    "melodi_sink_tokens={c.melodi_sink_tokens} is a key of stock decoders, and of transformer_xl "
+    "without melodi_reference_defects; set it to 0.",
+  ),
   Refusal(
     lambda c: c.melodi_neighbors > 0 and system_of(c) != MEMORIZING,
     "melodi_neighbors={c.melodi_neighbors} is a key of memorizing_transformer; set decoder_block "
@@ -95,9 +98,9 @@ EVERY_BLOCK = (
     "muon_type=optax_muon.",
   ),
   Refusal(
-    lambda c: c.melodi_sliding_window or c.melodi_sink_tokens,
-    "melodi_sliding_window and melodi_sink_tokens are keys of stock decoders, and memory is read "
-    "in windows of melodi_window_length; set both to 0.",
+    lambda c: c.melodi_sliding_window > 0,
+    "melodi_sliding_window={c.melodi_sliding_window} is a key of stock decoders without memory, "
+    "which is read in windows of melodi_window_length; set it to 0.",
   ),
   # Rows must go on where they stopped.
   Refusal(
