@@ -226,6 +226,16 @@ def test_scalars_have_a_learning_rate_of_their_own(registered):
   assert all(start == {8.0 if "long_" in path else 6.0} for path, start in starts.items())
 
 
+def test_weight_decay_is_for_matrices_and_the_vocabulary(registered):
+  keys = BLOCKS["melodi"] | {"opt_type": "adamw"}
+  before, with_decay = first_update(**keys, adam_weight_decay=1.0)
+  without = first_update(**keys, adam_weight_decay=0.0)[1]
+  decayed = {path for path, update in with_decay.items() if (update != without[path]).any()}
+  layers = {path for path in before if "decoder/layers" in path}
+  assert decayed - layers == {"token_embedder/embedding", "decoder/logits_dense/kernel"}
+  assert {path.rsplit("/", 1)[-1] for path in decayed & layers} == set(MATRICES)
+
+
 MATRICES = ("query", "key", "value", "out", "ffn_in", "ffn_out", "kernel")
 
 

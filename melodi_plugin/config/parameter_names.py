@@ -14,6 +14,12 @@ TEMPERATURES = ("temperature", "cross_temperature", "long_temperature")
 SCALARS = (*TEMPERATURES, "gate", "offset")
 # Tensors of two axes that are no matrices: each row is a parameter by itself.
 TABLES = ("position_bias", "initial", "positions", SUMMARY_TABLE)
+# What weight decay would only hold back, in layers of ours; regular expressions on paths.
+UNDECAYED_PATTERNS = (
+  r"decoder/layers_\d.*(norm|temperature|gate|bias|initial|positions)$",
+  "decoder/decoder_norm",
+  f"decoder/{SUMMARY_TABLE}",
+)
 
 
 def is_scalar(path: str) -> bool:

@@ -11,7 +11,7 @@ import pydantic
 
 from melodi_plugin.config.keys import PAPER, MelodiKeys
 from melodi_plugin.config.model import MelodiConfig
-from melodi_plugin.config.parameter_names import MEMORY_PATTERNS
+from melodi_plugin.config.parameter_names import MEMORY_PATTERNS, UNDECAYED_PATTERNS
 from melodi_plugin.config.settings import as_written
 from melodi_plugin.config.systems import (
   MELODI,
@@ -76,7 +76,9 @@ def complete(values: dict[str, Any]) -> dict[str, Any]:
   block, base = values.get("decoder_block"), values.get("melodi_base_block", PAPER)
   if base != PAPER:
     values = {**values, **_around(block, base, values)}
-  elif as_written(block) not in SYSTEMS and not values.get("melodi_documents_in_rows"):
+  elif as_written(block) in SYSTEMS:
+    values = {**values, "adamw_mask": values.get("adamw_mask") or [*UNDECAYED_PATTERNS]}
+  elif not values.get("melodi_documents_in_rows"):
     return values
   folder = values.get("base_output_directory")
   if folder and "://" not in folder:
