@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.ticker import FixedLocator
 
+from melodi_plugin.evaluation.probes.result import rate_interval
 from melodi_plugin.evaluation.statistics import mean_interval
 from melodi_plugin.output.figures import new_figure, plain, png, style
 from melodi_plugin.output.tables import Table
@@ -40,7 +41,7 @@ def rates(pairs: Sequence[Pair]) -> dict[str, Any]:
     return mean_interval(np.bincount(documents, values), counts)
 
   hits, on, off = columns[:, 2], columns[:, 3], columns[:, 4]
-  low, high = within(hits) or (0.0, 1.0)
+  low, high = rate_interval(np.bincount(documents, hits), counts)
   return {
     "count": len(pairs),
     "documents": len(counts),

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from melodi_plugin.evaluation import report
-from melodi_plugin.evaluation.statistics import LEVEL
+from melodi_plugin.evaluation.statistics import LEVEL, mean_interval
 from melodi_plugin.output.tables import Table
 
 Result = dict[str, Any]
@@ -39,18 +39,37 @@ def points(answers: Iterable[Answer], ranges: Iterable[tuple[int, int]]) -> list
 
 def rates(hits: np.ndarray, nats: np.ndarray) -> dict[str, Any]:
   """Count, accuracy with its Wilson interval, and mean nats."""
-  from scipy.stats import binomtest  # takes seconds to import, and tables are drawn without it
-
   count, accuracy = len(hits), float(np.mean(hits))
-  interval = binomtest(int(np.sum(hits)), count).proportion_ci(LEVEL, method="wilson")
+  low, high = wilson(int(np.sum(hits)), count)
   mean = float(np.mean(nats))
   return {
     "count": count,
     "accuracy": accuracy,
-    "low": float(interval.low),
-    "high": float(interval.high),
+    "low": low,
+    "high": high,
     "nats": mean if math.isfinite(mean) else None,
   }
+
+
+def wilson(hits: int, count: int) -> tuple[float, float]:
+  """The 95 % interval of a rate."""
+  from scipy.stats import binomtest  # takes seconds to import, and tables are drawn without it
+
+  interval = binomtest(hits, count).proportion_ci(LEVEL, method="wilson")
+  return float(interval.low), float(interval.high)
+
+
+def rate_interval(hits: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
+  """The same over texts of which each has `counts` answers and `hits` right ones; they resample.
+
+  Where all answers are right, or none, resampling sees no spread: then every text is one answer.
+  """
+  if len(counts) < 2:
+    return 0.0, 1.0  # of one text, all is possible
+  if hits.sum() in (0, counts.sum()):
+    return wilson(len(counts) if hits.sum() else 0, len(counts))
+  low, high = mean_interval(hits, counts) or (0.0, 1.0)
+  return low, high
 
 
 def doubling_ranges(furthest: int) -> list[tuple[int, int]]:

@@ -102,9 +102,9 @@ def test_samples_become_answers_with_distances():
 
 
 def test_intervals_are_over_texts():
-  def rates(texts: int):
+  def rates(texts: int, every: int = 2):
     answers = [
-      Scored("a", 9, text, 0, text % 2 == 0, 1.0, 0.5, None)
+      Scored("a", 9, text, 0, text % every == 0, 1.0, 0.5, None)
       for text in range(texts)
       for _ in range(40)
     ]
@@ -116,3 +116,6 @@ def test_intervals_are_over_texts():
   assert few["low"] == 0.0 and few["high"] == 1.0
   assert 0.3 < many["low"] < 0.5 < many["high"] < 0.7
   assert np.isclose(many["accuracy"], 0.5) and many["written"] is None
+  # All right: of 16 texts, though there are 640 answers.
+  right = rates(16, every=1)
+  assert right["accuracy"] == right["high"] == 1.0 and 0.75 < right["low"] < 0.85

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.ticker import PercentFormatter
 
-from melodi_plugin.evaluation.probes.result import doubling_ranges
-from melodi_plugin.evaluation.statistics import mean_interval
+from melodi_plugin.evaluation.probes.result import doubling_ranges, rate_interval
 from melodi_plugin.output.figures import new_figure, png, style
 from melodi_plugin.output.tables import Table
 
@@ -29,21 +28,21 @@ class Scored(NamedTuple):
 
 
 def rates(answers: Sequence[Scored]) -> dict[str, Any]:
-  """Count, accuracy and its interval over texts (of one text, all is possible), nats, chance."""
+  """Count, accuracy and its interval over texts, nats, chance."""
   texts = sorted({answer.text for answer in answers})
   place = {text: number for number, text in enumerate(texts)}
   own = np.array([place[answer.text] for answer in answers])
   hits = np.array([answer.hit for answer in answers], np.float64)
   counts = np.bincount(own).astype(np.float64)
-  within = mean_interval(np.bincount(own, hits), counts) or [0.0, 1.0]
+  low, high = rate_interval(np.bincount(own, hits), counts)
   nats = float(np.mean([answer.nats for answer in answers]))
   written = [answer.written for answer in answers if answer.written is not None]
   return {
     "count": len(answers),
     "texts": len(texts),
     "accuracy": float(hits.mean()),
-    "low": within[0],
-    "high": within[1],
+    "low": low,
+    "high": high,
     "nats": nats if math.isfinite(nats) else None,
     "chance": float(np.mean([answer.chance for answer in answers])),
     "written": float(np.mean(written)) if written else None,
