@@ -48,9 +48,8 @@ def test_every_ablation_is_a_small_melodi_of_its_own():
 
 @pytest.mark.parametrize("name", ["xl_as_s4_l2", "sinks_as_s4_l2", "xl_as_s6_l3"])
 def test_control_has_the_bytes_of_what_it_controls(name):
-  own, other = measure(
-    [str(FOLDER / f"small/{n}.yml") for n in (name, name.split("_as_")[1])], []
-  ).values()
+  paths = [str(FOLDER / f"small/{stem}.yml") for stem in (name, name.split("_as_")[1])]
+  own, other = (found.sizes for found in measure(paths, []).values())
   assert own.slot_bytes == other.slot_bytes and own.decode_state_bytes == other.decode_state_bytes
 
 
