@@ -11,6 +11,7 @@ import types
 import pytest
 
 from integration_tests import running
+from integration_tests.pages import ROOT
 from melodi_plugin.cli import compare as command
 from melodi_plugin.cli.commands import COMMANDS
 from melodi_plugin.cli.main import main
@@ -182,3 +183,31 @@ def test_stopped_comparison_goes_on_and_runs_nothing_twice(tmp_path):
 
   code, log = compare(*arguments, "steps=4", cwd=tmp_path)
   assert code == 2 and "steps was 3 and is 4" in log, log
+
+
+@pytest.mark.slow
+def test_stock_decoders_read_what_a_row_with_memory_reads(tmp_path):
+  data = running.documents_config(tmp_path, LENGTHS)
+  data |= {"grain_eval_files": data["grain_train_files"], "melodi_prepare_data": ""}
+  data |= {"vocab_size": 64, "per_device_batch_size": 2, "checkpoint_period": 1, "steps": 3}
+  names = ["xl", "llama2", "qwen3_next"]
+  files = [str(ROOT / "configs" / "yaml" / "small" / f"{name}.yml") for name in names]
+  keys = [f"{key}={value}" for key, value in data.items()]
+  code, log = compare(*files, *keys, "seeds=3", "out=out", cwd=tmp_path)
+  assert code == 0, log
+
+  runs = [tmp_path / "out" / "runs" / f"{name}_seed3" for name in names]
+  places = [running.iterator_state(run / "checkpoints" / "2") for run in runs]
+  assert places[0] == places[1] == places[2]
+  rows = [json.loads((run / "evaluation.json").read_text())[0] for run in runs]
+  assert [row["chunk"] for row in rows] == [None, 128, 128]
+  for key in ("id", "tokens", "words", "bytes"):
+    first, *others = ([document[key] for document in row["documents"]] for row in rows)
+    assert first == others[0] == others[1] and len(first) == len(LENGTHS)
+  for key in ("from", "to", "tokens"):
+    first, *others = ([bucket[key] for bucket in row["positions"]] for row in rows)
+    assert first == others[0] == others[1]
+  nats = [row["nats"] for row in rows]
+  assert len({round(value, 3) for value in nats}) == 3  # three models, not one
+  table = json.loads((tmp_path / "out" / "comparison.json").read_text())["rows"]
+  assert all(row["decode_state_bytes"] > 0 for row in table)
