@@ -113,7 +113,7 @@ def test_every_file_is_a_row_and_changed_ones_are_not():
   keys = ("steps=7", "melodi_short_term_layers=3", "per_device_batch_size=8")
   changed = read_light([str(ROOT / "s128_l64.yml"), WITHOUT_DOCUMENTS, *keys])
   found = match(str(ROOT / "s128_l64.yml"), vars(changed).get)
-  assert found is not None and found.changed == ["steps"]
+  assert found is not None and found.changed == ["melodi_short_term_layers", "steps"]
   assert match("configs/yaml/small/xl.yml", vars(changed).get) is None
 
 

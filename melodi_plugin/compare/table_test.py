@@ -8,7 +8,8 @@ import pytest
 
 from melodi_plugin.compare import plots, table
 from melodi_plugin.compare.results import put_together
-from melodi_plugin.cost.paper_rows import BASE, BATCH, ROWS
+from melodi_plugin.config.keys import MelodiKeys
+from melodi_plugin.cost.paper_rows import BASE, BATCH, FOLDER, ROWS
 from melodi_plugin.evaluation.probes.result_test import make as make_probe
 from melodi_plugin.testing.comparison import make_evaluation, make_request, make_result, make_row
 
@@ -43,6 +44,7 @@ def test_markdown_has_a_line_per_row_and_says_how_it_was_measured(found):
 
 
 def test_what_the_paper_prints_stands_beside_its_rows_as_they_are():
+  defaults = MelodiKeys().model_dump()
   keys = {row.name: BASE | row.keys for row in ROWS}
   settings = {
     "global_batch_size_to_train_on": BATCH,
@@ -51,8 +53,8 @@ def test_what_the_paper_prints_stands_beside_its_rows_as_they_are():
   }
 
   def paper_row(name: str, **changed):
-    own = settings | keys[name] | changed
-    return make_row(name)._replace(config=f"configs/yaml/paper/{name}.yml", settings=own)
+    own = defaults | settings | keys[name] | changed
+    return make_row(name)._replace(config=f"{FOLDER}/{name}.yml", settings=own)
 
   rows = [
     paper_row("xl"),

@@ -67,6 +67,32 @@ _HOW = (
   "ici_fsdp_parallelism",
   "remat_policy",
 )
+# Keys of ours that change what a row is or how it learns, besides those that a row sets.
+_DEFAULTS = {
+  key: MelodiKeys.model_fields[key].default
+  for key in (
+    "melodi_base_block",
+    "melodi_summary_tokens",
+    "melodi_short_term_tokens",
+    "melodi_long_term_increment",
+    "melodi_long_term_layers",
+    "melodi_short_term_layers",
+    "melodi_summary_branching",
+    "melodi_position",
+    "melodi_mask_empty_slots",
+    "melodi_cache_tokens",
+    "melodi_sink_tokens",
+    "melodi_initial_temperature",
+    "melodi_long_term_temperature",
+    "melodi_scalar_learning_rate_multiplier",
+    "melodi_neighbors",
+    "melodi_recurrent_layers",
+    "melodi_recurrent_states",
+    "melodi_recurrent_gate",
+    "melodi_recurrent_cell",
+    "melodi_recurrent_feedback",
+  )
+}
 
 
 class Row(NamedTuple):
@@ -243,6 +269,6 @@ def match(path: str, setting: Callable[[str], Any], batch: int = BATCH) -> Match
   row = next((row for row in ROWS if row.name == file.stem), None)
   if row is None or file.parent.name != pathlib.PurePath(FOLDER).name:
     return None
-  wanted = {k: v for k, v in (BASE | row.keys).items() if k not in _HOW}
+  wanted = {k: v for k, v in (_DEFAULTS | BASE | row.keys).items() if k not in _HOW}
   changed = [key for key, value in wanted.items() if as_written(setting(key)) != value]
   return Match(row, changed + ["the rows of a step"] * (batch != BATCH))
