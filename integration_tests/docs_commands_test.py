@@ -37,6 +37,7 @@ RUN_BY = {
   "data build": "melodi_plugin/data/corpus/sources_test.py",
   "data shakespeare": "melodi_plugin/data/corpus/presets_test.py",
   "data mqar": "melodi_plugin/cli/verbs_test.py",
+  "data recall": "melodi_plugin/cli/verbs_test.py",
   "data pg19": "melodi_plugin/data/corpus/published_test.py",
   "data arxiv-math": "melodi_plugin/data/corpus/published_test.py",
   "data c4-4k": "melodi_plugin/data/corpus/published_test.py",

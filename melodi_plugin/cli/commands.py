@@ -136,6 +136,14 @@ COMMANDS = (
     arguments.preset,
   ),
   Command(
+    "data recall",
+    "documents",
+    "Makes the corpus of the delayed recall task.",
+    "melodi data recall data/recall",
+    "data.recall",
+    arguments.preset,
+  ),
+  Command(
     "data pg19",
     "documents",
     "Makes the corpus PG-19: 28,752 books, with its own splits.",

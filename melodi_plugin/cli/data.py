@@ -33,6 +33,11 @@ def mqar(options: argparse.Namespace) -> None:
   _make(options.out, lambda: prepare_corpus("mqar", options.out))
 
 
+def recall(options: argparse.Namespace) -> None:
+  """The corpus of the delayed recall task."""
+  _make(options.out, lambda: prepare_corpus("recall", options.out))
+
+
 def build_corpus(options: argparse.Namespace) -> None:
   """A corpus of the user's own documents."""
   _make(options.out, lambda: _build(options))

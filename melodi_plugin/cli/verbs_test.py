@@ -3,6 +3,8 @@
 import json
 import re
 
+import pytest
+
 from melodi_plugin.bench import windows
 from melodi_plugin.cli import bench
 from melodi_plugin.cli.main import main
@@ -10,10 +12,11 @@ from melodi_plugin.data.corpus import presets
 from melodi_plugin.testing.tiny import tiny_config
 
 
-def test_data_mqar_makes_the_corpus_of_the_task(tmp_path, monkeypatch, capsys):
-  monkeypatch.setitem(presets._MQAR, "train", 50)
-  assert main(["data", "mqar", str(tmp_path / "mqar")]) == 0
-  splits = json.loads((tmp_path / "mqar/manifest.json").read_text())["splits"]
+@pytest.mark.parametrize("words", [["data", "mqar"], ["data", "recall"]])
+def test_data_makes_the_corpus_of_a_recall_task(words, tmp_path, monkeypatch, capsys):
+  monkeypatch.setitem(presets._DOCUMENTS, "train", 50)
+  assert main([*words, str(tmp_path / "corpus")]) == 0
+  splits = json.loads((tmp_path / "corpus/manifest.json").read_text())["splits"]
   found = {name: split["documents"] for name, split in splits.items()}
   assert found == {"train": 50, "validation": 200, "test": 0}
   assert "50" in capsys.readouterr().out

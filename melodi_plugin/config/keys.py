@@ -182,7 +182,7 @@ class MelodiKeys(ServeKeys):
     "tokens from the middle of the one before and scores the second half, so that no token has "
     "less than half a context unless its document begins there; twice the work, as many scores.",
   )
-  melodi_prepare_data: Literal["", "shakespeare", "mqar"] = Field(
+  melodi_prepare_data: Literal["", "shakespeare", "mqar", "recall"] = Field(
     "",
     description="Corpus that `melodi train` writes first, into the folder of "
     "grain_train_files, if it is not there yet.",
@@ -214,13 +214,13 @@ class MelodiKeys(ServeKeys):
     "windows or files), start the documents anew with empty memory instead of stopping.",
   )
   melodi_probe: Literal[
-    "", "passkey", "mqar", "rare_words", "new_names", "longppl", "ruler", "babilong"
+    "", "passkey", "mqar", "recall", "rare_words", "new_names", "longppl", "ruler", "babilong"
   ] = Field(
     "",
     description="What `melodi evaluate` measures instead of perplexity: recall of a 'passkey' or "
-    "of associations ('mqar') against distance; the loss on repeated 'rare_words', on 'new_names' "
-    "that a document defines, or on tokens that need far context ('longppl'); answers about long "
-    "texts ('ruler', 'babilong').",
+    "of associations ('mqar', and 'recall' up to 4096 windows) against distance; the loss on "
+    "repeated 'rare_words', on 'new_names' that a document defines, or on tokens that need far "
+    "context ('longppl'); answers about long texts ('ruler', 'babilong').",
   )
   melodi_probe_tasks: str = Field(
     "",

@@ -10,6 +10,7 @@ Read in this order; each file imports only what stands above it:
   build             a second pass that writes the folder, in one step
   shakespeare       the plays of the demo
   mqar              the task of the recall probe, and its documents
+  recall            the task of the probe of long delays, and its documents
   download          files that are published, copied here
   published         PG-19, arXiv Math, C4 and GitHub, as they are published
   presets           corpora that are made by name

@@ -102,10 +102,10 @@ def queries(words: Sequence[str], window_length: int) -> Iterator[Query]:
       yield Query(answer, answer // window_length - defined.pop(word) // window_length)
 
 
-def tokenizer(task: Task = Task()) -> bytes:
-  """A serialized sentencepiece model whose pieces are the symbols of the task."""
+def tokenizer(task: Task = Task(), more: Sequence[str] = ()) -> bytes:
+  """A serialized sentencepiece model whose pieces are the symbols of the task, and `more`."""
   words = [f"k{i}" for i in range(task.keys)] + [f"v{i}" for i in range(task.values)]
-  words += [QUERY, FILLER]
+  words += [QUERY, FILLER, *more]
   model = io.BytesIO()
   sentencepiece.SentencePieceTrainer.train(
     sentence_iterator=iter([" ".join(words)]),

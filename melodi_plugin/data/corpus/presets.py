@@ -11,22 +11,31 @@ A preset brings its own documents, and may fix their splits and bring its own to
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from melodi_plugin.data.corpus import corpus_tokenizer, mqar, shakespeare
+from melodi_plugin.data.corpus import corpus_tokenizer, mqar, recall, shakespeare
 from melodi_plugin.data.corpus.build import Preset, build
 from melodi_plugin.data.corpus.plan import Record
+from melodi_plugin.data.documents import Document
 
 # The documents that a model learns associative recall from, and a few to watch its loss on.
-_MQAR = {"train": 60_000, "validation": 200}
+_DOCUMENTS = {"train": 60_000, "validation": 200}
 
 
-def _mqar_records() -> Iterator[Record]:
-  for seed, (split, count) in enumerate(_MQAR.items()):
-    # The probe reads documents of other seeds.
-    for document in mqar.training_documents(count, seed=1000 + seed):
-      yield Record(document.id, document.text, split=split)
+def _task(documents: Callable[[int, int], list[Document]], symbols: Callable[[], bytes]) -> Preset:
+  """A task of the recall probes, which read documents of other seeds."""
+
+  def records() -> Iterator[Record]:
+    for seed, (split, count) in enumerate(_DOCUMENTS.items()):
+      for document in documents(count, 1000 + seed):
+        yield Record(document.id, document.text, split=split)
+
+  return Preset(
+    documents=records,
+    tokenizer=lambda texts: corpus_tokenizer.from_model(symbols()),
+    request={"task": dataclasses.asdict(mqar.Task()), "documents": _DOCUMENTS},
+  )
 
 
 PRESETS: dict[str, Preset] = {
@@ -34,11 +43,8 @@ PRESETS: dict[str, Preset] = {
     documents=shakespeare.plays,
     tokenizer=functools.partial(corpus_tokenizer.train, vocab_size=1024),
   ),
-  "mqar": Preset(
-    documents=_mqar_records,
-    tokenizer=lambda texts: corpus_tokenizer.from_model(mqar.tokenizer()),
-    request={"task": dataclasses.asdict(mqar.Task()), "documents": _MQAR},
-  ),
+  "mqar": _task(mqar.training_documents, mqar.tokenizer),
+  "recall": _task(recall.training_documents, recall.tokenizer),
 }
 
 

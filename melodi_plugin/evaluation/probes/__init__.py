@@ -6,6 +6,7 @@ Read in this order; each file imports only what stands above it:
   result      what a probe finds, and its table
   reading     how documents are scored
   mqar        key-value pairs, defined once and asked for later
+  recall      the same, asked for after thousands of windows
   spans       which characters a token stands for
   passkey     a number hidden in filler text
   rare_words  names in real documents: loss on their repetitions

@@ -11,6 +11,7 @@ from melodi_plugin.evaluation.probes import (
   passkey,
   rare_words,
   reading,
+  recall,
 )
 from melodi_plugin.evaluation.probes.suites import suite
 
@@ -23,6 +24,7 @@ def run(config: Any) -> dict[str, Any]:
   """
   measure = {
     "mqar": mqar.measure,
+    "recall": recall.measure,
     "passkey": passkey.measure,
     "rare_words": rare_words.measure,
     "longppl": longppl.measure,
