@@ -57,8 +57,8 @@ def _read(path: str, *arguments: str) -> Any:
   base = _base()
   values: Any = OmegaConf.to_container(OmegaConf.merge(base, files, model, given), resolve=True)
   values.pop("base_config", None)
-  values = {k: None if str(v).lower() == "none" else v for k, v in values.items()}
-  defaults: Any = OmegaConf.to_container(base)
+  values = _with_nulls(values)
+  defaults = _with_nulls(OmegaConf.to_container(base))
   _check(values, defaults)
   if values["melodi_imports"]:
     raise _AskMaxText
@@ -75,6 +75,11 @@ def _read(path: str, *arguments: str) -> Any:
   else:
     check_stock(config)
   return config
+
+
+def _with_nulls(values: Any) -> dict[str, Any]:
+  """MaxText reads the word none as null, in base.yml too."""
+  return {k: None if str(v).lower() == "none" else v for k, v in values.items()}
 
 
 def _check(values: dict[str, Any], defaults: dict[str, Any]) -> None:

@@ -18,7 +18,9 @@ def path(tmp_path):
 def test_keys_come_from_the_arguments_the_file_the_files_below_it_and_base_yml(path, tmp_path):
   upper = tmp_path / "upper.yml"
   upper.write_text("base_config: own.yml\nbase_emb_dim: 256\nmelodi_long_term_layers: none\n")
-  config = read_light([str(upper), "base_mlp_dim=512", "learning_rate=1e-3"])
+  own = ("base_mlp_dim=512", "learning_rate=1e-3", "muon_consistent_rms=0.2")  # there: None
+  config = read_light([str(upper), *own])
+  assert config.muon_consistent_rms == 0.2
   assert (config.decoder_block, config.max_target_length) == ("melodi", 1024)
   assert (config.emb_dim, config.mlp_dim, config.learning_rate) == (256, 512, 1e-3)
   assert (config.melodi_long_term_layers, config.melodi_window_length) == (None, 512)
