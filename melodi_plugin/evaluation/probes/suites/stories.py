@@ -51,6 +51,8 @@ def two_places(random: np.random.Generator) -> Story:
   """Task 4: which place is on which side of another."""
   first, middle, last = random.permutation(PLACES)[:3].tolist()
   above, below = random.permutation(sorted(_OPPOSITE))[:2].tolist()
+  if below == _OPPOSITE[above]:  # then first and last would be on the same side of the middle
+    below = above
   facts = [f"The {first} is {above} of the {middle}.", f"The {middle} is {below} of the {last}."]
   others = tuple(place for place in PLACES if place != middle)
   if random.random() < 0.5:

@@ -107,6 +107,22 @@ def test_stories_are_true(seed):
   assert right in others and right in facts[earliest]
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_only_one_place_is_on_the_side_that_is_asked_for(seed):
+  facts, question, _, right, *_ = stories.two_places(np.random.default_rng(seed))
+  turned = dict(north="south", south="north", east="west", west="east")
+  known = set()
+  for fact in facts:
+    first, direction, second = re.findall(r"The (\w+) is (\w+) of the (\w+)\.", fact)[0]
+    known |= {(first, direction, second), (second, turned[direction], first)}
+  if asked := re.fullmatch(r"What is (\w+) of the (\w+)\?", question):
+    found = [place for place, *side in known if side == list(asked.groups())]
+  else:
+    middle, direction = re.findall(r"What is the (\w+) (\w+) of\?", question)[0]
+    found = [place for *side, place in known if side == [middle, direction]]
+  assert found == [right]
+
+
 def _turned(fact: str) -> str:
   first, direction, second = re.findall(r"The (\w+) is (\w+) of the (\w+)\.", fact)[0]
   return f"{direction} of the {second} is the {first}."
