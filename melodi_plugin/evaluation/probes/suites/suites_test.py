@@ -140,6 +140,18 @@ def test_a_thing_that_is_taken_again_is_known_from_the_later_fact():
   assert [(known.what, known.since) for known in world.been["milk"]][1] == ("garden", 4)
 
 
+def test_a_thing_that_is_given_away_is_where_its_receiver_is():
+  world = World(np.random.default_rng(0))
+  world.go("Mary", "kitchen")
+  world.go("John", "garden")
+  world.take("Mary", "milk")
+  world.give("milk", "John")
+  world.give("milk", "Sandra")  # of whom nothing is known yet
+  world.go("Sandra", "office")
+  places = [(known.what, known.since) for known in world.been["milk"]]
+  assert places == [("kitchen", 0), ("garden", 1), ("office", 4)]
+
+
 def test_hidden_facts_keep_their_order_and_their_places():
   for seed in range(20):
     text, starts = hide(np.random.default_rng(seed), ["hay."] * 3, ["one.", "two.", "one."], "In: ")

@@ -89,6 +89,8 @@ class World:
     giver = self.holders[thing].what
     fact = self._tell(f"{giver} {self._one(_GIVE)} the {thing} to {receiver}.")
     self.holders[thing] = Known(receiver, fact)
+    if here := self.people.get(receiver):
+      self._at(thing, here)
     self.gifts.append(Gift(giver, thing, receiver, fact))
 
   def _handle(self, person: str) -> None:
