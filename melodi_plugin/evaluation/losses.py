@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+import zlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -34,16 +35,14 @@ def write_losses(path: str, documents: Iterable[ScoredDocument]) -> None:
 
 def read_losses(path: str) -> dict[str, Losses]:
   """By the id of the document; raises ValueError if it is no such file."""
+  content = io.BytesIO(read_file(path))
   try:
-    with np.load(io.BytesIO(read_file(path)), allow_pickle=False) as found:
+    with np.load(content, allow_pickle=False) as found:
       ids, lengths = found["ids"].tolist(), found["lengths"]
       tokens = np.split(found["tokens"], np.cumsum(lengths)[:-1])
       nats = np.split(found["nats"], np.cumsum(lengths - 1)[:-1])
-  except (KeyError, OSError, EOFError, zipfile.BadZipFile):
+      own = zip(ids, tokens, nats, strict=True)
+      return {name: Losses(of_tokens, of_nats) for name, of_tokens, of_nats in own}
+  # Of a lone array NumPy gives no archive, hence TypeError.
+  except (KeyError, OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error):
     raise ValueError(f"{path} is not a losses.npz of `melodi evaluate`; give one.") from None
-  except ValueError as error:
-    if "cannot read" in str(error):
-      raise
-    raise ValueError(f"{path} is not a losses.npz of `melodi evaluate`; give one.") from None
-  own = zip(ids, tokens, nats, strict=True)
-  return {name: Losses(of_tokens, of_nats) for name, of_tokens, of_nats in own}

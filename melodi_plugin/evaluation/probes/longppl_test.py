@@ -37,6 +37,11 @@ def test_what_is_no_judge_is_refused(tmp_path):
   with pytest.raises(ValueError, match="does not name two files"):
     longppl.Judge.read("a.npz")
   (tmp_path / "a.npz").write_text("no losses")
+  np.save(tmp_path / "b.npy", np.zeros(3))
+  np.savez(tmp_path / "c.npz", ids=["d0", "d1"], lengths=[2], tokens=[5, 6], nats=[0.5])
+  for name in ("b.npy", "c.npz"):
+    with pytest.raises(ValueError, match=f"{name} is not a losses"):
+      losses.read_losses(f"{tmp_path}/{name}")
   with pytest.raises(ValueError, match=r"a\.npz is not a losses"):
     losses.read_losses(f"{tmp_path}/a.npz")
   with pytest.raises(ValueError, match="there is no such file"):
