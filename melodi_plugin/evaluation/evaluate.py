@@ -43,6 +43,7 @@ from melodi_plugin.maxtext.weights import find_checkpoints
 from melodi_plugin.output.bars import tokens_bar
 from melodi_plugin.output.files import write_files
 
+_CONDITIONS = ("", "_memory_file", "_reset_every_window")
 _LONG = 40  # documents that are listed on the screen
 
 
@@ -188,26 +189,28 @@ def _utilisation(config: Any, scorer: Any, lengths: list[int]) -> dict[str, Any]
 # -- What it leaves --------------------------------------------------------------------------------
 
 
+def _condition(config: Any) -> str:
+  """What the names of its files end in, so that those of one condition leave others alone."""
+  if config.melodi_reset_every_window:
+    return _CONDITIONS[2]
+  return _CONDITIONS[1] if config.melodi_memory_file else _CONDITIONS[0]
+
+
 def _losses_path(config: Any) -> str:
-  control = "_reset_every_window" if config.melodi_reset_every_window else ""
-  return os.path.join(config.base_output_directory, config.run_name, f"losses{control}.npz")
+  name = f"losses{_condition(config)}.npz"
+  return os.path.join(config.base_output_directory, config.run_name, name)
 
 
 def write(config: Any, evaluations: list[dict[str, Any]]) -> None:
   """Writes the JSON, and a report of what this run has on the same checkpoints and documents."""
   folder = os.path.join(config.base_output_directory, config.run_name)
-  names = (
-    "evaluation.json",
-    "evaluation_memory_file.json",
-    "evaluation_reset_every_window.json",
-  )
-  own = names[2 if config.melodi_reset_every_window else bool(config.melodi_memory_file)]
+  own = f"evaluation{_condition(config)}.json"
   text = json.dumps(evaluations, indent=2, allow_nan=False) + "\n"
   write_files(folder, {own: text.encode()})
   shown = []
-  for name in names:
+  for condition in _CONDITIONS:
     try:
-      found = report.read_evaluations(os.path.join(folder, name))
+      found = report.read_evaluations(os.path.join(folder, f"evaluation{condition}.json"))
     except ValueError:  # not there, or of an earlier version
       continue
     shown += found if _read_alike(found, evaluations) else []
