@@ -217,8 +217,9 @@ def write_report(evaluations: Sequence[Evaluation], folder: str) -> None:
 def read_evaluations(path: str) -> list[Evaluation]:
   """What an `evaluation.json` holds; raises ValueError if it is none."""
   found = read_json(path)
-  if not (
-    isinstance(found, list) and found and all({"positions", "new"} <= e.keys() for e in found)
-  ):
+  ours = isinstance(found, list) and all(
+    isinstance(e, dict) and {"positions", "new"} <= e.keys() for e in found
+  )
+  if not (ours and found):
     raise ValueError(f"{path} is not an evaluation.json of `melodi evaluate`.")
   return found
