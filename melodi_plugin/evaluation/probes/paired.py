@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.ticker import FixedLocator
 
-from melodi_plugin.evaluation.probes.result import rate_interval
+from melodi_plugin.evaluation.probes.result import distance_name, rate_interval
 from melodi_plugin.evaluation.statistics import mean_interval
 from melodi_plugin.output.figures import new_figure, plain, png, style
 from melodi_plugin.output.tables import Table
@@ -74,18 +74,13 @@ def table(results: Sequence[dict[str, Any]], names: Sequence[str]) -> Table:
   lines = []
   for name, result in zip(names, results, strict=True):
     first = [("first use", result["first_use"])] if "first_use" in result else []
-    for place, point in first + [(_distance(point), point) for point in result["points"]]:
+    for place, point in first + [(distance_name(point), point) for point in result["points"]]:
       own = [name, place, f"{point['count']:,}", f"{point['documents']:,}"]
       both = [_number(point["nats"]), _number(point["nats_without"])]
       lines.append([*own, *both, _gain(point)])
   header = ["", "windows", "count", "documents", "nats", "nats without memory"]
   header.append("memory is worth (95 %)")
   return Table(f"Probe {results[0]['probe']}: with memory and without", header, lines)
-
-
-def _distance(point: dict[str, Any]) -> str:
-  first, last = point["from"], point["to"]
-  return f"{first}" if first == last else f"{first} to {last}"
 
 
 def _number(value: float | None) -> str:
@@ -114,7 +109,7 @@ def picture(results: Sequence[dict[str, Any]], names: Sequence[str]) -> bytes:
     axes.fill_between(x, low, high, color=style(number)["color"], alpha=0.15, linewidth=0)
   axes.axhline(0, color="0.5", linewidth=1)
   axes.xaxis.set_major_locator(FixedLocator(range(len(places))))
-  ticks = [_distance({"from": first, "to": last}) for first, last in places]
+  ticks = [distance_name({"from": first, "to": last}) for first, last in places]
   axes.set_xticklabels(ticks, rotation=45, ha="right")
   axes.set_xlabel("distance in windows")
   axes.set_ylabel("nats that memory is worth")
