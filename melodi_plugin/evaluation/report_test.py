@@ -127,7 +127,7 @@ def test_the_command_writes_four_files(tmp_path, capsys, documents):
   assert "written to" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("content", [None, "no json", "{}", "[]", '[{"perplexity": 1}]'])
+@pytest.mark.parametrize("content", [None, "no json", "{}", "[]", '[{"perplexity": 1}]', '["a"]'])
 def test_what_is_no_evaluation_is_refused_with_a_sentence(tmp_path, capsys, content):
   path = tmp_path / "evaluation.json"
   if content is not None:
