@@ -61,6 +61,7 @@ def test_what_the_paper_prints_stands_beside_its_rows_as_they_are():
     paper_row("headline_s128_l64"),
     paper_row("s192_l96", steps=500, learning_rate=0.1, per_device_batch_size=8),
     paper_row("memorizing", global_batch_size_to_train_on=16),
+    paper_row("block_recurrent", melodi_reference_defects=True),
     make_row("s128_l64"),  # a file of that name elsewhere
   ]
   found = put_together(rows, [make_result(row, 0, 3.0) for row in rows])
@@ -70,7 +71,7 @@ def test_what_the_paper_prints_stands_beside_its_rows_as_they_are():
   assert shown["xl"]["printed, C4(4K+) custom"] == "18.61"
   assert shown["headline_s128_l64"]["printed, PG-19 T5"] == "10.44"
   assert shown["headline_s128_l64"]["printed, PG-19 Meena"] == "-"
-  for name in ("s192_l96", "memorizing", "s128_l64"):
+  for name in ("s192_l96", "memorizing", "block_recurrent", "s128_l64"):
     assert {shown[name][column] for column in made.header if "printed" in column} == {"-"}
   request = make_request(*shown)
   text = table.markdown(request, found, [], [])

@@ -85,6 +85,8 @@ _DEFAULTS = {
     "melodi_initial_temperature",
     "melodi_long_term_temperature",
     "melodi_scalar_learning_rate_multiplier",
+    "melodi_reference_defects",
+    "melodi_reset_every_window",
     "melodi_neighbors",
     "melodi_recurrent_layers",
     "melodi_recurrent_states",
