@@ -56,7 +56,7 @@ def _changed(
   config: str, own: configs.Described, others: dict[str, configs.Described]
 ) -> dict[str, Any]:
   """Sizes with each key=value that this row is evaluated with as well."""
-  if not own.sizes["memory_all"]:
+  if not own.evaluated:
     return {}  # nothing to change
   for argument, other in others.items():
     if other.sizes["parameters"] != own.sizes["parameters"]:

@@ -16,18 +16,21 @@ def describe(requests):
   found = []
   for config, *overrides in requests:
     keys = dict(argument.split("=", 1) for argument in overrides)
-    memory = 0 if "window" in config else 16 * int(keys.get("melodi_long_term_windows", 4))
+    has_memory = "window" not in config and "stock" not in config
+    memory = 16 * int(keys.get("melodi_long_term_windows", 4)) if has_memory else 0
     sizes = SIZES | {"memory_all": memory, "parameters": 1000 + int(keys.get("melodi_add", 0))}
     settings = SETTINGS | {"queue": memory, "steps": int(keys.get("steps", 4))}
     hides = keys.get("melodi_mask_empty_slots") == "true" or "hidden" in config
-    found.append(configs.Described(settings, sizes, {"queue": memory}, hides if memory else None))
+    overlaps = keys.get("melodi_overlapping_chunks") if "stock" in config else None
+    evaluated = {"queue": memory, "overlaps": overlaps}
+    found.append(configs.Described(settings, sizes, evaluated, hides if memory else None))
   return found
 
 
 @pytest.fixture
 def processes(monkeypatch, tmp_path):
   monkeypatch.chdir(tmp_path)
-  for name in ("memory", "window", "hidden"):
+  for name in ("memory", "window", "hidden", "stock"):
     (tmp_path / f"{name}.yml").touch()
   played = Processes()
   monkeypatch.setattr(runs, "_command", played)
@@ -80,6 +83,14 @@ def test_failure_is_in_the_status_and_in_the_files(tmp_path, processes, capsys):
   assert [row["row"] for row in content["rows"]] == ["memory"]
   assert "window_seed0.log" in content["failed"][0]
   assert "error: window_seed0: training ended" in capsys.readouterr().err
+
+
+def test_stock_row_is_read_again_in_overlapping_chunks(tmp_path, processes):
+  argument = "evaluate_with=melodi_overlapping_chunks=true"
+  assert main(["compare", "stock.yml", "memory.yml", f"out={tmp_path}", argument]) == 0
+  text = (tmp_path / "comparison.md").read_text()
+  assert "| stock | melodi_overlapping_chunks=true" in " ".join(text.split())
+  assert "| memory | melodi_overlapping_chunks=true" not in " ".join(text.split())
 
 
 def test_key_that_changes_parameters_cannot_change_after_training(tmp_path, processes, capsys):

@@ -28,7 +28,13 @@ _OF_TEXT = (
 )
 _WITH_MEMORY = ("melodi_reset_every_window", "melodi_memory_dtype", *_OF_TEXT)
 # The window is what positions in a document are put together by.
-_STOCK = ("melodi_overlapping_chunks", "melodi_window_length", *_OF_TEXT)
+_STOCK = (
+  "melodi_overlapping_chunks",
+  "melodi_sliding_window",
+  "melodi_sink_tokens",
+  "melodi_window_length",
+  *_OF_TEXT,
+)
 
 
 class Described(NamedTuple):
@@ -36,7 +42,7 @@ class Described(NamedTuple):
 
   settings: dict[str, Any]  # every key of MaxText and ours that can change a result
   sizes: dict[str, Any]  # fields of `cost.sizes.Sizes`
-  evaluated: dict[str, Any]  # all that an evaluation of the trained model depends on
+  evaluated: dict[str, Any]  # all that an evaluation depends on; of ours without memory nothing
   hides_empty_slots: bool | None  # of memory; None if it has none
 
 
@@ -70,7 +76,9 @@ def describe_here(request: Sequence[str]) -> Described:
     settings = settings_of(config.get_keys())
     counted = dict(sizes(config)._asdict())
     hides = _hides_empty_slots(config) if counted["memory_all"] else None
-    return Described(settings, counted, _evaluated(config, settings), hides)
+    without = is_melodi(config) and not counted["memory_all"]
+    evaluated = {} if without else _evaluated(config, settings)
+    return Described(settings, counted, evaluated, hides)
   except (UserError, ValueError, NotImplementedError) as error:
     raise UserError(f"{request[0]}: {error}") from error
 
