@@ -36,6 +36,7 @@ CASES = [
   ({"melodi_sliding_window": 8}, "is a key of stock decoders without memory"),
   ({"melodi_reference_defects": True}, "for the systems that MELODI is compared with"),
   ({"opt_type": "muon", "muon_type": "maxtext_muon"}, "set muon_type=optax_muon"),
+  ({"opt_type": "muon", "adam_weight_decay": 0.1}, "as Muon's Adam knows no adamw_mask"),
   ({"packing": True}, "packing=true packs every row anew"),
   ({"dataset_type": "tfds"}, "starts every row anew at every step"),
   ({"dataset_type": "hf", "hf_path": "x"}, "starts every row anew at every step"),

@@ -98,6 +98,11 @@ EVERY_BLOCK = (
     "muon_type=optax_muon.",
   ),
   Refusal(
+    lambda c: as_written(c.opt_type) == "muon" and c.adam_weight_decay > 0,
+    "adam_weight_decay={c.adam_weight_decay} would hold norms, temperatures and gates back, as "
+    "Muon's Adam knows no adamw_mask; set it to 0 (muon_weight_decay is that of matrices).",
+  ),
+  Refusal(
     lambda c: c.melodi_sliding_window > 0,
     "melodi_sliding_window={c.melodi_sliding_window} is a key of stock decoders without memory, "
     "which is read in windows of melodi_window_length; set it to 0.",
