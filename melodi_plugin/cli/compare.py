@@ -8,7 +8,7 @@ The same command goes on where it was stopped: what is finished is not run again
 on from its last checkpoint.  What a run prints is in FOLDER/logs.
 
 `evaluate_with=melodi_long_term_windows=1,4,16` also reads the test documents with a key changed
-after training, with every row to whose memory it matters: `memory_after_training.png`.
+after training, with every row to which it matters: `memory_after_training.png`.
 
 `probe=ruler` also asks every trained row, as `melodi evaluate … melodi_probe=ruler` does:
 `probe_ruler.md` and `.png`.

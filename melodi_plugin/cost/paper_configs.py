@@ -69,8 +69,7 @@ def files() -> dict[str, str]:
       f"{_numbers(row)}"
       f"{_expected(row)}"
       f"# Command:  melodi train {FOLDER}/{row.name}.yml\n"
-      "#             run_name=… base_output_directory=gs://… grain_train_files=<documents>\n"
-      "#             tokenizer_path=<sentencepiece model, 32128 ids>\n" + written
+      "#             run_name=… base_output_directory=gs://…\n" + written
     )
     found[f"{row.name}.yml"] = _text(header, {"base_config": SHARED, **row.keys})
   return found

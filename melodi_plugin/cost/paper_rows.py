@@ -61,7 +61,10 @@ BASE: dict[str, Any] = {
 _HOW = (
   "base_config",
   "dataset_type",
+  "grain_train_files",  # the paper prints a column per text
+  "grain_eval_files",
   "grain_worker_count",
+  "tokenizer_path",
   "per_device_batch_size",
   "ici_data_parallelism",
   "ici_fsdp_parallelism",

@@ -48,6 +48,38 @@ def _other_cache(config: Any) -> bool:
   return system_of(config) != TRANSFORMER_XL or config.melodi_reference_defects
 
 
+# Of the loader that gives documents to rows, with memory or without.
+LOADER = (
+  Refusal(
+    _set("enable_rampup_batch_size"),
+    "enable_rampup_batch_size=true moves documents between rows, and memory belongs to rows; set "
+    "it to false.",
+  ),
+  Refusal(
+    lambda c: 0 < c.expansion_factor_real_data < 1,
+    "expansion_factor_real_data={c.expansion_factor_real_data} alternates between loaders, so rows "
+    "would change their document at every step; set it to -1.",
+  ),
+  Refusal(
+    lambda c: c.generate_padding_batch_train or c.generate_padding_batch_eval,
+    "generate_padding_batch_* inserts batches that are not the rows' documents; set both to false.",
+  ),
+  Refusal(
+    _set("grain_use_elastic_iterator"),
+    "grain_use_elastic_iterator=true reassigns documents to rows; set it to false.",
+  ),
+  Refusal(
+    _set("elastic_enabled"),
+    "elastic_enabled=true changes the rows of the batch while memory belongs to them; set it to "
+    "false.",
+  ),
+  Refusal(
+    lambda c: c.enable_emergency_checkpoint or c.enable_multi_tier_checkpointing,
+    "emergency and multi-tier checkpoints do not save the loader's place in the documents, so "
+    "memory and text would part; use ordinary checkpoints.",
+  ),
+)
+
 EVERY_BLOCK = (
   # Keys of another system.
   Refusal(
@@ -108,6 +140,7 @@ EVERY_BLOCK = (
     "which is read in windows of melodi_window_length; set it to 0.",
   ),
   # Rows must go on where they stopped.
+  *LOADER,
   Refusal(
     _set("packing"),
     "packing=true packs every row anew, so memory would mix documents; set packing=false, the "
@@ -119,42 +152,14 @@ EVERY_BLOCK = (
     "never be used; set dataset_type=grain and grain_train_files to a folder of documents.",
   ),
   Refusal(
-    _set("enable_rampup_batch_size"),
-    "enable_rampup_batch_size=true moves documents between rows, and memory belongs to rows; set "
-    "it to false.",
-  ),
-  Refusal(
-    lambda c: 0 < c.expansion_factor_real_data < 1,
-    "expansion_factor_real_data={c.expansion_factor_real_data} alternates between loaders, so rows "
-    "would change their document at every step; set it to -1.",
-  ),
-  Refusal(
-    lambda c: c.generate_padding_batch_train or c.generate_padding_batch_eval,
-    "generate_padding_batch_* inserts batches that are not the rows' documents; set both to false.",
-  ),
-  Refusal(
-    _set("grain_use_elastic_iterator"),
-    "grain_use_elastic_iterator=true reassigns documents to rows; set it to false.",
-  ),
-  Refusal(
     lambda c: c.reuse_example_batch > 0,
     "reuse_example_batch={c.reuse_example_batch} reads the same tokens again and again, so memory "
     "would hold what is to be predicted; set it to 0.",
   ),
   Refusal(
-    _set("elastic_enabled"),
-    "elastic_enabled=true changes the rows of the batch while memory belongs to them; set it to "
-    "false.",
-  ),
-  Refusal(
     lambda c: c.context_parallel_load_balance and context_parallel(c),
     "context_parallel_load_balance=true permutes the tokens of a segment, and windows are read in "
     "order; set it to false.",
-  ),
-  Refusal(
-    lambda c: c.enable_emergency_checkpoint or c.enable_multi_tier_checkpointing,
-    "emergency and multi-tier checkpoints do not save the loader's place in the documents, so "
-    "memory and text would part; use ordinary checkpoints.",
   ),
   Refusal(
     lambda c: c.gradient_accumulation_steps > 1,

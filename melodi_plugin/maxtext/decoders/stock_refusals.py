@@ -4,6 +4,7 @@ from typing import Any
 
 from melodi_plugin.config.settings import as_written
 from melodi_plugin.maxtext.refusals import (
+  LOADER,
   NO_MEMORY,
   STOCK_BLOCKS,
   Refusal,
@@ -13,6 +14,7 @@ from melodi_plugin.maxtext.refusals import (
 
 # What a stock decoder that reads documents in rows cannot do.
 STOCK_ROWS = (
+  *LOADER,
   Refusal(
     lambda c: as_written(c.dataset_type) not in ("grain", "synthetic"),
     "melodi_documents_in_rows=true reads the files of grain_train_files; set dataset_type=grain.",
@@ -24,11 +26,6 @@ STOCK_ROWS = (
     "max_target_length={c.max_target_length} is not a whole number of windows of "
     "melodi_window_length={c.melodi_window_length} tokens, at which documents begin; change one of "
     "them.",
-  ),
-  Refusal(
-    lambda c: c.enable_emergency_checkpoint or c.enable_multi_tier_checkpointing,
-    "emergency and multi-tier checkpoints do not save the loader's place in the documents; use "
-    "ordinary checkpoints.",
   ),
   Refusal(
     lambda c: c.attention in ("cudnn_flash_te", "cudnn_flash_jax"),
