@@ -1,6 +1,7 @@
 """`melodi compare`: refusals, and a comparison that is stopped and goes on."""
 
 import json
+import os
 import pathlib
 import re
 import signal
@@ -115,13 +116,18 @@ def commands(folder: pathlib.Path, run: str) -> list[str]:
   return re.findall(r"^\$ \S+ -m melodi_plugin[. ](\S+)", log, re.MULTILINE)
 
 
-def stop_at(path: pathlib.Path, process) -> int:
+def wait_for(path: pathlib.Path, process) -> None:
+  """Until the path is there, or the process has ended."""
+  until = time.monotonic() + LIMIT
+  while not path.exists() and process.poll() is None and time.monotonic() < until:
+    time.sleep(0.05)
+
+
+def stop_at(path: pathlib.Path, process, number: signal.Signals) -> int:
   """Ends the process as soon as the path is there; returns its exit code."""
   try:
-    until = time.monotonic() + LIMIT
-    while not path.exists() and process.poll() is None and time.monotonic() < until:
-      time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
+    wait_for(path, process)
+    process.send_signal(number)
     return process.wait(timeout=60)
   finally:
     process.kill()
@@ -146,7 +152,8 @@ def test_stopped_comparison_goes_on_and_runs_nothing_twice(tmp_path):
   runs = tmp_path / "out" / "runs"
 
   process = running.start("-m", "melodi_plugin", "compare", *arguments, "steps=3", cwd=tmp_path)
-  code = stop_at(runs / "window_seed0" / "checkpoints" / "0" / "items", process)
+  checkpoint = runs / "window_seed0" / "checkpoints" / "0" / "items"
+  code = stop_at(checkpoint, process, signal.SIGTERM)
   assert code == 128 + signal.SIGTERM, (tmp_path / "log.txt").read_text()
   finished = runs / "memory_seed0" / "result.json"
   before = finished.stat().st_mtime_ns
@@ -211,3 +218,37 @@ def test_stock_decoders_read_what_a_row_with_memory_reads(tmp_path):
   assert len({round(value, 3) for value in nats}) == 3  # three models, not one
   table = json.loads((tmp_path / "out" / "comparison.json").read_text())["rows"]
   assert all(row["decode_state_bytes"] > 0 for row in table)
+
+
+@pytest.mark.slow
+def test_killed_comparison_goes_on_as_does_one_whose_training_was_killed(tmp_path):
+  names = [pathlib.Path(config).name for config in write_configs(tmp_path)]
+  arguments = [*names, "seeds=0", "out=out", "steps=40"]
+  memory, window = (tmp_path / "out" / "runs" / f"{name}_seed0" for name in ("memory", "window"))
+
+  process = running.start("-m", "melodi_plugin", "compare", *arguments, cwd=tmp_path)
+  code = stop_at(memory / "checkpoints" / "5" / "items", process, signal.SIGKILL)
+  assert code == -signal.SIGKILL
+  # What it had started goes on alone, and is no longer anybody's.
+  until = time.monotonic() + LIMIT
+  while not (memory / "training.json").exists() and time.monotonic() < until:
+    time.sleep(0.05)
+
+  process = running.start("-m", "melodi_plugin", "compare", *arguments, cwd=tmp_path)
+  wait_for(window / "checkpoints" / "5" / "items", process)
+  assert process.poll() is None, (tmp_path / "log.txt").read_text()
+  (child,) = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+  os.kill(int(child), signal.SIGKILL)
+  assert process.wait(timeout=LIMIT) == 1
+  assert "window_seed0: training ended with status -9" in (tmp_path / "log.txt").read_text()
+  assert (memory / "result.json").exists() and not (window / "training.json").exists()
+
+  code, log = compare(*arguments, cwd=tmp_path)
+  assert code == 0, log
+  assert commands(tmp_path, "memory_seed0") == ["compare.training", "evaluate"]
+  assert commands(tmp_path, "window_seed0") == ["compare.training"] * 2 + ["evaluate"]
+  for run in (memory, window):
+    result = json.loads((run / "result.json").read_text())
+    assert result["losses"][-1][0] == 39
+    logged = (run / "metrics.jsonl").read_text()
+    assert len(re.findall(r'"step": 3\b', logged)) == 1  # none has begun anew

@@ -109,6 +109,14 @@ NEEDS = {
   "melodi_sink_tokens": {"decoder_block": "llama2", "melodi_sliding_window": 8},
 }
 LAYERS = ("melodi_long_term_layers", "melodi_short_term_layers")
+# Keys that no other fits.
+ALONE = {
+  *NEEDS,
+  "melodi_base_block",
+  "melodi_short_term_tokens",
+  "melodi_summary_branching",
+}
+TOGETHER = [key for key in MelodiKeys.model_fields if key not in ALONE]
 
 
 @pytest.fixture(autouse=True)
@@ -169,14 +177,16 @@ def test_command_line_wins_over_the_yaml(tmp_path):
   assert layers(config)[0] == (0, 1)
 
 
-@pytest.mark.parametrize("key", MelodiKeys.model_fields)
-def test_environment_variable_sets_the_key(monkeypatch, tmp_path, key):
-  text, value = ENVIRONMENT[key]
-  others = {k: v for k, v in (running.MELODI | NEEDS.get(key, {})).items() if k != key}
+@pytest.mark.parametrize("keys", [TOGETHER, *([key] for key in sorted(ALONE))], ids=len)
+def test_environment_variables_set_the_keys(monkeypatch, tmp_path, keys):
+  own = {k: v for key in keys for k, v in NEEDS.get(key, {}).items()}
+  others = {k: v for k, v in (running.MELODI | own).items() if k not in keys}
   file = running.write_yaml(tmp_path / "own.yml", **others)
-  monkeypatch.setenv(f"M_{key.upper()}", text)
+  for key in keys:
+    monkeypatch.setenv(f"M_{key.upper()}", ENVIRONMENT[key][0])
   config = running.initialize(str(file), max_target_length=512)
-  assert as_read(config, key) == value != MelodiKeys.model_fields[key].default
+  for key in keys:
+    assert as_read(config, key) == ENVIRONMENT[key][1] != MelodiKeys.model_fields[key].default, key
 
 
 @pytest.mark.parametrize(

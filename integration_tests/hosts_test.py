@@ -13,7 +13,7 @@ from integration_tests.saved_runs import EQUAL_LAYERS, checkpoints, write_config
 from melodi_plugin.evaluation.evaluate import evaluate
 
 STEPS, STOP = 6, 4
-DEVICES = 4  # of one process; the tests' own process has all eight
+ROWS = 4  # of one process, on its only device; the tests' own process has one on each of eight
 
 
 def start_process(index, arguments, cwd):
@@ -24,7 +24,6 @@ def start_process(index, arguments, cwd):
     PROCESSES_IN_JOB="2",
     JOB_INDEX="0",
     JOB_COMPLETION_INDEX=str(index),
-    XLA_FLAGS=f"--xla_force_host_platform_device_count={DEVICES}",
   )
   with open(cwd / f"process_{index}.txt", "w", encoding="utf-8") as log:
     return subprocess.Popen(
@@ -36,26 +35,28 @@ def start_process(index, arguments, cwd):
     )
 
 
+def train_in_two(config, *keys):
+  """Trains STOP steps of `moved` in two processes."""
+  arguments = [str(config), "skip_jax_distributed_system=False", "run_name=moved", f"steps={STOP}"]
+  arguments.append(f"per_device_batch_size={ROWS}")
+  cwd = config.parent
+  processes = [start_process(index, [*arguments, *keys], cwd) for index in range(2)]
+  codes = [process.wait(timeout=600) for process in processes]
+  assert codes == [0, 0], (cwd / "process_1.txt").read_text()[-3000:]
+
+
+def write(folder, **keys):
+  """The config of all runs."""
+  own = {"hardware": "cpu", "dropout_rate": 0.0, "checkpoint_period": STOP - 1}
+  return write_config(folder, **own, **EQUAL_LAYERS, **keys)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
   """`through`: one process; `moved`: STOP steps in two processes, the rest in one."""
   folder = tmp_path_factory.mktemp("hosts")
-  # Held out: more text in the first process's rows than in the second's.
-  held_out = running.write_documents(folder / "held_out", [400, 33, 150, 20, 90])
-  config = write_config(
-    folder,
-    hardware="cpu",
-    dropout_rate=0.0,
-    checkpoint_period=STOP - 1,
-    grain_eval_files=str(held_out),
-    grain_worker_count_eval=0,
-    **EQUAL_LAYERS,
-  )
-  two = [str(config), "skip_jax_distributed_system=False", "run_name=moved", f"steps={STOP}"]
-  two += ["eval_interval=2", "melodi_evaluate_after_training=true"]
-  processes = [start_process(index, two, folder) for index in range(2)]
-  codes = [process.wait(timeout=600) for process in processes]
-  assert codes == [0, 0], (folder / "process_1.txt").read_text()[-3000:]
+  config = write(folder)
+  train_in_two(config)
   for run_name in ("moved", "through"):
     log = folder / f"{run_name}.jsonl"
     running.train(str(config), f"run_name={run_name}", f"steps={STEPS}", f"metrics_file={log}")
@@ -86,7 +87,7 @@ def test_processes_read_rows_of_their_own_that_together_are_all(folder):
     json.loads((saved / f"process_{index}-of-2.json").read_text())["rows"] for index in range(2)
   ]
   assert not rows[0].keys() & rows[1].keys()
-  assert sorted(map(int, rows[0] | rows[1])) == list(range(2 * DEVICES))
+  assert sorted(map(int, rows[0] | rows[1])) == list(range(2 * ROWS))
 
 
 def test_run_of_two_processes_goes_on_exactly_in_one(folder):
@@ -102,21 +103,23 @@ def test_run_of_two_processes_goes_on_exactly_in_one(folder):
       np.testing.assert_allclose(one[name], other[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-def test_evaluation_ends_in_both_processes_together(folder):
+@pytest.mark.slow
+def test_evaluation_ends_in_both_processes_and_reads_the_same(tmp_path):
   """The first process has more held-out text than the second."""
-  run = checkpoints(folder, "moved").parent
+  held_out = running.write_documents(tmp_path / "held_out", [400, 33, 150, 20, 90])
+  config = write(tmp_path, grain_eval_files=str(held_out), grain_worker_count_eval=0)
+  train_in_two(config, "eval_interval=2", "melodi_evaluate_after_training=true")
+  run = checkpoints(tmp_path, "moved").parent
   logs = [(run / name).read_text() for name in ("log.txt", "log_1.txt")]
   for log in logs:
     assert len(re.findall(r"Completed eval after train step", log)) == 2, log[-2000:]
     assert "Generating a padding batch" in log or log is logs[0]
 
-
-def test_evaluation_reads_the_same_in_two_processes(folder):
-  two = json.loads((folder / "out" / "moved" / "evaluation.json").read_text())[0]
-  checkpoint = checkpoints(folder, "moved") / str(STOP - 1) / "items"
+  two = json.loads((run / "evaluation.json").read_text())[0]
+  checkpoint = checkpoints(tmp_path, "moved") / str(STOP - 1) / "items"
   with running.maxtext_process():
     arguments = [f"load_parameters_path={checkpoint}", "run_name=one_process"]
-    (one,) = evaluate(["", str(folder / "config.yml"), *arguments])
+    (one,) = evaluate(["", str(config), *arguments])
   assert two["tokens"] == one["tokens"]
   np.testing.assert_allclose(two["nats"], one["nats"], rtol=1e-6)
   documents = [{d["id"]: d["perplexity"] for d in found["documents"]} for found in (one, two)]

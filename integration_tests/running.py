@@ -28,6 +28,7 @@ TINY = {
   "packing": False,
   "attention": "dot_product",
   "dtype": "float32",
+  "remat_policy": "none",  # what is computed again is compiled again; policies are in scan_test
   "base_emb_dim": 32,
   "base_num_query_heads": 2,
   "base_num_kv_heads": 2,
@@ -215,8 +216,8 @@ def write_yaml(path: pathlib.Path, **keys: Any) -> pathlib.Path:
 
 
 def environment(**more: str) -> dict[str, str]:
-  """Of a user's shell: CPU, one device, no key of MaxText; compiled programs are shared."""
-  own = re.compile(r"M_|MAXTEXT_|XLA_FLAGS$|LIBTPU|PYTEST|TFDS")
+  """Of a user's shell: CPU, one device, no key of MaxText but the one that shares programs."""
+  own = re.compile(r"M_(?!JAX_CACHE_DIR)|MAXTEXT_|XLA_FLAGS$|LIBTPU|PYTEST|TFDS")
   clean = {name: value for name, value in os.environ.items() if not own.match(name)}
   return clean | {"JAX_PLATFORMS": "cpu", _FAST.upper(): "1"} | more
 

@@ -13,11 +13,10 @@ LAYERS = dict.fromkeys(("melodi_long_term_layers", "melodi_recurrent_layers"), "
 MESH = {"ici_fsdp_parallelism": 4, "ici_tensor_parallelism": 2}
 
 
-def each_system(default: str = "") -> pytest.MarkDecorator:
-  """Every system; one of them or none by default: one code saves and shards what all declare."""
-  marks = {name: () if name == default else pytest.mark.slow for name in running.SYSTEMS}
-  params = [pytest.param(name, marks=mark) for name, mark in marks.items()]
-  return pytest.mark.parametrize("system", params, indirect=True)
+# One code saves and shards what all systems declare: by default it is MELODI, in resume_test and
+# sharding_test, and a user's system, in own_memory_test.
+pytestmark = pytest.mark.slow
+each_system = pytest.mark.parametrize("system", running.SYSTEMS, indirect=True)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +33,7 @@ def system(request, tmp_path_factory):
   return keys, folder
 
 
-@each_system(default="recurrent")
+@each_system
 def test_resumed_run_ends_in_the_very_state_of_the_run_that_never_stopped(system):
   _, folder = system
   for run_name, steps in (("through", STEPS), ("resumed", STOP), ("resumed", STEPS)):
@@ -45,7 +44,7 @@ def test_resumed_run_ends_in_the_very_state_of_the_run_that_never_stopped(system
   assert all(array.any() for name, array in saved.items() if "/memory_" in name)
 
 
-@each_system()  # MELODI by default, in sharding_test
+@each_system
 def test_losses_and_memory_are_those_of_one_device(system):
   keys, _ = system
   results = []

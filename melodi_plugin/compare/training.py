@@ -5,7 +5,6 @@ this process took at most.  That file is therefore also the sign that training i
 """
 
 import json
-import pathlib
 import resource
 import sys
 import time
@@ -15,6 +14,7 @@ import jax
 
 from melodi_plugin.errors import exit_status
 from melodi_plugin.maxtext.launch import train
+from melodi_plugin.output.files import write_file
 
 
 def peak_host_bytes() -> int:
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
     "peak_device_bytes": peak_device_bytes(),
     "seconds": time.monotonic() - began,
   }
-  pathlib.Path(out).write_text(json.dumps(measured))
+  write_file(out, json.dumps(measured).encode())  # whole, or a kill would end all later runs
 
 
 if __name__ == "__main__":

@@ -208,6 +208,7 @@ def apply_load() -> Undo:
   @functools.wraps(original)
   def load(config_name):
     defaults = [keys.model_validate({}).model_dump() for keys in (MelodiKeys, *user_keys())]
-    return omegaconf.OmegaConf.merge(*defaults, original(config_name))
+    # All of them are made here, so none need be copied.
+    return omegaconf.OmegaConf.unsafe_merge(*defaults, original(config_name))
 
   return replace(pyconfig, "_load_config", load)
