@@ -48,6 +48,7 @@ def apply_mask() -> Undo:
 
     from melodi_plugin.maxtext.decoders.apart import sees
 
+    assert mask is not None and segment_positions is not None  # of dot_product in training
     seen = sees(segment_positions, window, self.config.melodi_sink_tokens)
     return jnp.where(seen[:, None, None], mask, attention_op.DEFAULT_MASK_VALUE)
 
