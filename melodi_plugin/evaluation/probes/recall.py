@@ -11,7 +11,7 @@ from melodi_plugin.evaluation.probes import mqar
 DISTANCES = tuple(2**i for i in range(13))  # 1 to 4096 windows
 
 
-def measure(config: Any, count: int = 384, task: Task | None = None) -> dict[str, Any]:
+def measure(config: Any, count: int = 96, task: Task | None = None) -> dict[str, Any]:
   """Asks at least `count` times at every distance, which each fresh document has one of.
 
   Raises:
