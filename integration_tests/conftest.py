@@ -42,7 +42,6 @@ LRUCache._evict_if_needed = lambda *_, **__: None
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _programs)  # for subprocesses
 os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**32))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-os.environ["M_JAX_CACHE_DIR"] = _programs  # MaxText has a folder of its own
 
 
 @pytest.fixture

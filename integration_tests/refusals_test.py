@@ -135,7 +135,7 @@ STOCK_CASES = [
   ),
   (
     {"enable_emergency_checkpoint": True} | EMERGENCY,
-    "do not save the loader's place in the documents; use",
+    "do not save the loader's place in the documents",
   ),
   ({"attention": "cudnn_flash_jax"}, "to keep the documents of a row apart"),
 ]

@@ -216,8 +216,8 @@ def write_yaml(path: pathlib.Path, **keys: Any) -> pathlib.Path:
 
 
 def environment(**more: str) -> dict[str, str]:
-  """Of a user's shell: CPU, one device, no key of MaxText but the one that shares programs."""
-  own = re.compile(r"M_(?!JAX_CACHE_DIR)|MAXTEXT_|XLA_FLAGS$|LIBTPU|PYTEST|TFDS")
+  """Of a user's shell: CPU, one device, no key of MaxText; compiled programs are shared."""
+  own = re.compile(r"M_|MAXTEXT_|XLA_FLAGS$|LIBTPU|PYTEST|TFDS")
   clean = {name: value for name, value in os.environ.items() if not own.match(name)}
   return clean | {"JAX_PLATFORMS": "cpu", _FAST.upper(): "1"} | more
 

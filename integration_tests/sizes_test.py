@@ -169,7 +169,7 @@ def test_json_is_all_that_is_on_standard_output(paths, capsys):
   said = capsys.readouterr()
   ours, stock, other = json.loads(said.out)
   assert (ours["name"], stock["name"], other["name"]) == ("ours", "stock", "other")
-  assert ours.keys() == stock.keys() == {"name", *Sizes._fields}
+  assert ours.keys() == stock.keys() == {"name", "printed_perplexity", *Sizes._fields}
   assert ours["memory_long"] == 2 * 8 * 2 * 32  # keys and values of Q windows of L tokens
   assert stock["memory_all"] == 0 and stock["parameters"] > 0
   # A block that has no closed form is MaxText's to count, and that takes a while.

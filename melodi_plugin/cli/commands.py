@@ -260,7 +260,7 @@ COMMANDS = (
   Command(
     "paper-configs",
     "experiments",
-    "Writes the configs of the paper's experiments and prints their table, or checks them.",
+    "Writes or checks the configs of the paper's experiments; prints their table.",
     "melodi paper-configs --check",
     "sizes.paper_configs",
     arguments.paper_configs,

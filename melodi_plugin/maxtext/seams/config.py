@@ -142,11 +142,12 @@ def with_melodi_keys(base: type) -> type:
 @functools.cache
 def _with_keys(base: type, users: tuple[type, ...], blocks: tuple[str, ...]) -> type:
   """One class per set of `blocks`: pydantic reads the members of an enum only once per class."""
-  body = {
+  body: dict[str, Any] = {
     "__module__": __name__,
     "complete": pydantic.model_validator(mode="before")(_checked),
-    _DERIVED: pydantic.model_validator(mode="after")(_open_to_muon(getattr(base, _DERIVED))),
   }
+  if last := getattr(base, _DERIVED, None):  # post-training has configs of its own
+    body[_DERIVED] = pydantic.model_validator(mode="after")(_open_to_muon(last))
   return type(f"Melodi{base.__name__}", (*users, MelodiKeys, base), body)
 
 
