@@ -17,8 +17,9 @@ if sys.dont_write_bytecode:
   os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # for subprocesses
   os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 
-_DEVICES = "--xla_force_host_platform_device_count=8"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
+# Compiling dominates the test time: this preset takes a sixth off.
+_FLAGS = "--xla_cpu_opt_preset=FAST_COMPILE --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
@@ -30,7 +31,7 @@ jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Tracing makes many objects that live on: looking at all of them for cycles took 7 % of the time.
 gc.set_threshold(20_000, 50, 100)
-# Compiling dominates the test time: compile fast, and a second run finds most programs compiled.
+# Nor is it optimized, and a second run finds most programs compiled.
 jax.config.update("jax_disable_most_optimizations", True)
 _programs = str(_KEPT / "jax")
 jax.config.update("jax_compilation_cache_dir", _programs)
