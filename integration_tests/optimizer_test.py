@@ -27,7 +27,6 @@ PAPER = {
   "head_dim": 64,
   "base_mlp_dim": 192,
   "max_target_length": 32,
-  "remat_policy": "full",  # MaxText's default, which other tests leave out
 }
 ONE = {"ici_fsdp_parallelism": 1}
 SPREAD = {"ici_fsdp_parallelism": 4, "ici_tensor_parallelism": 2}

@@ -28,7 +28,6 @@ TINY = {
   "packing": False,
   "attention": "dot_product",
   "dtype": "float32",
-  "remat_policy": "none",  # what is computed again is compiled again; policies are in scan_test
   "base_emb_dim": 32,
   "base_num_query_heads": 2,
   "base_num_kv_heads": 2,
