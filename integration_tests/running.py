@@ -28,6 +28,7 @@ TINY = {
   "packing": False,
   "attention": "dot_product",
   "dtype": "float32",
+  "jax_cache_dir": os.environ["JAX_COMPILATION_CACHE_DIR"],  # that of conftest.py
   "base_emb_dim": 32,
   "base_num_query_heads": 2,
   "base_num_kv_heads": 2,
