@@ -33,6 +33,9 @@ ENVIRONMENT = {  # as text, what becomes of it
   "melodi_long_term_temperature": ("6", 6.0),
   "melodi_memory_learning_rate_multiplier": ("0.5", 0.5),
   "melodi_scalar_learning_rate_multiplier": ("20", 20.0),
+  "melodi_distill_weight": ("0.5", 0.5),
+  "melodi_distill_temperature": ("2", 2.0),
+  "melodi_distill_top_k": ("32", 32),
   "melodi_memory_dtype": ("bfloat16", "bfloat16"),
   "melodi_cache_tokens": ("48", 48),
   "melodi_neighbors": ("8", 8),
@@ -105,6 +108,7 @@ NEEDS = {
     "melodi_schedule": "windows",
   },
   "melodi_reference_defects": {"decoder_block": "transformer_xl"},
+  "melodi_distill_weight": {"melodi_base_block": "llama2"},
   "melodi_sliding_window": {"decoder_block": "llama2"},
   "melodi_sink_tokens": {"decoder_block": "llama2", "melodi_sliding_window": 8},
 }

@@ -11,7 +11,12 @@ from flax import nnx
 from integration_tests import running
 from melodi_plugin.maxtext import refusals
 from melodi_plugin.maxtext.decoders.stock_block import PARTS
-from melodi_plugin.maxtext.decoders.stock_refusals import STOCK_ROWS, STOCK_WINDOW, check_stock
+from melodi_plugin.maxtext.decoders.stock_refusals import (
+  NEEDS_MEMORY,
+  STOCK_ROWS,
+  STOCK_WINDOW,
+  check_stock,
+)
 from melodi_plugin.maxtext.refusals import (
   EVERY_BLOCK,
   PAPER_BLOCK,
@@ -106,6 +111,8 @@ CASES = [
 # The same for memory around a block of MaxText.
 AROUND = {"decoder_block": "llama2", "melodi_base_block": "llama2"}
 AROUND_CASES = [
+  ({"melodi_distill_weight": 1, "num_vocab_tiling": 2}, "never makes the logits that"),
+  ({"melodi_distill_weight": 1, "max_target_length": 16}, "compares what stands behind the first"),
   ({"melodi_initial_temperature": 6}, "is for attention of our own"),
   (
     {"enable_dropout": True, "dropout_rate": 0.1},
@@ -144,9 +151,14 @@ WINDOW_CASES = [
   ({"attention": "flash"}, "may not read; set attention=dot_product"),
   ({"attention_type": "local_sliding", "sliding_window_size": 8}, "takes the place of"),
   ({"ici_context_parallelism": 2}, "counts them in order"),
+  ({"melodi_distill_weight": 1}, "learn from that block, and there is no memory"),
 ]
 POST_TRAINING = ("sft", "dpo", "rl", "distillation")
 SYSTEM_CASES = [
+  (
+    {"decoder_block": "transformer_xl", "melodi_distill_weight": 1},
+    "which is one with a melodi_base_block",
+  ),
   (
     {"decoder_block": "transformer_xl", "melodi_long_term_temperature": 6},
     "is for decoder_block=melodi in the paper's layers",
@@ -156,6 +168,7 @@ SYSTEM_CASES = [
     "set melodi_schedule=windows",
   ),
 ]
+WITHOUT_MEMORY = STOCK_WINDOW + NEEDS_MEMORY
 PRE_TRAINING = running.TINY | {"eval_interval": -1, "model_name": "default"}
 
 each_case = pytest.mark.parametrize(
@@ -243,6 +256,7 @@ def test_setting_is_refused_for_a_sliding_window(settings, words):
 )
 def test_block_without_a_place_for_a_sliding_window_is_refused_with_the_reason(block, why):
   keys = {"decoder_block": block, "melodi_sliding_window": 8, "melodi_sink_tokens": 0}
+  keys |= {"melodi_distill_weight": 0}
   keys |= {"melodi_documents_in_rows": False, "attention": "dot_product"}
   keys |= {"attention_type": "global", "context_parallel_load_balance": False}
   with pytest.raises(ValueError, match="set it to 0, or decoder_block to one of llama2") as error:
@@ -255,7 +269,7 @@ def test_every_refusal_has_a_case():
   known = [words for _, words in cases]
   unknown = [
     r.sentence
-    for r in EVERY_BLOCK + PAPER_BLOCK + STOCK_BLOCK + SERVING + STOCK_ROWS + STOCK_WINDOW
+    for r in EVERY_BLOCK + PAPER_BLOCK + STOCK_BLOCK + SERVING + STOCK_ROWS + WITHOUT_MEMORY
     if not any(words in r.sentence for words in known)
   ]
   assert not unknown

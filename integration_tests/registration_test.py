@@ -40,6 +40,8 @@ CHANGED = {
   ("maxtext.utils.maxtext_utils", "create_learning_rate_schedule"),
   ("maxtext.utils.maxtext_utils", "calculate_tflops_training_per_device"),
   ("maxtext.utils.model_creation_utils", "from_pretrained"),
+  ("maxtext.trainers.pre_train.train", "loss_fn"),
+  ("maxtext.trainers.pre_train.train", "train_step"),
   ("maxtext.utils.train_utils", "jit_eval_step"),
   ("MetricLogger", "record_train_metrics"),
   ("AttentionOp", "generate_attention_mask"),
@@ -358,6 +360,14 @@ BROKEN = {
   "utils.model_creation_utils.from_pretrained": [
     gone("utils.model_creation_utils", "from_pretrained"),
     other("utils.model_creation_utils", "from_pretrained"),
+  ],
+  "trainers.pre_train.train.loss_fn": [
+    gone("trainers.pre_train.train", "loss_fn"),
+    other("trainers.pre_train.train", "loss_fn"),
+  ],
+  "trainers.pre_train.train.train_step": [
+    gone("trainers.pre_train.train", "train_step"),
+    other("trainers.pre_train.train", "train_step"),
   ],
   "utils.train_utils.jit_eval_step": [
     gone("utils.train_utils", "jit_eval_step"),

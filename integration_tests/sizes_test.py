@@ -100,6 +100,19 @@ def test_forward_products_of_the_whole_model_are_those_of_the_traced_program(nam
   assert ours == pytest.approx(found, rel=0.02)
 
 
+def test_teacher_of_a_distillation_is_one_more_forward_pass_of_the_stock_model():
+  from maxtext.common import metric_logger
+
+  flops = metric_logger.maxtext_utils.calculate_tflops_training_per_device
+
+  def count(**keys):
+    config = running.initialize(**CASES["memory around llama2"] | keys)
+    return sizes(config).training_flops_per_token
+
+  stock = flops(running.initialize(**STOCK))[0] * 1e12 / 64
+  assert count(melodi_distill_weight=1.0) - count() == pytest.approx(stock / 3)
+
+
 # -- Without MaxText -------------------------------------------------------------------------------
 
 ROOT = pathlib.Path(__file__).parents[1] / "configs" / "yaml"
@@ -149,6 +162,7 @@ def test_sizes_of_a_changed_config_without_maxtext_are_maxtexts():
     "dtype=bfloat16",
     "melodi_memory_dtype=bfloat16",
   )
+  agree(str(ROOT / "melodi_smollm2_135m.yml"), "melodi_distill_weight=1")
 
 
 # -- The command -----------------------------------------------------------------------------------

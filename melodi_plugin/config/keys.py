@@ -95,6 +95,22 @@ class MelodiKeys(ServeKeys):
     description="Learning rate of temperatures, gates and offsets, as a multiple of learning_rate; "
     "of memory's own around a stock block.",
   )
+  melodi_distill_weight: float = Field(
+    0.0,
+    ge=0,
+    description="Distillation around a stock block: beside the language model loss, this times "
+    "melodi_distill_temperature squared times the divergence from the same weights with full "
+    "attention over the segment and without memory, behind a document's first window; 0 is off.",
+  )
+  melodi_distill_temperature: float = Field(
+    1.0, gt=0, description="What logits are divided by in distillation."
+  )
+  melodi_distill_top_k: int = Field(
+    0,
+    ge=0,
+    description="Distillation looks at so many of the teacher's best tokens, and at all others as "
+    "one, which saves memory; 0 is all.",
+  )
   melodi_memory_dtype: Literal["float32", "bfloat16"] = Field(
     "float32", description="Type in which memory is carried from step to step."
   )

@@ -158,13 +158,14 @@ class TrainingFlops(NamedTuple):
   attention: float
 
 
-def training_flops(config: Any, stock_weights: float) -> TrainingFlops:
+def training_flops(config: Any, stock: TrainingFlops) -> TrainingFlops:
   """What a training step of one row of a MaxText config of ours computes.
 
   Args:
     config: a MaxText config for which `is_melodi` holds.
-    stock_weights: products with parameters of the stock model, if memory is around a stock block;
-      the block reads a window's summary tokens as it reads text.
+    stock: of the stock model, if memory is around a stock block: its products with parameters, for
+      the block reads a window's summary tokens as it reads text; and both for the teacher in
+      distillation, which is that model, without a backward pass.
   """
   melodi, length = MelodiConfig.from_maxtext(config), config.max_target_length
   if config.melodi_base_block == PAPER:
@@ -172,11 +173,13 @@ def training_flops(config: Any, stock_weights: float) -> TrainingFlops:
     return TrainingFlops(work.weights.training, work.attention.training)
   windows = length // melodi.window_length
   head = 6 * length * melodi.emb_dim * config.vocab_size
-  weights = head + (stock_weights - head) * melodi.mixer_inputs / melodi.window_length
+  weights = head + (stock.weights - head) * melodi.mixer_inputs / melodi.window_length
   attention = 0
   for spec in melodi.layers:
     memory = memory_weights(melodi, spec).times(windows).plus(stored_weights(melodi, spec))
     weights += memory.training
     own = _attention(melodi, spec, windows).times(windows * melodi.num_attentions)
     attention += own.training
+  if config.melodi_distill_weight:
+    weights, attention = weights + stock.weights / 3, attention + stock.attention / 3
   return TrainingFlops(weights, attention)

@@ -17,7 +17,7 @@ from melodi_plugin.cost.accounting import (
   parameters,
   row_bytes,
 )
-from melodi_plugin.cost.flops import training_flops
+from melodi_plugin.cost.flops import TrainingFlops, training_flops
 from melodi_plugin.cost.printed import perplexity_columns
 from melodi_plugin.cost.stock import (
   embedding_parameters,
@@ -69,10 +69,11 @@ def closed_form(config: Any) -> Sizes | None:
     total, flops = stock_parameters(config), stock_weights(config) + stock_attention(config)
   elif around_stock:
     total = stock_parameters(config) + memory_parameters(MelodiConfig.from_maxtext(config))
-    flops = sum(training_flops(config, stock_weights(config)))
+    stock = TrainingFlops(stock_weights(config), stock_attention(config))
+    flops = sum(training_flops(config, stock))
   else:
     total = parameters(MelodiConfig.from_maxtext(config))
-    flops = sum(training_flops(config, 0.0))
+    flops = sum(training_flops(config, TrainingFlops(0.0, 0.0)))
   tables = embedding_parameters(config)
   return sizes(config, tables, tables + total, flops / config.max_target_length)
 

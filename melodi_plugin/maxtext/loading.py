@@ -53,8 +53,9 @@ def check(config: Any, path: str) -> Any:
   Raises:
     ValueError: if there is no checkpoint, or one of another model.
   """
-  # With vocabulary tiling the model leaves the logits to MaxText's loss.
-  changed = {"load_parameters_path": path, "num_vocab_tiling": 1}
+  # With vocabulary tiling the model leaves the logits to MaxText's loss, and with distillation it
+  # gives them to ours.
+  changed = {"load_parameters_path": path, "num_vocab_tiling": 1, "melodi_distill_weight": 0.0}
   own = model_creation_utils.verify_and_sync_scan_layers(with_keys(config, **changed))
   weights.check_fits(path, weights.described_shapes(own))
   return own

@@ -125,6 +125,11 @@ EVERY_BLOCK = (
     "the paper's layers; set it to 0.",
   ),
   Refusal(
+    lambda c: c.melodi_distill_weight > 0 and c.melodi_base_block == PAPER,
+    "melodi_distill_weight={c.melodi_distill_weight} learns from a model that could read with full "
+    "attention before it had memory, which is one with a melodi_base_block; set it to 0.",
+  ),
+  Refusal(
     lambda c: as_written(c.opt_type) == "muon" and c.muon_type not in ("optax", "optax_muon"),
     "muon_type={c.muon_type} does not know which axes of our parameters are those of matrices; set "
     "muon_type=optax_muon.",
@@ -282,6 +287,16 @@ PAPER_BLOCK = (
 )
 
 STOCK_BLOCK = (
+  Refusal(
+    lambda c: c.melodi_distill_weight > 0 and c.num_vocab_tiling > 1,
+    "num_vocab_tiling={c.num_vocab_tiling} never makes the logits that melodi_distill_weight="
+    "{c.melodi_distill_weight} compares; set it to 1, and melodi_distill_top_k to save memory.",
+  ),
+  Refusal(
+    lambda c: c.melodi_distill_weight > 0 and c.max_target_length <= c.melodi_window_length,
+    "melodi_distill_weight={c.melodi_distill_weight} compares what stands behind the first window, "
+    "and max_target_length={c.max_target_length} is one window; raise that.",
+  ),
   Refusal(
     lambda c: c.enable_dropout and c.dropout_rate > 0,
     "dropout_rate={c.dropout_rate} is not supported around a stock block; set it to 0.",

@@ -7,5 +7,6 @@ Read in this order; each file imports only what stands above it:
   optimizer_state  which parameters are stacks, and the logical axes of their moments
   muon             which parameters Muon orthogonalizes, and by which axes
   learning_rate    warm-up and cosine on one axis of steps
+  distillation     how far a student is from a teacher
   progress         step, loss, tokens per second, time left
 """

@@ -51,6 +51,8 @@ class Progress:
     """Counts a finished step; `scalars` are MaxText's metrics of it, and our input wait."""
     now = time.monotonic()
     said = f"step {step + 1} of {self.steps}, loss {float(scalars['learning/lm_loss']):.3f}"
+    if "melodi/distill" in scalars:
+      said += f", from the teacher {float(scalars['melodi/distill']):.3f}"
     if self.began is None:
       self.began, self.first_step = now, step
       return said

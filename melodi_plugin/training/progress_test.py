@@ -9,11 +9,14 @@ from melodi_plugin.training.progress import Progress, Screen
 
 
 def test_figures_are_of_all_steps_but_the_first(monkeypatch):
-  clock = iter([100.0, 110.0, 120.0])
+  clock = iter([100.0, 100.0, 110.0, 120.0])
   monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
   counted = Progress(steps=10, slots=200)
   scalars = {"learning/lm_loss": 2.5, "learning/total_weights": 150.0}
   assert counted.step_done(4, scalars) == "step 5 of 10, loss 2.500"
+  distilled = scalars | {"melodi/distill": 0.25}
+  said = Progress(steps=10, slots=200).step_done(0, distilled)
+  assert said == "step 1 of 10, loss 2.500, from the teacher 0.250"
   counted.step_done(5, scalars | {"perf/input_wait_seconds": 1.0})
   assert counted.step_done(6, scalars) == (
     "step 7 of 10, loss 2.500, 15 tokens/s, input wait 5.0 %, padding 25.0 %, ETA 0:00:30"

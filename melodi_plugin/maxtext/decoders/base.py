@@ -33,6 +33,7 @@ from melodi_plugin.maxtext.decoders.state import (
   memory_axes,
   with_names,
 )
+from melodi_plugin.maxtext.decoders.teacher import STUDENT
 from melodi_plugin.maxtext.refusals import check, check_serving
 from melodi_plugin.systems.table import empty_memory
 
@@ -224,4 +225,6 @@ class MelodiDecoder(NNXDecoder):
         self.sow(nnx.Intermediate, "hidden_states", hidden)
         return None, hidden, kv_caches
       logits = self.apply_output_head(shared_embedding, hidden, deterministic, model_mode)
+      if trains and self.config.melodi_distill_weight:
+        setattr(self, STUDENT, nnx.Intermediate(logits))
     return logits, hidden, kv_caches

@@ -7,6 +7,7 @@ lies beside them.
 import functools
 from itertools import groupby
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -49,6 +50,18 @@ class StockDecoder(MelodiDecoder):
       self.summary_embeddings = summary_embeddings(
         self.melodi, table_init, dtype=jnp.float32, rngs=rngs
       )
+
+  def without_memory(
+    self,
+    shared_embedding: nnx.Module,
+    tokens: jax.Array,
+    positions: jax.Array,
+    segment_ids: jax.Array,
+  ) -> jax.Array:
+    """Logits (B, T, V) of MaxText's own decoder with these layers: full attention, no windows."""
+    read = super(MelodiDecoder, self).__call__
+    logits, *_ = read(shared_embedding, tokens, positions, segment_ids, deterministic=True)
+    return logits
 
   def memory_name(self, run: Run) -> str:
     """The attribute that holds what memory adds to a run."""

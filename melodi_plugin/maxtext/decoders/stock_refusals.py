@@ -34,6 +34,15 @@ STOCK_ROWS = (
   ),
 )
 
+# What memory alone has a use for.
+NEEDS_MEMORY = (
+  Refusal(
+    lambda c: c.melodi_distill_weight > 0,
+    "melodi_distill_weight={c.melodi_distill_weight} lets memory around a stock block learn from "
+    "that block, and there is no memory; set melodi_base_block, or the key to 0.",
+  ),
+)
+
 # Where a stock decoder's attention has no place for sinks and a sliding window.
 STOCK_WINDOW = (
   Refusal(
@@ -68,7 +77,7 @@ def check_stock(config: Any) -> None:
   """Raises ValueError with the sentence of the first refusal that holds for a stock decoder."""
   if config.melodi_documents_in_rows:
     refuse(config, STOCK_ROWS)
-  refuse(config, STOCK_WINDOW)
+  refuse(config, STOCK_WINDOW + NEEDS_MEMORY)
   block = as_written(config.decoder_block)
   if config.melodi_sliding_window and block not in _WINDOWED_BLOCKS:
     why = _NO_WINDOW.get(block, "no test has shown that they can")

@@ -14,6 +14,7 @@ Read in this order; each file imports only what stands above it:
   data             our batches in MaxText's loop
   weights          stock weights in a model with memory
   optimizer        the paper's optimizer and learning rate, and those of what memory adds
+  loss             distillation from full attention
   flops            the products behind TFLOP/s
   logs             what is logged of a step
   engine           what MaxText's engine loads, and what it returns of a step

@@ -4,7 +4,7 @@ import functools
 import math
 
 from melodi_plugin.config.systems import has_base_block, is_counted, is_melodi
-from melodi_plugin.cost.flops import training_flops
+from melodi_plugin.cost.flops import TrainingFlops, training_flops
 from melodi_plugin.maxtext.seams.seam import Undo, parameters, replace
 
 
@@ -32,7 +32,9 @@ def apply_flops() -> Undo:
         print(f"Operations of decoder_block: {config.decoder_block.value} are not counted.")
       return math.nan, math.nan, math.nan
     rows = config.per_device_batch_size
-    stock = original(config, log=False)[1] * 1e12 / rows if has_base_block(config) else 0.0
+    stock = TrainingFlops(0.0, 0.0)
+    if has_base_block(config):
+      stock = TrainingFlops(*(part * 1e12 / rows for part in original(config, log=False)[1:]))
     flops = training_flops(config, stock)
     weights, attention = (rows * part / 1e12 for part in flops)
     total = weights + attention

@@ -7,6 +7,7 @@ from melodi_plugin.maxtext.seams import (
   engine,
   flops,
   logs,
+  loss,
   model,
   optimizer,
   weights,
@@ -56,6 +57,8 @@ SEAMS = (
     flops.probe_flops,
     flops.apply_flops,
   ),
+  Seam("trainers.pre_train.train.loss_fn", loss.probe_loss, loss.apply_loss),
+  Seam("trainers.pre_train.train.train_step", loss.probe_step, loss.apply_step),
   Seam("common.metric_logger.MetricLogger", logs.probe_metrics, logs.apply_metrics),
   Seam("common.gcloud_stub._jetstream_stubs", engine.probe_results, engine.apply_results),
   Seam(
