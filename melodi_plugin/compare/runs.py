@@ -94,7 +94,8 @@ class Run(NamedTuple):
 
   def probed(self) -> dict[str, Any] | None:
     """What the probe has found; None if it has not yet."""
-    paths = [*self.folder.glob(f"probe_{self.probe}*.json")]
+    names = (f"probe_{self.probe}{control}.json" for control in ("", "_reset_every_window"))
+    paths = [self.folder / name for name in names if (self.folder / name).is_file()]
     return pages.read(str(paths[0])) if paths else None
 
 

@@ -2,8 +2,8 @@
 
 Read in this order; each file imports only what stands above it:
 
-  plots       the picture: recall against distance
   result      what a probe finds, and its table
+  plots       the picture: recall against distance
   reading     how documents are scored
   mqar        key-value pairs, defined once and asked for later
   recall      the same, asked for after thousands of windows

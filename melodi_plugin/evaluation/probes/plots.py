@@ -5,15 +5,17 @@ from typing import Any
 
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from melodi_plugin.evaluation.probes.result import distance_name
 from melodi_plugin.output.figures import new_figure, plain, png, style
 
 _FIRST_USE = -1
 
 
 def against_distance(results: Sequence[dict[str, Any]], names: Sequence[str]) -> bytes:
-  """One curve per result: right answers, or the nats of words if the probe reads real text."""
+  """One curve per result: right answers, or nats if the probe asks nothing but reads real text."""
   figure, [axes] = new_figure(4.0)
-  in_nats = "first_use" in results[0]
+  first_use = "first_use" in results[0]
+  in_nats = first_use or "gain" in results[0]["points"][0]
   places = _places(results)
   for number, (result, name) in enumerate(zip(results, names, strict=True)):
     looks = style(number)
@@ -21,14 +23,15 @@ def against_distance(results: Sequence[dict[str, Any]], names: Sequence[str]) ->
     x = [places[point["from"], point["to"]] for point in curve]
     if in_nats:
       axes.plot(x, [point["nats"] for point in curve], label=plain(name), **looks)
-      axes.plot([_FIRST_USE], [result["first_use"]["nats"]], **looks)
+      if first_use:
+        axes.plot([_FIRST_USE], [result["first_use"]["nats"]], **looks)
     else:
       axes.plot(x, [point["accuracy"] for point in curve], label=plain(name), **looks)
       low, high = ([point[end] for point in curve] for end in ("low", "high"))
       axes.fill_between(x, low, high, color=looks["color"], alpha=0.15, linewidth=0)
-  _label_distances(axes, places, in_nats)
+  _label_distances(axes, places, first_use)
   if in_nats:
-    axes.set_ylabel("nats per word")
+    axes.set_ylabel("nats")
   else:
     _label_recall(axes, results, places)
   return png(figure)
@@ -45,7 +48,7 @@ def _label_distances(axes: Any, places: dict[tuple[int, int], int], first_use: b
   if all((place, place) == key for key, place in places.items()):
     axes.xaxis.set_major_locator(MaxNLocator(nbins=12, steps=[1, 2, 4, 10], integer=True))
     return
-  names = [f"{first}" if first == last else f"{first} to {last}" for first, last in places]
+  names = [distance_name({"from": first, "to": last}) for first, last in places]
   ticks = list(places.values())
   if first_use:
     ticks, names = [_FIRST_USE, *ticks], ["first use", *names]

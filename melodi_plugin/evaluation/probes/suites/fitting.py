@@ -49,6 +49,6 @@ def fit(
       high = size
     if high is not None and high - low <= 1:
       return best
-    guess = size * length // tokens
+    guess = min(size * length // tokens, 4 * size)  # a short sample is mostly its questions
     size = max(low + 1, guess if high is None else min(high - 1, guess))
   return best

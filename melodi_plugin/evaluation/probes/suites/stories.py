@@ -44,7 +44,8 @@ def three_facts(random: np.random.Generator) -> Story:
   thing, been = _thing(world, random, 2)
   before, now = been[-2:]
   words = f"Where was the {thing} before the {now.what}?", f"Before the {now.what} it was in the"
-  return world.facts, *words, before.what, PLACES, min(before.since, now.since)
+  others = tuple(place for place in PLACES if place != now.what)  # which the question rules out
+  return world.facts, *words, before.what, others, min(before.since, now.since)
 
 
 def two_places(random: np.random.Generator) -> Story:
