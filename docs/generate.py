@@ -54,9 +54,9 @@ Keys work in YAML, as `key=value` on the command line, and as environment variab
 (`M_MELODI_WINDOW_LENGTH=256`). A key that does not fit the system or the rest of the config is
 refused with a sentence ([errors.md](errors.md)).
 
-One key of MaxText has another default with memory: `adamw_mask`, the parameters without weight decay,
-names temperatures, gates, norms, biases and tables. A list of your own takes its place; around a stock
-block it is added to the names of what memory adds, which never decays.
+One key of MaxText has another default with memory: `adamw_mask`, the parameters without weight
+decay, names temperatures, gates, norms, biases and tables. A list of your own takes its place;
+around a stock block it is added to the names of what memory adds, which never decays.
 """
 _HELP = re.compile(r"(<!-- (melodi[^>]*?) --help -->\n```text\n).*?(```\n)", re.DOTALL)
 
