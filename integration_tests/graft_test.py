@@ -19,6 +19,7 @@ CASES = {
   "llama2, unscanned": ("llama2", {"scan_layers": False}),
   "qwen3_moe": ("qwen3_moe", {}),
   "gemma2": ("gemma2", {}),
+  "llama2, cache": ("llama2", {"melodi_cache_tokens": 24, "melodi_sink_tokens": 4}),
 }
 
 

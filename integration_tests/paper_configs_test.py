@@ -61,7 +61,7 @@ def figures():
 def one_layer_more(row: Row) -> float:
   """Millions that one more layer's short-term memory counts."""
   config = row.melodi()
-  per_layer = config.short_term_tokens * (1 if config.system == "melodi" else 2)
+  per_layer = config.layer(0).short_tokens * (1 if config.system == "melodi" else 2)
   return per_layer * config.emb_dim / 1e6
 
 

@@ -148,7 +148,7 @@ def streams_of_layers(config, params, x, memory, positions):
   xs = list(jnp.split(x, count, axis=1))
   us = [jnp.broadcast_to(summary[None], (batch, *summary.shape))] * count
   shorts, longs, outs = iter(memory.short), iter(memory.long), []
-  no_short = jnp.zeros((batch, 0, config.short_width))
+  no_short = jnp.zeros((batch, 0, config.cache_width))
   no_long = jnp.zeros((batch, 0, config.long_width))
   for section in stack_layers(layers, config, scan_layers=False):
     cell, params_of_layer = section.cell, jax.tree.map(lambda leaf: leaf[0], section.params)

@@ -33,8 +33,8 @@ ENGRAM |= {"hf_access_token": "x", "tokenizer_path": "x"}
 
 # The settings, and the words of the refusal's sentence by which it is known.
 CASES = [
-  ({"melodi_cache_tokens": 8}, "is a key of transformer_xl without"),
-  ({"melodi_sink_tokens": 4}, "is a key of stock decoders, and of transformer_xl"),
+  ({"melodi_cache_tokens": 8}, "is a key of memory around a stock block"),
+  ({"melodi_sink_tokens": 4}, "is a key of stock decoders, of memory around them"),
   ({"melodi_neighbors": 4}, "is a key of memorizing_transformer"),
   ({"melodi_exact_neighbors": True}, "finds nothing without melodi_neighbors"),
   ({"melodi_recurrent_feedback": True}, "is a key of block_recurrent"),
@@ -110,6 +110,7 @@ CASES = [
 ]
 # The same for memory around a block of MaxText.
 AROUND = {"decoder_block": "llama2", "melodi_base_block": "llama2"}
+YARN = {"rope_type": "yarn", "max_position_embeddings": 64, "original_max_position_embeddings": 32}
 AROUND_CASES = [
   ({"melodi_distill_weight": 1, "num_vocab_tiling": 2}, "never makes the logits that"),
   ({"melodi_distill_weight": 1, "max_target_length": 16}, "compares what stands behind the first"),
@@ -124,6 +125,8 @@ AROUND_CASES = [
   ),
   ({"attention_type": "chunk", "chunk_attn_window_size": 8}, "ask for an attention that memory"),
   ({"attention_sink": True}, "ask for an attention that memory"),
+  ({"melodi_cache_tokens": 8} | YARN, "keys of a cache cannot be turned"),
+  ({"melodi_sink_tokens": 2} | YARN, "keys of a cache cannot be turned"),
   ({"inhomogeneous_layer_cycle_interval": 3}, "belongs to blocks that memory cannot go around"),
 ]
 SERVING_CASES = [

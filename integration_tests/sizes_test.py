@@ -19,6 +19,7 @@ from melodi_plugin.maxtext.light import read_light
 from melodi_plugin.testing.products import counted
 
 STOCK = dict(decoder_block="llama2", base_num_kv_heads=1, head_dim=32, vocab_size=96)
+AROUND = running.MELODI | STOCK | dict(melodi_base_block="llama2")
 CASES = {
   "melodi": running.MELODI,
   "untied": running.MELODI | dict(logits_via_embedding=False),
@@ -31,7 +32,8 @@ CASES = {
     decoder_block="block_recurrent", melodi_window_length=16, melodi_recurrent_states=8
   ),
   "llama2": STOCK,
-  "memory around llama2": running.MELODI | STOCK | dict(melodi_base_block="llama2"),
+  "memory around llama2": AROUND,
+  "a cache around llama2": AROUND | dict(melodi_cache_tokens=20, melodi_sink_tokens=4),
 }
 
 
@@ -84,7 +86,7 @@ def test_maxtext_reports_our_flops(name, capsys):
   assert sizes(config).training_flops_per_token * 128 == pytest.approx(2 * work.all.training)
 
 
-@pytest.mark.parametrize("name", ["melodi", "memory around llama2"])
+@pytest.mark.parametrize("name", ["melodi", "memory around llama2", "a cache around llama2"])
 def test_forward_products_of_the_whole_model_are_those_of_the_traced_program(name):
   config = running.initialize(**CASES[name], scan_layers=False)
   graphdef, state = nnx.split(model_of(config))

@@ -1,4 +1,7 @@
-"""The systems that MELODI is compared with: one device = eight, resumed = never stopped."""
+"""The systems that MELODI is compared with, and a cache around llama2: resumed = never stopped.
+
+And one device = eight.
+"""
 
 import jax
 import numpy as np
@@ -16,14 +19,17 @@ MESH = {"ici_fsdp_parallelism": 4, "ici_tensor_parallelism": 2}
 # One code saves and shards what all systems declare: by default it is MELODI, in resume_test and
 # sharding_test, and a user's system, in own_memory_test.
 pytestmark = pytest.mark.slow
-each_system = pytest.mark.parametrize("system", running.SYSTEMS, indirect=True)
+CACHED = running.MELODI | {"decoder_block": "llama2", "melodi_base_block": "llama2"}
+CACHED |= {"melodi_cache_tokens": 24, "melodi_sink_tokens": 4}
+SYSTEMS = running.SYSTEMS | {"sinks, cache, mixed tokens and queue around llama2": CACHED}
+each_system = pytest.mark.parametrize("system", SYSTEMS, indirect=True)
 
 
 @pytest.fixture(scope="module")
 def system(request, tmp_path_factory):
   """Keys of a system, and the folder of its config file."""
-  folder = tmp_path_factory.mktemp(request.param)
-  own = running.SYSTEMS[request.param]
+  folder = tmp_path_factory.mktemp(request.param.replace(" ", "_"))
+  own = SYSTEMS[request.param]
   own = own | {"base_num_decoder_layers": 1} | {k: v for k, v in LAYERS.items() if k in own}
   keys = running.TINY | own | KEYS | {"dropout_rate": 0.0}
   keys |= running.documents_config(folder, LENGTHS) | {"learning_rate_schedule_steps": STEPS}

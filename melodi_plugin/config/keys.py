@@ -28,7 +28,9 @@ class MelodiKeys(ServeKeys):
     64, ge=0, description="U: summary tokens that follow every window; 0 turns them off."
   )
   melodi_short_term_tokens: int = Field(
-    64, ge=0, description="S: short-term memory tokens per layer; 0 turns short-term memory off."
+    64,
+    ge=0,
+    description="S: mixed tokens of short-term memory per layer; 0 turns them off.",
   )
   melodi_long_term_increment: int = Field(
     32, ge=0, description="L: tokens that a window adds to a long-term queue; 0 turns it off."
@@ -61,8 +63,8 @@ class MelodiKeys(ServeKeys):
   )
   melodi_memory_offset: float = Field(
     0.0,
-    description="Where the logit offset of short-term slots around a stock block starts; -inf "
-    "hides them.",
+    description="Where the logit offset of mixed short-term tokens around a stock block starts; "
+    "-inf hides them.",
   )
   melodi_memory_gate: float = Field(
     2.0,
@@ -117,8 +119,9 @@ class MelodiKeys(ServeKeys):
   melodi_cache_tokens: int = Field(
     0,
     ge=0,
-    description="Transformer-XL, C: tokens before the window that every layer keeps as they are; a "
-    "token sees the C tokens before it, or W if C is smaller, as far as they are kept.  0 is W.",
+    description="C: tokens before the window that every layer keeps as they are.  Transformer-XL: "
+    "a token sees the C tokens before it, or W if C is smaller, as far as they are kept; 0 is W.  "
+    "Around a stock block: their keys and values, beside the S mixed tokens; 0 is none.",
   )
   melodi_neighbors: int = Field(
     0,
@@ -190,7 +193,8 @@ class MelodiKeys(ServeKeys):
     ge=0,
     description="Attention sinks (StreamingLLM), the first so many tokens, which all later ones "
     "see: those that a chunk has of a document, beside melodi_sliding_window of a stock decoder; "
-    "those of a whole document in every layer of Transformer-XL, at most W.",
+    "those of a whole document in every layer of Transformer-XL, and of short-term memory around a "
+    "stock block, at most W.",
   )
   melodi_overlapping_chunks: bool = Field(
     False,

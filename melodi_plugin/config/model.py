@@ -22,13 +22,14 @@ from melodi_plugin.config.systems import (
 class LayerSpec(NamedTuple):
   """What one layer keeps and mixes.  Layers of equal spec can share a `lax.scan`.
 
-  Systems other than MELODI keep, instead of mixed tokens: in short-term memory the last C tokens
-  before the window (a cache; C = W unless a key says otherwise), behind the document's first tokens
-  if there are sinks; in the queue all W tokens of every window (Memorizing Transformer), or
-  the R states, as a queue of one window (Block-Recurrent).
+  Before the window stand: the document's first tokens (sinks), mixed tokens, and the last C tokens
+  before the window as they are (a cache).  Cache and sinks are of stock blocks, and of systems
+  other than MELODI, where C = W unless a key says otherwise; these have no mixed tokens, and their
+  queue holds all W tokens of every window (Memorizing Transformer), or the R states, as a queue
+  of one window (Block-Recurrent).
   """
 
-  short_tokens: int = 0  # S of this layer, 0 without short-term memory
+  short_tokens: int = 0  # all places before the window, 0 without short-term memory
   increment: int = 0  # L of this layer, 0 without a long-term queue
   queue_tokens: int = 0  # M of this layer
   mixes_summary: bool = False  # has a mixer for the next layer's summary tokens
@@ -37,11 +38,17 @@ class LayerSpec(NamedTuple):
   has_positions: bool = True  # self-attention knows distances
   mixed: bool = True  # memory holds mixed tokens: MELODI
   sink_tokens: int = 0  # those of `short_tokens` that are the first of the document
+  cache_tokens: int = 0  # C: those of `short_tokens` that are the last before the window
 
   @property
-  def cache_tokens(self) -> int:
-    """C of this layer."""
-    return self.short_tokens - self.sink_tokens
+  def verbatim_tokens(self) -> int:
+    """Sinks and cache of this layer."""
+    return self.sink_tokens + self.cache_tokens
+
+  @property
+  def mixed_tokens(self) -> int:
+    """S of this layer."""
+    return self.short_tokens - self.verbatim_tokens
 
   @property
   def mixes_long(self) -> bool:
@@ -111,7 +118,8 @@ class MelodiConfig:
   neighbors: Neighbors = WHOLE_QUEUE
   recurrence: Recurrence = BIAS_SKIP
   reference_defects: bool = False
-  sink_tokens: int = 0  # of every cache
+  sink_tokens: int = 0  # A
+  cache_tokens: int = 0  # C
   own: Any = None  # the settings of a user's system: its keys, frozen
 
   def __post_init__(self):
@@ -128,6 +136,11 @@ class MelodiConfig:
       raise ValueError(
         f"melodi_summary_branching=false hands the {summary} summary tokens on as short-term "
         f"memory, so melodi_short_term_tokens must be {summary} or 0, not {short}."
+      )
+    if self.sink_tokens > self.window_length:
+      raise ValueError(
+        f"melodi_sink_tokens={self.sink_tokens} are more than the "
+        f"melodi_window_length={self.window_length} tokens of a document's first window; lower it."
       )
 
   @classmethod
@@ -182,6 +195,8 @@ class MelodiConfig:
       num_kv_heads=config.num_kv_heads,
       num_attentions=2 if config.melodi_base_block == "gemma2" else 1,
       system=system,
+      sink_tokens=config.melodi_sink_tokens if around_stock else 0,
+      cache_tokens=config.melodi_cache_tokens if around_stock else 0,
       own=own_settings(system, config),
     )
 
@@ -217,11 +232,6 @@ class MelodiConfig:
       **sizes: further fields.
     """
     memorizes, recurrent = system == MEMORIZING, system == BLOCK_RECURRENT
-    if sink_tokens > window_length:
-      raise ValueError(
-        f"melodi_sink_tokens={sink_tokens} are more than the melodi_window_length={window_length} "
-        "tokens of a document's first window; lower it."
-      )
     if memorizes:
       _check_queue(window_length, queue_windows, neighbors)
     if recurrent and sizes.get("recurrence", BIAS_SKIP).feedback and len(memory_layers) != 1:
@@ -235,7 +245,7 @@ class MelodiConfig:
       num_layers=num_layers,
       window_length=window_length,
       summary_tokens=0,
-      short_term_tokens=sink_tokens + (cache_tokens or window_length),
+      short_term_tokens=0,
       long_term_increment=states if recurrent else window_length if memorizes else 0,
       long_term_windows=1 if recurrent else queue_windows if memorizes else 0,
       long_term_layers=memory_layers if memorizes or recurrent else (),
@@ -246,6 +256,7 @@ class MelodiConfig:
       neighbors=neighbors if memorizes else WHOLE_QUEUE,
       reference_defects=reference_defects,
       sink_tokens=sink_tokens,
+      cache_tokens=cache_tokens or window_length,
       **sizes,
     )
 
@@ -261,13 +272,13 @@ class MelodiConfig:
 
   @property
   def stores_pairs(self) -> bool:
-    """Whether a cache or queue holds keys and values, which go stale, instead of tokens."""
+    """Whether caches and queues of another system hold keys and values, which go stale."""
     return self.system != MELODI and self.reference_defects
 
   @property
-  def short_width(self) -> int:
-    """Numbers of one slot of short-term memory."""
-    return self._pair if self.stores_pairs else self.emb_dim
+  def cache_width(self) -> int:
+    """Numbers of one slot of a cache; around a stock block it holds keys and values, too."""
+    return self._pair if self.stores_pairs or self.base_block != PAPER else self.emb_dim
 
   @property
   def long_width(self) -> int:
@@ -276,7 +287,7 @@ class MelodiConfig:
 
   @property
   def _pair(self) -> int:
-    return 2 * self.num_heads * self.head_dim
+    return 2 * self.stored_heads * self.head_dim
 
   @property
   def mixer_inputs(self) -> int:
@@ -297,13 +308,14 @@ class MelodiConfig:
 
   def layer_by_keys(self, index: int) -> LayerSpec:
     """What the keys of MELODI ask for (SEMANTICS: S = 0 and 'no branching' rules)."""
-    short = self.short_term_tokens if index in self.short_term_layers else 0
+    short = cache = sinks = 0
+    if index in self.short_term_layers:
+      short, cache, sinks = self.short_term_tokens, self.cache_tokens, self.sink_tokens
     long = index in self.long_term_layers and self.queue_tokens > 0
-    melodi = self.system in (MELODI, *USERS)
     branching = self.summary_branching and self.summary_tokens > 0
-    mixes_short = melodi and short > 0 and self.summary_branching
+    mixes_short = short > 0 and self.summary_branching
     return LayerSpec(
-      short_tokens=short,
+      short_tokens=sinks + short + cache,
       increment=self.long_term_increment if long else 0,
       queue_tokens=self.queue_tokens if long else 0,
       # Without short-term memory only a long-term layer still mixes u: the reference's asymmetry.
@@ -312,8 +324,9 @@ class MelodiConfig:
       # A stock layer's short-term memory starts as a copy of tokens, so nothing is added to it.
       residual_short=mixes_short and short == self.summary_tokens and self.base_block == PAPER,
       has_positions=self.position != "none" and not (self.system == MEMORIZING and long),
-      mixed=melodi,
-      sink_tokens=self.sink_tokens if short else 0,
+      mixed=self.system in (MELODI, *USERS),
+      sink_tokens=sinks,
+      cache_tokens=cache,
     )
 
   @property

@@ -246,13 +246,24 @@ def test_cache_has_windows_length_unless_a_key_says_otherwise():
   own = small_config(
     TRANSFORMER_XL, melodi_window_length=8, melodi_cache_tokens=12, melodi_sink_tokens=3
   )
-  assert own.layers == (LayerSpec(15, mixed=False, sink_tokens=3),) * 2
-  assert [own.layer(0).cache_tokens, own.layer(0).sink_tokens] == [12, 3]
+  assert own.layers == (LayerSpec(15, mixed=False, sink_tokens=3, cache_tokens=12),) * 2
+  assert own.layer(0).mixed_tokens == 0
+
+
+def test_layer_around_a_stock_block_has_sinks_mixed_tokens_and_a_cache():
+  keys = dict(melodi_cache_tokens=12, melodi_sink_tokens=3, melodi_short_term_tokens=5)
+  spec = from_keys(melodi_base_block="llama2", melodi_short_term_layers="0", **keys).layer(0)
+  assert (spec.short_tokens, spec.verbatim_tokens, spec.mixed_tokens) == (20, 15, 5)
+  assert spec.mixes_short and spec.mixed
+  without = from_keys(melodi_base_block="llama2", melodi_short_term_layers="1", **keys).layer(0)
+  assert without.short_tokens == without.sink_tokens == without.cache_tokens == 0
 
 
 def test_more_sinks_than_the_first_window_has_are_refused():
   with pytest.raises(ValueError, match="melodi_sink_tokens=9 are more than the melodi_window_len"):
     small_config(TRANSFORMER_XL, melodi_window_length=8, melodi_sink_tokens=9)
+  with pytest.raises(ValueError, match="melodi_sink_tokens=9 are more than the melodi_window_len"):
+    from_keys(melodi_base_block="llama2", melodi_window_length=8, melodi_sink_tokens=9)
 
 
 def test_recurrent_layer_outside_the_model_is_named_with_its_own_key():

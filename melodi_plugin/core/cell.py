@@ -131,7 +131,11 @@ class Reader[P](Protocol):
   def remembered(
     self, params: P, tokens: Float[Array, "B s D"], where: str, rng: Rng | None
   ) -> tuple[Heads, Heads]:
-    """Keys and values of tokens in memory; `where` is 'short' or 'long'."""
+    """Keys and values of tokens in memory; `where` is 'short' or 'long'.
+
+    Or 'pairs', if the short-term memory of this reader has a cache of them: these are keys and
+    values already, as they were in their windows (`memories.short_term.MixedBesideCache`).
+    """
     ...
 
   def read(

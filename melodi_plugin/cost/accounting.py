@@ -11,8 +11,9 @@ paper prints.  Matrix products are counted in `flops`.
 
 from typing import NamedTuple
 
+from melodi_plugin.config.keys import PAPER
 from melodi_plugin.config.model import LayerSpec, MelodiConfig
-from melodi_plugin.config.systems import BLOCK_RECURRENT, MELODI
+from melodi_plugin.config.systems import BLOCK_RECURRENT
 
 T5_TABLE = 32  # numbers per head of a layer's T5 table
 _COUNTER_BYTES = 4  # of windows that memory holds, and of tokens in the open window
@@ -77,7 +78,7 @@ def mixer_parameters(config: MelodiConfig, spec: LayerSpec) -> int:
   if spec.mixes_summary:
     total += mixer(config.summary_tokens) + norms
   if spec.mixes_short:
-    total += mixer(spec.short_tokens) + (norms if spec.residual_short else 0)
+    total += mixer(spec.mixed_tokens) + (norms if spec.residual_short else 0)
   return total
 
 
@@ -92,7 +93,7 @@ def memory_parameters(config: MelodiConfig) -> int:
   total = config.summary_tokens * config.emb_dim
   for spec in config.layers:
     total += mixer_parameters(config, spec)
-    total += heads if spec.short_tokens else 0
+    total += heads if spec.mixed_tokens else 0
     total += heads * config.head_dim if spec.increment else 0
   return total
 
@@ -111,8 +112,10 @@ class MemoryNumbers(NamedTuple):
 
 def memory_numbers(config: MelodiConfig) -> MemoryNumbers:
   """What is stored of one batch row: tokens (SEMANTICS 1.10, last line), or keys and values."""
+  verbatim = sum(spec.verbatim_tokens for spec in config.layers)
+  mixed = sum(spec.mixed_tokens for spec in config.layers)
   return MemoryNumbers(
-    short=sum(spec.short_tokens for spec in config.layers) * config.short_width,
+    short=mixed * config.emb_dim + verbatim * config.cache_width,
     long=sum(spec.queue_tokens for spec in config.layers) * config.long_width,
   )
 
@@ -122,16 +125,18 @@ def paper_memory(config: MelodiConfig) -> MemoryNumbers:
 
   MELODI: S * D numbers per layer, and keys and values of the queue, 2 * M * D.  Other systems: keys
   and values of caches, 2 * W * D per layer, and of the queue, 2 * M * D; a recurrent layer counts
-  for its R * D states, which are short-term memory, and not for its cache.
+  for its R * D states, which are short-term memory, and not for its cache.  A cache around a stock
+  block, which the paper does not have, counts for its keys and values as they are.
   """
   short = long = 0
+  pair = 2 * config.emb_dim if config.base_block == PAPER else config.cache_width
   for spec in config.layers:
     if config.system == BLOCK_RECURRENT and spec.increment:
-      short += spec.queue_tokens
+      short += spec.queue_tokens * config.emb_dim
     else:
-      short += spec.short_tokens * (1 if config.system == MELODI else 2)
-      long += 2 * spec.queue_tokens
-  return MemoryNumbers(short * config.emb_dim, long * config.emb_dim)
+      short += spec.mixed_tokens * config.emb_dim + spec.verbatim_tokens * pair
+      long += 2 * spec.queue_tokens * config.emb_dim
+  return MemoryNumbers(short, long)
 
 
 class DecodeState(NamedTuple):

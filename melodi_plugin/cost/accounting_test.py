@@ -1,5 +1,6 @@
 """Closed forms against the sizes of real parameters and memory, and against published numbers."""
 
+import dataclasses
 import math
 
 import jax
@@ -161,6 +162,8 @@ SMALL = MelodiConfig(
     dict(long_term_windows=0),
     dict(summary_tokens=0),
     dict(summary_branching=False),
+    dict(cache_tokens=5, sink_tokens=2),
+    dict(cache_tokens=5, short_term_tokens=0),
   ],
 )
 def test_closed_form_equals_sizes_of_what_memory_adds(changes):
@@ -201,11 +204,24 @@ def test_bytes_of_a_slot_equal_sizes_of_a_row_of_an_engine(name):
   assert row_bytes(config, memory_bytes=4, cache_bytes=2) == found
 
 
-def test_bytes_of_a_slot_around_a_block_of_two_attentions(float64):
-  config = stock.stock_config()
+CACHED = dict(cache_tokens=7, sink_tokens=2)
+
+
+@pytest.mark.parametrize("changes", [{}, CACHED, CACHED | dict(short_term_tokens=0)])
+def test_bytes_of_a_slot_around_a_block_of_two_attentions(float64, changes):
+  config = stock.stock_config(**changes)
   layers = stock.random_stock_layers(config)  # kept by a cache, so made outside of what is traced
   found = slot_bytes(config, lambda: stock.sections(layers, config))
   assert row_bytes(config, memory_bytes=4, cache_bytes=8) == found
+  memory = empty_memory(config, batch=1)
+  short = sum(leaf.size for leaf in jax.tree.leaves(memory.short))
+  assert memory_numbers(config) == paper_memory_of_pairs(config) == (short, memory.long.size)
+
+
+def paper_memory_of_pairs(config):
+  """The paper's count, but for keys and values of the queue."""
+  counted = paper_memory(config)
+  return counted._replace(long=counted.long // 2)
 
 
 def test_decode_state_of_a_grafted_model_beside_the_stock_one():
@@ -218,6 +234,12 @@ def test_decode_state_of_a_grafted_model_beside_the_stock_one():
     4 * state.past.all,
     4 * state.past.all + 2 * (state.window + state.entries),
   )
+
+
+def test_a_cache_of_grouped_heads_takes_fewer_numbers_than_tokens():
+  cached = dataclasses.replace(SMALL, short_term_tokens=0, cache_tokens=256, sink_tokens=4)
+  assert memory_numbers(cached).short == 30 * 260 * 2 * 3 * 64 < 30 * 260 * 576
+  assert decode_state(cached).entries == 256 * 576  # in the layer with a queue only
 
 
 def test_the_paper_counts_keys_and_values_of_queues_and_caches():

@@ -88,9 +88,9 @@ def memory_weights(config: MelodiConfig, spec: LayerSpec) -> Products:
   """The token mixers of one window, and the keys and values of what they mix."""
   outputs = spec.increment
   outputs += config.summary_tokens if spec.mixes_summary else 0
-  outputs += spec.short_tokens if spec.mixes_short else 0
+  outputs += spec.mixed_tokens if spec.mixes_short else 0
   mixers = 2 * config.mixer_inputs * outputs * config.emb_dim
-  return Products(mixers + _pairs(config, spec.short_tokens + spec.increment))
+  return Products(mixers + _pairs(config, spec.mixed_tokens + spec.increment))
 
 
 def stored_weights(config: MelodiConfig, spec: LayerSpec) -> Products:

@@ -45,6 +45,8 @@ def _other_attention(config: Any) -> bool:
 
 def _other_cache(config: Any) -> bool:
   """Also the official code's own has neither another length nor sinks."""
+  if system_of(config) == MELODI:
+    return config.melodi_base_block == PAPER
   return system_of(config) != TRANSFORMER_XL or config.melodi_reference_defects
 
 
@@ -84,13 +86,13 @@ EVERY_BLOCK = (
   # Keys of another system.
   Refusal(
     lambda c: c.melodi_cache_tokens > 0 and _other_cache(c),
-    "melodi_cache_tokens={c.melodi_cache_tokens} is a key of transformer_xl without "
-    "melodi_reference_defects; set it to 0.",
+    "melodi_cache_tokens={c.melodi_cache_tokens} is a key of memory around a stock block "
+    "(melodi_base_block), and of transformer_xl without melodi_reference_defects; set it to 0.",
   ),
   Refusal(
     lambda c: c.melodi_sink_tokens > 0 and _other_cache(c),
-    "melodi_sink_tokens={c.melodi_sink_tokens} is a key of stock decoders, and of transformer_xl "
-    "without melodi_reference_defects; set it to 0.",
+    "melodi_sink_tokens={c.melodi_sink_tokens} is a key of stock decoders, of memory around them "
+    "(melodi_base_block), and of transformer_xl without melodi_reference_defects; set it to 0.",
   ),
   Refusal(
     lambda c: c.melodi_neighbors > 0 and system_of(c) != MEMORIZING,
@@ -296,6 +298,13 @@ STOCK_BLOCK = (
     lambda c: c.melodi_distill_weight > 0 and c.max_target_length <= c.melodi_window_length,
     "melodi_distill_weight={c.melodi_distill_weight} compares what stands behind the first window, "
     "and max_target_length={c.max_target_length} is one window; raise that.",
+  ),
+  Refusal(
+    lambda c: (
+      (c.melodi_cache_tokens > 0 or c.melodi_sink_tokens > 0) and c.rope_type.startswith("yarn")
+    ),
+    "rope_type={c.rope_type.value} looks positions up in a table, so keys of a cache cannot be "
+    "turned on to their next place; set melodi_cache_tokens and melodi_sink_tokens to 0.",
   ),
   Refusal(
     lambda c: c.enable_dropout and c.dropout_rate > 0,

@@ -69,7 +69,7 @@ def with_cache(layer, spec: LayerSpec, config: MelodiConfig, own: LayerOfDocumen
     sinks = [number - spec.short_tokens for number in range(spec.sink_tokens)]
     remembered = [(own.sinks, sinks), (own.cache[twice:], range(twice - count, 0))]
   elif config.reference_defects:
-    zeros = jnp.zeros((spec.cache_tokens, config.short_width), key.dtype)
+    zeros = jnp.zeros((spec.cache_tokens, config.cache_width), key.dtype)
     remembered = [(zeros, range(-spec.cache_tokens, 0))]
   places = [place for _, own_places in remembered for place in own_places]
   pairs = [pairs_of(layer, config, entries) for entries, _ in remembered] + [(key, value)]

@@ -2,10 +2,12 @@
 
   system                  reader                          short-term  long-term
   melodi                  PaperReader                     Mixed       Queue of mixtures
-  around a stock block    StockReader                     Mixed       Queue of mixtures
+  around a stock block    StockReader                     Mixed *     Queue of mixtures
   transformer_xl          LocalReader                     Cache       Nothing
   memorizing_transformer  DenseReader / RetrievingReader  Cache       Queue of tokens as they are
   block_recurrent         StateReader                     Cache       States
+
+* MixedBesideCache if it has sinks or a cache, too.
 
 A layer that does not have a long-term memory in its system has Nothing; the cache of a layer that
 attends to its whole queue has no tokens.  `register_system` adds a row (docs/own_memory.md).
@@ -33,7 +35,7 @@ from melodi_plugin.core.memories.contents import Mixture, Verbatim
 from melodi_plugin.core.memories.nothing import Nothing
 from melodi_plugin.core.memories.queue import Queue
 from melodi_plugin.core.memories.rewritten import Rewritten
-from melodi_plugin.core.memories.short_term import Cache, Mixed
+from melodi_plugin.core.memories.short_term import Cache, Mixed, MixedBesideCache
 from melodi_plugin.core.memory import LayerMemory, Memory
 from melodi_plugin.core.window_cell import WindowCell
 from melodi_plugin.systems.cached.readers import DenseReader, LocalReader, RetrievingReader
@@ -73,7 +75,8 @@ def states(config: MelodiConfig, spec: LayerSpec, dtype: Any) -> Rewritten:
 
 
 def _melodi(config: MelodiConfig, spec: LayerSpec) -> Parts:
-  return Parts(PaperReader, Mixed, mixtures if spec.increment else Nothing, PaperLayerParams)
+  short = MixedBesideCache if spec.verbatim_tokens else Mixed
+  return Parts(PaperReader, short, mixtures if spec.increment else Nothing, PaperLayerParams)
 
 
 def _transformer_xl(config: MelodiConfig, spec: LayerSpec) -> Parts:

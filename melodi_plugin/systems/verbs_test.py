@@ -61,6 +61,8 @@ STOCK = {
   "stock, no branching": dict(summary_branching=False, short_term_tokens=4),
   "stock, no short-term memory": dict(short_term_tokens=0),
   "stock, no summary": dict(summary_tokens=0),
+  "stock, sinks and a cache": dict(cache_tokens=8, sink_tokens=2, short_term_tokens=0),
+  "stock, all": dict(cache_tokens=4, sink_tokens=2),
 }
 
 
@@ -97,6 +99,7 @@ stacked = functools.partial(stack_layers, dtype=jnp.float64)
 QUICK = (
   *("melodi", "melodi, no summary", "melodi, masked", "xl", "xl, sinks", "dense"),
   *("dense, reference", "blocked", "feedback", "lstm dual", "stock", "stock, looks positions up"),
+  "stock, all",
 )
 
 

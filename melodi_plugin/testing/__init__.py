@@ -12,7 +12,8 @@ Read in this order; each file imports only what stands above it:
   products    operations of the matrix products of a traced program
   baselines   small models of the systems that MELODI is compared with
   checks      what must hold for each of them
-  stock       a block of a few lines, and its cell in loops
+  stock       a block of a few lines, for the cell around stock blocks
+  stock_loops that cell in loops
   comparison  rows and results as MaxText would have left them
   gguf_file   small GGUF files
 """

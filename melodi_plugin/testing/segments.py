@@ -56,7 +56,7 @@ def value_and_grads(run, layers, x, summary, memory: Memory, weights, *plan):
 
   def loss(layers, x, summary, short, long):
     y, after = run(layers, x, summary, memory._replace(short=short, long=long), *plan)
-    reads = [jnp.sum(jnp.sin(leaf)) for leaf in (after.short, after.long)]
+    reads = [jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves((after.short, after.long))]
     return jnp.sum(y * weights) + sum(reads), (y, after)
 
   grad = jax.value_and_grad(loss, argnums=(0, 1, 2, 3, 4), has_aux=True)

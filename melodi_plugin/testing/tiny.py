@@ -11,6 +11,7 @@ from flax import nnx
 from melodi_plugin.config.keys import MelodiKeys
 from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.config.systems import TRANSFORMER_XL
+from melodi_plugin.core.memories.short_term import MixedAndCached
 from melodi_plugin.core.memory import Memory
 from melodi_plugin.systems.paper.layer import PaperLayer
 from melodi_plugin.systems.paper.params import PaperLayerParams
@@ -85,12 +86,16 @@ def random_memory(
 ) -> Memory:
   """A memory as `windows` windows would leave it: older slots of queue and cache are empty."""
   empty, rng = empty_memory(config, batch), np.random.default_rng(seed)
-  short, long = (rng.normal(size=leaf.shape).astype(dtype) for leaf in (empty.short, empty.long))
+  draw = lambda leaf: rng.normal(size=leaf.shape).astype(dtype)  # noqa: E731
+  short, long = jax.tree.map(draw, (empty.short, empty.long))
   long[:, :, : max(0, config.queue_tokens - windows * config.long_term_increment)] = 0
-  if config.system == TRANSFORMER_XL:
-    read, (spec, *_) = windows * config.window_length, config.layers
-    short[:, :, spec.sink_tokens : max(spec.sink_tokens, spec.short_tokens - read)] = 0
-  return Memory(jnp.asarray(short), jnp.asarray(long), jnp.full_like(empty.windows, windows))
+  around_stock = isinstance(short, MixedAndCached)
+  if around_stock or config.system == TRANSFORMER_XL:
+    cached, sinks = short.cached if around_stock else short, config.sink_tokens
+    read = windows * config.window_length
+    cached[:, :, sinks : max(sinks, sinks + config.cache_tokens - read)] = 0
+  short, long = jax.tree.map(jnp.asarray, (short, long))
+  return Memory(short, long, jnp.full_like(empty.windows, windows))
 
 
 def assert_close(

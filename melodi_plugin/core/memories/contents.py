@@ -39,6 +39,20 @@ class Contents(Protocol):
     ...
 
 
+def pairs_of(tokens: KeyValues) -> Float[Array, "B t _"]:
+  """Keys and values of a window, head by head; zeros where there is no token."""
+  pairs = jnp.concatenate([tokens.key, tokens.value], axis=-1)
+  pairs = pairs.reshape(*tokens.visible.shape, pairs.shape[2] * pairs.shape[3])
+  return jnp.where(tokens.visible[..., None], pairs, 0)
+
+
+def split_pairs(pairs: Float[Array, "B s _"], heads: int) -> tuple[Heads, Heads]:
+  """The keys and the values that `pairs_of` has put together."""
+  width = pairs.shape[2] // heads
+  key, value = jnp.split(pairs.reshape(*pairs.shape[:2], heads, width), 2, axis=-1)
+  return key, value
+
+
 @dataclasses.dataclass(frozen=True)
 class Mixture:
   """What a token mixer makes of a window: MELODI."""
@@ -91,13 +105,12 @@ class Verbatim:
 
   def close(self, params: Any, u: Summary, window: OpenWindow) -> Contained:
     """See `Contents.close`: each token at its place, zeros where there is none."""
-    key, value, visible = window.tokens
+    visible = window.tokens.visible
     if not self.tokens:
-      return jnp.zeros((key.shape[0], 0, self.config.short_width), self.dtype)
-    entries = window.below
+      return jnp.zeros((visible.shape[0], 0, self.config.cache_width), self.dtype)
     if self.config.stores_pairs:
-      entries = jnp.concatenate([key, value], axis=-1).reshape(*visible.shape, -1)
-    return jnp.where(visible[..., None], entries, 0)
+      return pairs_of(window.tokens)
+    return jnp.where(visible[..., None], window.below, 0)
 
   def new_heads(
     self, reader: Reader, params: Any, new: Contained, tokens: KeyValues, rng: Rng | None
@@ -111,6 +124,4 @@ class Verbatim:
     """See `Contents.old_heads`."""
     if not self.config.stores_pairs:
       return reader.remembered(params, kept.astype(self.dtype), where, rng)
-    heads = (*kept.shape[:2], self.config.num_heads, 2 * self.config.head_dim)
-    key, value = jnp.split(kept.astype(self.dtype).reshape(heads), 2, axis=-1)
-    return key, value
+    return split_pairs(kept.astype(self.dtype), self.config.num_heads)

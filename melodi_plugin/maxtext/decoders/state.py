@@ -1,7 +1,7 @@
 """Memory as state of a MaxText model: one variable per array, with the axes that it is sharded by.
 
-Their names are those of `Memory`: memory_short, memory_long, memory_windows; where a long-term
-memory is a tree of arrays, memory_long_a, memory_long_b and so on.  Checkpoints hold these names.
+Their names are those of `Memory`: memory_short, memory_long, memory_windows; where a memory is a
+tree of arrays, memory_long_a, memory_long_b and so on.  Checkpoints hold these names.
 """
 
 from collections.abc import Callable

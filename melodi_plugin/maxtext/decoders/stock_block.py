@@ -89,6 +89,15 @@ class MaxTextBlock:
       attention(normed, normed, positions, model_mode=MODEL_MODE_TRAIN, deterministic=True)
     return found
 
+  def turn(self, params: Any, keys: Sequence[KeyHeads], positions: Array) -> list[KeyHeads]:
+    """See `Block.turn`."""
+    layer = nnx.merge(self.graphdef, params)
+    attentions = [getattr(layer, part.attention) for part in self.parts]
+    return [
+      attention.apply_rotary_embedding(key, positions)
+      for attention, key in zip(attentions, keys, strict=True)
+    ]
+
 
 class LayerAt(NamedTuple):
   """One layer: a module, and where it lies in it if the module is a stack."""

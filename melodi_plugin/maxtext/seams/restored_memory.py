@@ -76,7 +76,8 @@ def of_checkpoint(
 
 _KEEP = {
   "params": "use the configuration that it was trained with",
-  "memory": "keep the rows of the batch, melodi_window_length and melodi_reference_defects",
+  "memory": "keep the rows of the batch, melodi_window_length, caches and sinks, and "
+  "melodi_reference_defects",
   "opt_state": "keep opt_type",
 }
 

@@ -1,7 +1,9 @@
 """Parameters that memory adds to a stock block, and how they start without harm.
 
-Memory starts as a copy: short-term memory as the last S tokens of the window, the increment as L
-tokens spread over it.  A pretrained layer knows what to do with such tokens, not with mixtures.
+Memory starts as a copy: mixed short-term tokens as the last S tokens of the window, the increment
+as L tokens spread over it.  A pretrained layer knows what to do with such tokens, not with
+mixtures.  Beside a cache the last tokens are there already, so the S tokens start spread over what
+the cache does not hold of the window; if it holds all, over the window.
 """
 
 from typing import Any
@@ -40,12 +42,15 @@ class StockMemoryParams(nnx.Module):
       return TokenMixerParams(config, outputs, init, normed=normed, dtype=dtype, rngs=rngs)
 
     window, summary = config.window_length, config.summary_tokens
-    last = jnp.arange(window - spec.short_tokens, window)
-    spread = (jnp.arange(spec.increment) + 1) * window // max(spec.increment, 1) - 1
-    self.offset = constant(spec.short_tokens, offset, heads)
+    short = jnp.arange(window - spec.mixed_tokens, window)
+    if spec.cache_tokens:
+      uncached = window - spec.cache_tokens
+      short = _spread(spec.mixed_tokens, uncached if uncached > 0 else window)
+    spread = _spread(spec.increment, window)
+    self.offset = constant(spec.mixed_tokens, offset, heads)
     self.gate = constant(spec.increment, gate, (*heads, config.head_dim))
     self.summary_mixer = mixer(spec.mixes_summary, summary, initializers.zeros, True)
-    self.short_mixer = mixer(spec.mixes_short, spec.short_tokens, _copy(last), spec.residual_short)
+    self.short_mixer = mixer(spec.mixes_short, spec.mixed_tokens, _copy(short), spec.residual_short)
     self.long_mixer = mixer(spec.increment, spec.increment, _copy(spread), False)
 
   def parameters(self, block: Any) -> StockLayer:
@@ -57,6 +62,11 @@ class StockMemoryParams(nnx.Module):
       value_of(self.gate),
       *(None if mixer is None else mixer.parameters() for mixer in mixers),
     )
+
+
+def _spread(count: int, tokens: int) -> Array:
+  """The ends of `count` equal parts of `tokens` tokens."""
+  return (jnp.arange(count) + 1) * tokens // max(count, 1) - 1
 
 
 def _copy(tokens: Array) -> initializers.Initializer:

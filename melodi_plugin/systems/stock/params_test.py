@@ -42,7 +42,7 @@ def updated(config=CONFIG):
   params, spec, mixed = module(config).parameters(None), config.layer(LONG), {}
   for name, outputs, residual in (
     ("summary", config.summary_tokens, True),
-    ("short", spec.short_tokens, spec.residual_short),
+    ("short", spec.mixed_tokens, spec.residual_short),
     ("long", spec.increment, False),
   ):
     mixture = Mixture(config, f"{name}_mixer", outputs, residual, jnp.float32)
@@ -53,6 +53,20 @@ def updated(config=CONFIG):
 def test_short_term_memory_starts_as_the_last_tokens_of_the_window():
   x, _, mixed = updated()
   np.testing.assert_array_equal(mixed["short"], x[:, -3:])
+
+
+@pytest.mark.parametrize(
+  "cache, tokens",
+  [
+    (3, [0, 2, 4]),  # spread over the five that the cache does not hold
+    (8, [1, 4, 7]),  # it holds all
+    (11, [1, 4, 7]),
+  ],
+)
+def test_beside_a_cache_short_term_memory_starts_spread_over_what_is_not_in_it(cache, tokens):
+  config = tiny_config(**AROUND, short_term_tokens=3, long_term_increment=4, cache_tokens=cache)
+  x, _, mixed = updated(config)
+  np.testing.assert_array_equal(mixed["short"], x[:, tokens])
 
 
 def test_increment_starts_as_tokens_spread_over_the_window():
@@ -89,6 +103,7 @@ def test_every_attention_of_a_layer_has_its_own_offsets_and_gates():
     ({"short_term_tokens": 0}, LONG, {"offset", "short_mixer"}),
     ({"summary_tokens": 0}, LONG, {"summary_mixer"}),
     ({"summary_branching": False}, LONG, {"summary_mixer", "short_mixer"}),
+    ({"short_term_tokens": 0, "cache_tokens": 5}, LONG, {"offset", "short_mixer"}),
     ({"long_term_windows": 0}, LONG, {"gate", "long_mixer"}),
   ],
 )

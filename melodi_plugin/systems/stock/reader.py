@@ -7,7 +7,8 @@ and adds those of memory.  Memory never passes through the block's feed-forward 
 Two things differ from the paper, because the block is trained already.  Memory is mixed from the
 layer's inputs, which its norm and projections know, not from its outputs.  And the first token of a
 window sees no memory: pretrained layers rest their attention on the first token they see, which is
-such a sink only as long as it sees nothing but itself (Xiao et al., ICLR 2024).
+such a sink only as long as it sees nothing but itself (Xiao et al., ICLR 2024).  Where the
+document's own first tokens stay in sight as sinks, every token of a window sees memory.
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ from melodi_plugin.config.model import LayerSpec, MelodiConfig
 from melodi_plugin.core.array_typing import Array, Bool, Float, Heads, Int, Rng
 from melodi_plugin.core.attention import MASKED_LOGIT, wide_dtype
 from melodi_plugin.core.cell import KeyValues, Row, of_heads
+from melodi_plugin.core.memories.contents import split_pairs
 from melodi_plugin.core.token_mixer import TokenMixer
 
 KeyHeads = Float[Array, "B t G H"]  # fewer heads of keys and values than of queries
@@ -60,12 +62,16 @@ class Block(Protocol):
     """Every attention's keys and values of tokens."""
     ...
 
+  def turn(self, params: Any, keys: Sequence[KeyHeads], positions: Array) -> list[KeyHeads]:
+    """Every attention's keys as if their tokens stood `positions` further on: RoPE alone."""
+    ...
+
 
 class StockLayer(NamedTuple):
   """Parameters of one layer: the block's own, and what memory adds.  A counts its attentions."""
 
   block: Any
-  offset: Float[Array, "*Y A N"] | None  # added to the logits of short-term memory
+  offset: Float[Array, "*Y A N"] | None  # added to the logits of mixed short-term tokens
   gate: Float[Array, "*Y A N H"] | None
   summary_mixer: TokenMixer | None
   short_mixer: TokenMixer | None
@@ -88,18 +94,35 @@ class StockReader:
   def remembered(
     self, params: StockLayer, tokens: Float[Array, "B s D"], where: str, rng: Rng | None
   ) -> tuple[Heads, Heads]:
-    """See `Reader.remembered`: the s places before the window, or all where it begins."""
+    """See `Reader.remembered`: behind the sinks, or all where the window begins."""
+    if where == "pairs":
+      return self._cached(params, tokens)
     if not tokens.shape[1]:
       heads = (self.config.stored_heads, self.config.head_dim)
       empty = jnp.zeros((tokens.shape[0], 0, *heads), self.dtype)
       return empty, empty
     if where == "short":
-      places = jnp.arange(tokens.shape[1], dtype=jnp.int32)
+      places = self.spec.sink_tokens + jnp.arange(tokens.shape[1], dtype=jnp.int32)
     else:
       places = jnp.full(tokens.shape[1], self.spec.short_tokens, jnp.int32)
     positions = jnp.broadcast_to(self._positions(places[None]), tokens.shape[:2])
     keys, values = zip(*self.block.project(params.block, tokens, positions), strict=True)
     return jnp.concatenate(keys, axis=2), jnp.concatenate(values, axis=2)
+
+  def _cached(self, params: StockLayer, pairs: Float[Array, "B s _"]) -> tuple[Heads, Heads]:
+    """Sinks and cache at their places in the row.
+
+    A place of the cache says how many windows ago its token was read, and keys turn by so many
+    windows.  Sinks are turned from the first window to the row's beginning.
+    """
+    config, spec = self.config, self.spec
+    key, value = split_pairs(pairs.astype(wide_dtype(pairs)), config.stored_heads)
+    from_end = spec.cache_tokens - jnp.arange(spec.cache_tokens, dtype=jnp.int32)
+    ago = (from_end + config.window_length - 1) // config.window_length
+    sinks = jnp.full(spec.sink_tokens, -spec.short_tokens, jnp.int32)
+    by = jnp.broadcast_to(jnp.concatenate([sinks, -ago * config.window_length]), pairs.shape[:2])
+    keys = self.block.turn(params.block, jnp.split(key, config.num_attentions, axis=2), by)
+    return jnp.concatenate(keys, axis=2).astype(self.dtype), value.astype(self.dtype)
 
   def read(
     self,
@@ -150,14 +173,15 @@ class StockReader:
     offset = None if params.offset is None else params.offset[index]
     bias = None
     if offset is not None:
-      in_memory = jnp.arange(row.key.shape[1], dtype=jnp.int32) < self.spec.short_tokens
-      bias = jnp.where(in_memory, offset[:, None].astype(jnp.float32), 0.0)
+      place, first = jnp.arange(row.key.shape[1], dtype=jnp.int32), self.spec.sink_tokens
+      mixed = (place >= first) & (place < first + self.spec.mixed_tokens)
+      bias = jnp.where(mixed, offset[:, None].astype(jnp.float32), 0.0)
     visible = row.visible[:, None] & self._seen(attention, places, row.key.shape[1])
     own = grouped_attention(query, row, visible, attention.soft_cap, bias)
     if long is None or params.gate is None:
       return own
     cross = grouped_attention(query, long, long.visible[:, None], attention.soft_cap, None)
-    reads = long.visible.any(-1)[:, None] & (places != self.spec.short_tokens)
+    reads = long.visible.any(-1)[:, None] & self._sees_memory(places)
     return mix_in(params.gate[index], own, cross, reads)
 
   def _seen(
@@ -165,16 +189,20 @@ class StockReader:
   ) -> Bool[Array, "B t s"]:
     """Which places of the row a query sees: earlier ones and its own.
 
-    The window's first token sees itself only.  A sliding window holds between context tokens only;
-    memory and summary tokens see and are seen.
+    A sliding window holds between tokens of the window and of the cache only; sinks, mixed and
+    summary tokens see and are seen.
     """
     key_place, place = jnp.arange(slots, dtype=jnp.int32), places[..., None]
     first, end = self.spec.short_tokens, self.spec.short_tokens + self.config.window_length
-    seen = (key_place <= place) & ((key_place >= first) | (place != first))
+    seen = (key_place <= place) & ((key_place >= first) | self._sees_memory(place))
     if attention.sliding_window is not None:
       near = place - key_place < attention.sliding_window
-      seen &= near | (key_place < first) | (place >= end)
+      seen &= near | (key_place < first - self.spec.cache_tokens) | (place >= end)
     return seen
+
+  def _sees_memory(self, places: Int[Array, "..."]) -> Bool[Array, "..."]:
+    """Whether a token may see memory: without sinks all but the window's first."""
+    return (places != self.spec.short_tokens) | (self.spec.sink_tokens > 0)
 
 
 def grouped_attention(

@@ -17,9 +17,9 @@ from melodi_plugin.testing.stock import (
   W,
   random_stock_layers,
   sections,
-  slow_read,
   stock_config,
 )
+from melodi_plugin.testing.stock_loops import slow_read
 from melodi_plugin.testing.tiny import assert_close, random_memory
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -31,7 +31,14 @@ SPECS = {
   "no short-term memory": dict(short_term_tokens=0),
   "no summary": dict(summary_tokens=0),
   "no queue": dict(long_term_layers=()),
+  "sinks and a cache alone": dict(
+    cache_tokens=8, sink_tokens=2, summary_tokens=0, short_term_tokens=0, long_term_layers=()
+  ),
+  "a cache without sinks": dict(cache_tokens=13, short_term_tokens=0),
+  "sinks and mixed tokens": dict(sink_tokens=3),
 }
+ALL = dict(cache_tokens=4, sink_tokens=2)  # sinks, mixed tokens, a cache, and a queue
+SPECS["sinks, mixed tokens, a cache and a queue"] = ALL
 
 
 def reader(config, schedule="layers", **options):
@@ -63,8 +70,9 @@ def test_schedules_equal_loops(name):
 
 
 @pytest.mark.slow
-def test_gradients_equal_those_of_loops():
-  config = stock_config()
+@pytest.mark.parametrize("changes", [{}, ALL], ids=["mixed tokens", "all"])
+def test_gradients_equal_those_of_loops(changes):
+  config = stock_config(**changes)
   layers, x, summary, memory, *document = inputs(config)
   x, positions, ids = (leaf[:, : 2 * W] for leaf in (x, *document))
   slow = slow_read(config, positions, ids, np.asarray(memory.windows))
