@@ -25,7 +25,7 @@ FEW = {"base_num_decoder_layers": 2}
 SCALED = {"rope_type": "llama3.1", "base_num_decoder_layers": 1}
 CASES = {block: (block, {} if block == "gemma3" else FEW) for block in BLOCKS}
 CASES["llama2, llama3.1's RoPE"] = ("llama2", SCALED)
-# The others take longer: `uv run pytest -m slow integration_tests/stock_cache_test.py`.
+# Most are slow: `uv run pytest -m slow integration_tests/stock_cache_test.py`.
 each = pytest.mark.parametrize(
   "case", [c if c == "llama2" else pytest.param(c, marks=pytest.mark.slow) for c in CASES]
 )
@@ -139,7 +139,8 @@ def slow_layer(block, params, x):
   return jnp.concatenate(out, axis=1)
 
 
-@each
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
 def test_outputs_and_gradients_are_those_of_attention_under_the_mask_that_says_the_same(case):
   """Over five windows read at once, and in two segments."""
   sections, layers = layers_of(case)
