@@ -41,6 +41,7 @@ def stock(folder):
   @functools.cache
   def saved(case: str):
     block, more = CASES[case]
+    more = {key: value for key, value in more.items() if not key.startswith("melodi_")}
     with running.maxtext_process():
       from maxtext.common import checkpointing
 
