@@ -9,6 +9,7 @@ from flax import nnx
 
 from integration_tests import running, stock_model
 from melodi_plugin.checkpoints import graft
+from melodi_plugin.cli.main import main
 from melodi_plugin.config.parameter_names import is_memory_parameter, is_scalar
 
 # As much as trains in seconds: three layers of which the last has a queue, on one device but where
@@ -178,6 +179,15 @@ def test_multipliers_and_weight_decay_act_on_the_first_step_of_what_they_are_for
   memory = [name for name, delta in once.items() if is_memory_parameter(name) and delta.any()]
   assert any(np.abs(once[name]).max() > 5e-4 for name in memory)
   assert any((1e-3 * np.abs(plain.params[0][name]) > 1e-4).any() for name in memory)  # would show
+
+
+@pytest.mark.slow
+def test_command_warns_of_gates_that_have_hardly_moved(folder, keys, capsys):
+  own = {"hardware": "cpu", "melodi_scalar_learning_rate_multiplier": 0.1}
+  file = running.write_yaml(folder / "gates.yml", **keys | own)
+  assert main(["train", str(file), "run_name=gates"]) == 0
+  said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+  assert len(said) == 1 and said[0].startswith("warning: gates have moved by at most 0.000")
 
 
 # -- Resume and sharding ---------------------------------------------------------------------------

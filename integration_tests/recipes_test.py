@@ -18,6 +18,7 @@ RECIPES = {
   "melodi_qwen3_8b": 8_190_735_360,
   "melodi_gemma3_12b": 11_765_788_416,
 }
+SMOLLM2 = "melodi_smollm2_135m"  # has no number of steps: that which its YAML speaks of
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -51,3 +52,15 @@ def test_recipe_is_the_stock_model_and_memory(recipe):
   assert numbers(stock) == RECIPES[recipe]
   assert numbers(memory) == memory_parameters(MelodiConfig.from_maxtext(config))
   assert stock == weights.described_shapes(load_stock(config.model_name))
+
+
+@pytest.mark.parametrize("recipe, steps", [*((name, None) for name in RECIPES), (SMOLLM2, 400)])
+def test_gates_can_reach_zero_within_the_run(recipe, steps):
+  """Adam moves a number by at most its learning rate per step."""
+  from maxtext.utils import maxtext_utils
+
+  keys = QUIET | ({"steps": steps} if steps else {})
+  config = running.from_yaml(_YAML / f"{recipe}.yml", grain_train_files="unread", **keys)
+  schedule = maxtext_utils.create_learning_rate_schedule(config)
+  rates = sum(float(schedule(step)) for step in range(config.steps))
+  assert rates * config.melodi_scalar_learning_rate_multiplier > config.melodi_memory_gate

@@ -16,6 +16,7 @@ from melodi_plugin.config.parameter_names import MEMORY_PREFIX
 from melodi_plugin.maxtext import weights
 from melodi_plugin.output.figures import in_full, new_figure, over_steps, png
 from melodi_plugin.output.tables import Table
+from melodi_plugin.training.gate_moves import unmoved
 
 # Of the two panels: title, and the least difference that is worth the whole height.
 _TITLES = {
@@ -31,6 +32,7 @@ class Gates(NamedTuple):
   step: int
   offset: dict[int, float]  # added to the logits of short-term slots
   share: dict[int, float]  # of the queue in a head's output: sigmoid(-gate)
+  gates: dict[str, np.ndarray]  # as they are stored, by path
 
 
 def read_gates(checkpoint: str) -> Gates:
@@ -41,17 +43,19 @@ def read_gates(checkpoint: str) -> Gates:
       f"{checkpoint} holds no gates or offsets; give a checkpoint of a stock block with memory."
     )
   found: dict[str, dict[int, float]] = {"gate": {}, "offset": {}}
+  gates = {}
   for name, array in weights.read_arrays(checkpoint, names).items():
     match = _NAME.search(name)
     assert match
     first, kind = int(match[1]), match[2]
     if kind == "gate":
+      gates[name] = array
       array = 1 / (1 + np.exp(array))
     scanned = "_to_" in name
     layers = np.moveaxis(array, 1, 0) if scanned else array[None]  # MaxText's param_scan_axis
     found[kind] |= {first + i: float(layer.mean()) for i, layer in enumerate(layers)}
   step = int(digits[0]) if (digits := re.findall(r"(\d+)/items/?$", checkpoint)) else 0
-  return Gates(step, found["offset"], found["gate"])
+  return Gates(step, found["offset"], found["gate"], gates)
 
 
 def run_folder(checkpoint: str) -> str:
@@ -79,12 +83,15 @@ def draw(series: Sequence[Gates]) -> bytes:
 
 
 def show(series: Sequence[Gates]) -> None:
-  """Prints a line per checkpoint."""
+  """Prints a line per checkpoint, and a warning if gates have hardly moved between them."""
   Table(
     "means over layers, heads and channels (lowest to highest layer)",
     ("step", "offset", "share of the queue"),
     [(str(gates.step), _range(gates.offset), _range(gates.share)) for gates in series],
   ).show()
+  first, last = series[0], series[-1]
+  if said := unmoved(first.gates, last.gates, last.step - first.step):
+    print(f"warning: {said}", flush=True)
 
 
 def _range(values: dict[int, float]) -> str:

@@ -53,7 +53,15 @@ def test_command_prints_every_step_and_draws(tmp_path, capsys):
   assert main(["gates", f"{tmp_path}/run/checkpoints/*/items"]) == 0
   printed = capsys.readouterr().out
   assert printed.index("0.0180") < printed.index("0.1192")  # step 2 before step 10
+  assert "warning" not in printed
   assert (tmp_path / "run" / "gates.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_command_warns_of_gates_that_have_hardly_moved(tmp_path, capsys):
+  for step, gate in ((10, 1.99), (2, 2.0)):
+    write(tmp_path / "run" / "checkpoints", step, scanned(gate, 0.0))
+  assert main(["gates", f"{tmp_path}/run/checkpoints/*/items"]) == 0
+  assert "warning: gates have moved by at most 0.01 in 8 steps" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -69,7 +77,7 @@ def test_picture_belongs_to_the_run(checkpoint, folder):
 
 
 def test_gates_that_stand_still_are_a_flat_line_with_plain_numbers():
-  series = [gates.Gates(step, {0: 0.0, 1: 1e-8}, {0: 0.1192 + 1e-8 * step}) for step in (0, 3)]
+  series = [gates.Gates(step, {0: 0.0, 1: 1e-8}, {0: 0.1192 + 1e-8 * step}, {}) for step in (0, 3)]
   assert gates.draw(series).startswith(b"\x89PNG")
 
 

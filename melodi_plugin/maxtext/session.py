@@ -4,10 +4,12 @@ import contextlib
 import functools
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
+from flax import nnx
 from maxtext.common import checkpointing
 from maxtext.common.metric_logger import MetricLogger
 from maxtext.configs import pyconfig
@@ -15,6 +17,8 @@ from maxtext.trainers.pre_train import train as trainer
 from maxtext.utils import exceptions
 
 from melodi_plugin.maxtext.seams.seam import Undo, all_of, replace
+from melodi_plugin.training.gate_moves import is_gate, unmoved
+from melodi_plugin.training.parameter_paths import name_of
 from melodi_plugin.training.progress import Progress, Screen
 
 
@@ -31,14 +35,17 @@ class Session:
     self.screen = screen
     self.steps_done = 0
     self.interrupted = False
+    self._moves: Callable[[], str | None] | None = None  # what there is to say of gates
 
   def train(self) -> None:
     """Runs MaxText's trainer to its end, or to the end of the step in which the user stops it."""
-    undo = all_of([self._config_read_once(), self._progress(), self._stop()])
+    undo = all_of([self._config_read_once(), self._progress(), self._stop(), self._gates()])
     try:
       trainer.main([""])
     finally:
       undo()
+    if self._moves and (said := self._moves()) and jax.process_index() == 0:
+      self.screen.say(f"warning: {said}")
 
   def _config_read_once(self) -> Undo:
     return replace(pyconfig, "initialize", lambda *_, **__: self.config)
@@ -91,6 +98,25 @@ class Session:
 
     return replace(trainer, "training_loop_iteration", training_loop_iteration)
 
+  def _gates(self) -> Undo:
+    """Notes where gates are before the first step, to see at the end whether they have moved."""
+    may_move = self.config.melodi_scalar_learning_rate_multiplier > 0
+    iterate = trainer.training_loop_iteration
+
+    @functools.wraps(iterate)
+    def training_loop_iteration(device_state, variables, fixed):
+      if self._moves is None and may_move:
+        before, first = _gates_of(device_state), variables["step"]
+
+        def moves() -> str | None:
+          after = _gates_of(device_state)
+          return unmoved(before, after, self.steps_done - first)
+
+        self._moves = moves
+      return iterate(device_state, variables, fixed)
+
+    return replace(trainer, "training_loop_iteration", training_loop_iteration)
+
   @contextlib.contextmanager
   def _soft_interrupt(self) -> Iterator[None]:
     """Notes the first Ctrl-C; the second is an error as ever.  Of one process alone."""
@@ -108,3 +134,10 @@ class Session:
       yield
     finally:
       signal.signal(signal.SIGINT, before)
+
+
+def _gates_of(device_state: dict[str, Any]) -> dict[str, np.ndarray]:
+  """The gates of memory around a stock block; every host has them whole."""
+  params = nnx.to_flat_state(device_state["state"].model.filter(nnx.Param))
+  named = ((name_of(path), leaf) for path, leaf in params)
+  return {name: np.asarray(leaf[...]) for name, leaf in named if is_gate(name)}

@@ -8,5 +8,6 @@ Read in this order; each file imports only what stands above it:
   muon             which parameters Muon orthogonalizes, and by which axes
   learning_rate    warm-up and cosine on one axis of steps
   distillation     how far a student is from a teacher
+  gate_moves       whether gates have moved
   progress         step, loss, tokens per second, time left
 """
