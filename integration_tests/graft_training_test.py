@@ -115,7 +115,7 @@ def test_every_parameter_of_memory_learns_within_three_steps(run):
 
 def test_warm_start_says_that_memory_starts_anew(keys, stock, capsys):
   Run(running.initialize(**keys | {"load_parameters_path": str(stock)}), 0)
-  assert f"warm start: {stock.parent} holds a stock model; " in capsys.readouterr().err
+  assert f"warm start: {stock} holds a stock model; " in capsys.readouterr().err
 
 
 def test_warm_start_equals_the_grafted_checkpoint(keys, run, stock, grafted):

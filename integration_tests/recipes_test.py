@@ -64,3 +64,13 @@ def test_gates_can_reach_zero_within_the_run(recipe, steps):
   schedule = maxtext_utils.create_learning_rate_schedule(config)
   rates = sum(float(schedule(step)) for step in range(config.steps))
   assert rates * config.melodi_scalar_learning_rate_multiplier > config.melodi_memory_gate
+
+
+def test_adapter_of_smollm2_is_below_ten_megabytes():
+  """In bfloat16 with the recipe's sizes; exact with windows of 256 tokens."""
+  for window, width in ((512, 2), (256, 4)):
+    file = _YAML / f"{SMOLLM2}.yml"
+    config = running.from_yaml(
+      file, grain_train_files="unread", melodi_window_length=window, **QUIET
+    )
+    assert width * memory_parameters(MelodiConfig.from_maxtext(config)) < 10e6

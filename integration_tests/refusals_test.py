@@ -112,6 +112,7 @@ CASES = [
 AROUND = {"decoder_block": "llama2", "melodi_base_block": "llama2"}
 YARN = {"rope_type": "yarn", "max_position_embeddings": 64, "original_max_position_embeddings": 32}
 AROUND_CASES = [
+  ({"melodi_adapter": "own"}, "set load_parameters_path to that"),
   ({"melodi_distill_weight": 1, "num_vocab_tiling": 2}, "never makes the logits that"),
   ({"melodi_distill_weight": 1, "max_target_length": 16}, "compares what stands behind the first"),
   ({"melodi_initial_temperature": 6}, "is for attention of our own"),
@@ -154,10 +155,15 @@ WINDOW_CASES = [
   ({"attention": "flash"}, "may not read; set attention=dot_product"),
   ({"attention_type": "local_sliding", "sliding_window_size": 8}, "takes the place of"),
   ({"ici_context_parallelism": 2}, "counts them in order"),
+  ({"melodi_adapter": "own"}, "what memory adds to a block, and there is no memory"),
   ({"melodi_distill_weight": 1}, "learn from that block, and there is no memory"),
 ]
 POST_TRAINING = ("sft", "dpo", "rl", "distillation")
 SYSTEM_CASES = [
+  (
+    {"decoder_block": "transformer_xl", "melodi_adapter": "own"},
+    "is what memory adds around a melodi_base_block",
+  ),
   (
     {"decoder_block": "transformer_xl", "melodi_distill_weight": 1},
     "which is one with a melodi_base_block",
@@ -259,7 +265,7 @@ def test_setting_is_refused_for_a_sliding_window(settings, words):
 )
 def test_block_without_a_place_for_a_sliding_window_is_refused_with_the_reason(block, why):
   keys = {"decoder_block": block, "melodi_sliding_window": 8, "melodi_sink_tokens": 0}
-  keys |= {"melodi_distill_weight": 0}
+  keys |= {"melodi_distill_weight": 0, "melodi_adapter": ""}
   keys |= {"melodi_documents_in_rows": False, "attention": "dot_product"}
   keys |= {"attention_type": "global", "context_parallel_load_balance": False}
   with pytest.raises(ValueError, match="set it to 0, or decoder_block to one of llama2") as error:

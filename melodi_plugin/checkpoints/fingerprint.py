@@ -1,15 +1,13 @@
 """Fingerprints of what a memory belongs to: the parameters of a model, and its tokenizer."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from melodi_plugin.core.array_typing import Array
+from melodi_plugin.core import digests
 from melodi_plugin.core.stack import Section
 from melodi_plugin.data.tokenizer import Tokenizer
 from melodi_plugin.output.files import read_file
@@ -28,15 +26,17 @@ def of_model(sections: Sequence[Section], others: Any) -> str:
     others: a tree of the parameters besides: embedding, final norm, head, summary tokens.
   """
   stacks, rest = [_real(section.params) for section in sections], _real(others)
-  totals, alone = jax.device_get(_sums(stacks, rest))
-  lines = [_line(name, array.shape, array.dtype, alone[name]) for name, array in rest.items()]
+  totals, alone = jax.device_get(digests.sums(stacks, rest))
+  lines = [
+    digests.line(name, array.shape, array.dtype, alone[name]) for name, array in rest.items()
+  ]
   for section, arrays, own in zip(sections, stacks, totals, strict=True):
     for name, array in arrays.items():
       lines += [
-        _line(f"layer/{section.run.first + y}/{name}", array.shape[1:], array.dtype, total)
+        digests.line(f"layer/{section.run.first + y}/{name}", array.shape[1:], array.dtype, total)
         for y, total in enumerate(own[name])
       ]
-  return _hash("\n".join(sorted(lines)).encode())
+  return digests.of_lines(lines)
 
 
 def of_tokenizer(tokenizer: Tokenizer) -> str:
@@ -51,49 +51,10 @@ def of_tokenizer(tokenizer: Tokenizer) -> str:
   else:
     content = read_file(tokenizer.path)
   ends = f"{tokenizer.kind} add_bos={tokenizer.add_bos} add_eos={tokenizer.add_eos}"
-  return _hash(ends.encode() + b"\0" + content)
-
-
-def _hash(content: bytes) -> str:
-  return hashlib.blake2b(content, digest_size=16).hexdigest()
+  return digests.of_bytes(ends.encode() + b"\0" + content)
 
 
 def _real(tree: Any) -> dict[str, Any]:
   """The arrays of real numbers of a tree, by their paths."""
   leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
   return {name_of(path): leaf for path, leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)}
-
-
-def _line(name: str, shape: tuple[int, ...], dtype: Any, total: Any) -> str:
-  return f"{name} {shape} {dtype} {int(total)}"
-
-
-@jax.jit
-def _sums(
-  layers: list[dict[str, Array]], others: dict[str, Array]
-) -> tuple[list[dict[str, Array]], dict[str, Array]]:
-  """The sum of every array, layer by layer where layers are its first axis."""
-  return jax.tree.map(jax.vmap(_sum), layers), jax.tree.map(_sum, others)
-
-
-def _sum(array: Array) -> Array:
-  """The sum mod 2^32 of a hash of every number's bits and of its place."""
-  bits = _bits(array)
-  place = jnp.zeros((), jnp.uint32)
-  for axis, length in enumerate(bits.shape):
-    own = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
-    place = place * np.uint32(length) + own
-  return _mixed(bits ^ _mixed(place)).sum(dtype=jnp.uint32)
-
-
-def _bits(array: Array) -> Array:
-  """Every number's bits as uint32; a wider number has several, in an axis behind the others."""
-  size = min(array.dtype.itemsize, 4)
-  return jax.lax.bitcast_convert_type(array, f"uint{8 * size}").astype(jnp.uint32)
-
-
-def _mixed(x: Array) -> Array:
-  """A permutation of the uint32 in which every bit decides on all others."""
-  for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-    x = (x ^ (x >> np.uint32(shift))) * np.uint32(factor)
-  return x ^ (x >> np.uint32(16))

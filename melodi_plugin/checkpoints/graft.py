@@ -13,6 +13,8 @@ from melodi_plugin.config.parameter_names import is_memory_parameter
 from melodi_plugin.maxtext import weights
 from melodi_plugin.maxtext.loading import new_model, read_params, write_params
 from melodi_plugin.output.tables import Table
+from melodi_plugin.systems.stock import adapter
+from melodi_plugin.training.parameter_paths import name_of
 
 
 class Grafted(NamedTuple):
@@ -57,6 +59,36 @@ def strip(config: Any) -> Grafted:
   stock = read_params(config, mesh, weights.without_memory(params))
   left = {name: shape for name, shape in here.items() if is_memory_parameter(name)}
   return Grafted(write_params(config, "stripped", stock), weights.shapes_of(stock), {}, left)
+
+
+def write_adapter(config: Any, path: str, *, rounded: bool) -> int:
+  """Writes what memory adds, alone: that of a checkpoint with memory, or as it starts.
+
+  Args:
+    config: whose `load_parameters_path` is a checkpoint with memory, or of the stock model.
+    path: of the file.
+    rounded: to bfloat16.
+
+  Returns:
+    How many bytes the file has.
+
+  Raises:
+    ValueError: if the checkpoint is not one of this configuration.
+  """
+  checkpoint, here = config.load_parameters_path, weights.described_shapes(config)
+  there, wanted = weights.stored_shapes(checkpoint), here
+  if not any(map(is_memory_parameter, there)):
+    wanted = {name: shape for name, shape in here.items() if not is_memory_parameter(name)}
+  _check(checkpoint, there, wanted)
+  model, mesh = new_model(config)
+  params = nnx.state(model, nnx.Param)
+  nnx.update(
+    params,
+    read_params(config, mesh, params.filter(lambda place, _: name_of(place) in wanted)),
+  )
+  added = params.filter(lambda place, _: is_memory_parameter(name_of(place)))
+  arrays = {name_of(place): np.asarray(leaf[...]) for place, leaf in nnx.to_flat_state(added)}
+  return adapter.write(path, weights.digest_of(params), arrays, rounded=rounded)
 
 
 def _check(path: str, there: dict[str, Any], here: dict[str, Any]) -> None:

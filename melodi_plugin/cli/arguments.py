@@ -136,7 +136,12 @@ def serve(parser: Parser) -> None:
 def graft(parser: Parser) -> None:
   """A config, and which way."""
   parser.add_config(lambda: _described(_GRAFT))
-  parser.add_argument("--strip", action="store_true", help="take memory away again")
+  ways = parser.add_mutually_exclusive_group()
+  ways.add_argument("--strip", action="store_true", help="take memory away again")
+  text = "write what memory adds into FILE (safetensors), for melodi_adapter=FILE"
+  ways.add_argument("--adapter", metavar="FILE", help=text)
+  text = "round what --adapter writes to bfloat16: half the size, and no longer exact"
+  parser.add_argument("--bfloat16", action="store_true", help=text)
 
 
 def gates(parser: Parser) -> None:

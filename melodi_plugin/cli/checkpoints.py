@@ -26,7 +26,15 @@ def graft(options: argparse.Namespace) -> None:
       "melodi_base_block is not set, so there is nothing to put memory around; set it to the "
       "decoder_block of the stock model, such as llama2."
     )
+  if config.melodi_adapter:
+    raise UserError("melodi_adapter is read by train, evaluate, decode and serve; leave it out.")
+  if options.bfloat16 and not options.adapter:
+    raise UserError("--bfloat16 rounds what --adapter writes; add --adapter FILE.")
   with user_errors(ValueError, OSError):
+    if options.adapter:
+      size = grafting.write_adapter(config, options.adapter, rounded=options.bfloat16)
+      print(f"{size:,} bytes written to {options.adapter}", flush=True)
+      return
     grafting.show(grafting.strip(config) if options.strip else grafting.graft(config))
 
 

@@ -30,7 +30,7 @@ def evaluate_last_checkpoint(argv: Sequence[str], config: Any) -> None:
       f"melodi_evaluate_after_training needs a checkpoint, but {config.checkpoint_dir} has none; "
       "set enable_checkpointing=true."
     ) from None
-  argv = [*argv, f"load_parameters_path={checkpoint}"]
+  argv = [*argv, f"load_parameters_path={checkpoint}", "melodi_adapter="]
   if written(argv, "hardware") is None:  # found by training, and said
     argv.append(f"hardware={config.hardware}")
   if config.melodi_probe:
@@ -76,7 +76,8 @@ def decode_command(config: Any, options: argparse.Namespace) -> str | None:
     checkpoint = _last_checkpoint(config)
   except ValueError:
     return None
-  keys = [key for key in options.keys if not key.startswith(("load_parameters_path=", "prompt="))]
+  others = ("load_parameters_path=", "melodi_adapter=", "prompt=")
+  keys = [key for key in options.keys if not key.startswith(others)]
   words = [options.config, *keys, f"load_parameters_path={checkpoint}", "prompt=The"]
   return f"uv run melodi decode {shlex.join(words)}"
 

@@ -61,6 +61,11 @@ class MelodiKeys(ServeKeys):
     "attends to them as zero tokens, a stock block never does, and other systems than MELODI only "
     "with melodi_reference_defects.",
   )
+  melodi_adapter: str = Field(
+    "",
+    description="What memory adds to the stock checkpoint of load_parameters_path: a file that "
+    "`melodi graft --adapter` has written for these very weights.",
+  )
   melodi_memory_offset: float = Field(
     0.0,
     description="Where the logit offset of mixed short-term tokens around a stock block starts; "
@@ -345,6 +350,7 @@ class MelodiKeys(ServeKeys):
     return ",".join(map(str, numbers)) if all(isinstance(n, int) for n in numbers) else value
 
   @field_validator(
+    "melodi_adapter",
     "melodi_imports",
     "melodi_prepare_data",
     "melodi_probe",

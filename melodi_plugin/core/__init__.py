@@ -4,6 +4,7 @@ Read in this order; each file imports only what stands above it:
 
   array_typing  the letters of every shape
   segments      documents inside a segment: boundaries, masks, the one reset rule
+  digests       digests of arrays
   attention     unit-norm attention, T5 bias, the null slot, the gate
   memory        what is stored between segments, and the queue
   token_mixer   a linear map along the token axis

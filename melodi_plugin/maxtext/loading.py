@@ -57,7 +57,7 @@ def check(config: Any, path: str) -> Any:
   # gives them to ours.
   changed = {"load_parameters_path": path, "num_vocab_tiling": 1, "melodi_distill_weight": 0.0}
   own = model_creation_utils.verify_and_sync_scan_layers(with_keys(config, **changed))
-  weights.check_fits(path, weights.described_shapes(own))
+  weights.check_loads(own)
   return own
 
 

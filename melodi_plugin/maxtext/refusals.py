@@ -127,6 +127,11 @@ EVERY_BLOCK = (
     "the paper's layers; set it to 0.",
   ),
   Refusal(
+    lambda c: c.melodi_adapter and c.melodi_base_block == PAPER,
+    "melodi_adapter={c.melodi_adapter} is what memory adds around a melodi_base_block; set that, "
+    "or leave the adapter out.",
+  ),
+  Refusal(
     lambda c: c.melodi_distill_weight > 0 and c.melodi_base_block == PAPER,
     "melodi_distill_weight={c.melodi_distill_weight} learns from a model that could read with full "
     "attention before it had memory, which is one with a melodi_base_block; set it to 0.",
@@ -289,6 +294,11 @@ PAPER_BLOCK = (
 )
 
 STOCK_BLOCK = (
+  Refusal(
+    lambda c: c.melodi_adapter and not c.load_parameters_path,
+    "melodi_adapter={c.melodi_adapter} is what memory adds to a stock checkpoint; set "
+    "load_parameters_path to that.",
+  ),
   Refusal(
     lambda c: c.melodi_distill_weight > 0 and c.num_vocab_tiling > 1,
     "num_vocab_tiling={c.num_vocab_tiling} never makes the logits that melodi_distill_weight="

@@ -11,6 +11,9 @@ from etils import epath
 from flax import nnx
 
 from melodi_plugin.config.parameter_names import is_memory_parameter
+from melodi_plugin.core import digests
+from melodi_plugin.systems.stock import adapter
+from melodi_plugin.systems.stock.adapter import Adapter
 from melodi_plugin.training.parameter_paths import name_of
 
 _BEING_WRITTEN = ".orbax-checkpoint-tmp"  # in the name of a folder, also after a kill
@@ -76,6 +79,53 @@ def check_fits(path: str, here: dict[str, tuple[int, ...]]) -> None:
     f"{path} holds another model than the configuration describes: {first}; use the configuration "
     "that it was trained with."
   )
+
+
+def check_loads(config: Any) -> None:
+  """Compares the checkpoint and the adapter that a config names with its model, see `check_fits`.
+
+  Raises:
+    ValueError: if one is missing, or belongs to another model.
+  """
+  path, here = config.load_parameters_path, described_shapes(config)
+  if config.melodi_adapter:
+    memory = {name: shape for name, shape in here.items() if is_memory_parameter(name)}
+    _check_adapter(config.melodi_adapter, adapter.read(config.melodi_adapter), memory)
+    if not is_stock(path):
+      raise ValueError(f"{path} has memory already; leave melodi_adapter out.")
+    here = {name: shape for name, shape in here.items() if name not in memory}
+  check_fits(path, here)
+
+
+def adapter_arrays(path: str, params: Any) -> dict[str, np.ndarray]:
+  """What an adapter adds to a model with these parameters, of which the stock ones count.
+
+  Raises:
+    ValueError: if the file is no adapter, or one for other weights.
+  """
+  found = adapter.read(path)
+  if found.base != digest_of(params):
+    raise ValueError(
+      f"{path} was made for other weights than those of load_parameters_path; give the stock "
+      "checkpoint that it was trained around, with the weight_dtype and scan_layers of then."
+    )
+  return found.arrays
+
+
+def digest_of(params: Any) -> str:
+  """The digest of the stock model's parameters."""
+  flat = nnx.to_flat_state(without_memory(params))
+  return digests.of_arrays({name_of(path): variable[...] for path, variable in flat})
+
+
+def _check_adapter(path: str, found: Adapter, memory: dict[str, tuple[int, ...]]) -> None:
+  there = {name: leaf.shape for name, leaf in found.arrays.items()}
+  _, first = mismatch(there, memory)
+  if first:
+    raise ValueError(
+      f"{path} is not what memory adds in this configuration: {first.replace('checkpoint', 'file')}"
+      "; use the configuration that it was trained with."
+    )
 
 
 def stored_shapes(path: str) -> dict[str, tuple[int, ...]]:

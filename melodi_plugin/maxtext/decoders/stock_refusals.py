@@ -37,6 +37,11 @@ STOCK_ROWS = (
 # What memory alone has a use for.
 NEEDS_MEMORY = (
   Refusal(
+    lambda c: bool(c.melodi_adapter),
+    "melodi_adapter={c.melodi_adapter} is what memory adds to a block, and there is no memory; set "
+    "melodi_base_block, or leave the adapter out.",
+  ),
+  Refusal(
     lambda c: c.melodi_distill_weight > 0,
     "melodi_distill_weight={c.melodi_distill_weight} lets memory around a stock block learn from "
     "that block, and there is no memory; set melodi_base_block, or the key to 0.",

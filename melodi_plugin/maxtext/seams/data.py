@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import inspect
+import sys
 import time
 from typing import Any
 
@@ -122,8 +123,9 @@ def apply_restore() -> Undo:
       if resumes and remembers:
         queues = is_counted(maxtext_config)
         keep = restored_memory.of_checkpoint(folder / "items", goes_on=goes_on, queues=queues)
-    if path and not resumes and remembers:
-      _check_fits(path, checkpointing._abstract_params(state))
+    warm = path and not resumes and remembers
+    if warm:
+      _check_fits(maxtext_config, checkpointing._abstract_params(state))
     with keep:
       restored, params = original(
         manager,
@@ -136,6 +138,8 @@ def apply_restore() -> Undo:
         maxtext_config=maxtext_config,
         **more,
       )
+    if warm and params and (adapter := getattr(maxtext_config, "melodi_adapter", "")):
+      params = _with_adapter(params, adapter)
     if resumes and remembers and restored:
       restored_memory.fit(restored["items"], maxtext_config)
     return restored, params
@@ -143,11 +147,34 @@ def apply_restore() -> Undo:
   return replace(checkpointing, "load_state_if_possible", load)
 
 
-def _check_fits(path: str, params: Any) -> None:
+def _check_fits(config: Any, params: Any) -> None:
   """Refuses a checkpoint of another model; one of the stock model lacks memory's parameters."""
   from melodi_plugin.maxtext import weights
 
+  path = config.load_parameters_path
   with user_errors(ValueError):
+    if config.melodi_adapter:
+      weights.check_loads(config)
+      return
     if weights.has_memory(params) and weights.is_stock(path):
       params = weights.without_memory(params)
+      print(
+        f"warm start: {path} holds a stock model; summary tokens, mixers, gates and offsets start "
+        "anew.",
+        file=sys.stderr,  # standard output goes into the run's log
+        flush=True,
+      )
     weights.check_fits(path, weights.shapes_of(params))
+
+
+def _with_adapter(params: Any, path: str) -> dict[str, Any]:
+  """A stock checkpoint's parameters and what memory adds to them, as a tree of arrays."""
+  from flax import nnx
+
+  from melodi_plugin.maxtext import weights
+
+  with user_errors(ValueError):
+    added = weights.adapter_arrays(path, params)
+  flat = nnx.traversals.flatten_mapping(params.to_pure_dict())
+  flat |= {tuple(name.split("/")): array for name, array in added.items()}
+  return nnx.traversals.unflatten_mapping(flat)

@@ -71,10 +71,31 @@ def apply_parameters() -> Undo:
   @functools.wraps(original)
   def from_pretrained(config, mesh=None, devices=None, model_mode=MODEL_MODE_TRAIN, *args, **more):
     # Models for training are loaded by `loading.load`, which has checked.
-    if model_mode != MODEL_MODE_TRAIN and config.load_parameters_path and is_melodi(config):
+    ours = config.load_parameters_path and is_melodi(config)
+    if ours and model_mode != MODEL_MODE_TRAIN:
       from melodi_plugin.maxtext import weights
 
-      weights.check_fits(config.load_parameters_path, weights.described_shapes(config))
-    return original(config, mesh, devices, model_mode, *args, **more)
+      weights.check_loads(config)
+    model = original(config, mesh, devices, model_mode, *args, **more)
+    if ours and config.melodi_adapter:
+      _add_adapter(model, config.melodi_adapter)
+    return model
 
   return replace(model_creation_utils, "from_pretrained", from_pretrained)
+
+
+def _add_adapter(model: Any, path: str) -> None:
+  """Memory's parameters, which the stock checkpoint lacks, from a file of their own."""
+  import jax
+  from flax import nnx
+
+  from melodi_plugin.maxtext import weights
+  from melodi_plugin.training.parameter_paths import name_of
+
+  params = nnx.state(model, nnx.Param)
+  arrays = weights.adapter_arrays(path, params)
+  for place, variable in nnx.to_flat_state(params):
+    if (name := name_of(place)) in arrays:
+      sharding = variable.get_value().sharding  # MaxText has deleted the array itself
+      variable.set_value(jax.device_put(arrays[name], sharding))
+  nnx.update(model, params)

@@ -1,7 +1,6 @@
 """Stock weights in a model with memory."""
 
 import functools
-import sys
 
 from melodi_plugin.maxtext.seams.seam import Undo, parameters, replace
 
@@ -15,7 +14,7 @@ def probe_load_params() -> str | None:
 
 
 def apply_load_params() -> Undo:
-  """A stock checkpoint lacks memory's parameters, which then keep their initial values."""
+  """A stock checkpoint lacks memory's parameters: they start anew, or are an adapter's."""
   from maxtext.common import checkpointing
 
   original = checkpointing.load_params_from_path
@@ -27,12 +26,6 @@ def apply_load_params() -> Undo:
     wanted = abstract_unboxed_params
     if weights.has_memory(wanted) and weights.is_stock(load_parameters_from_path):
       wanted = weights.without_memory(wanted)
-      print(
-        f"warm start: {load_parameters_from_path} holds a stock model; summary tokens, mixers, "
-        "gates and offsets start anew.",
-        file=sys.stderr,  # standard output goes into the run's log
-        flush=True,
-      )
     return original(load_parameters_from_path, wanted, *args, **kwargs)
 
   return replace(checkpointing, "load_params_from_path", load)

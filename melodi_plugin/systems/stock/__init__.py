@@ -2,6 +2,7 @@
 
 Read in this order; each file imports only what stands above it:
 
-  reader  how it reads tokens, through the layer's own `__call__`
-  params  what memory adds to it, as an NNX module
+  reader   how it reads tokens, through the layer's own `__call__`
+  params   what memory adds to it, as an NNX module
+  adapter  the same of a whole model, in a file
 """
