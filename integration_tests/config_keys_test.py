@@ -60,6 +60,7 @@ ENVIRONMENT = {  # as text, what becomes of it
   "melodi_max_document_bytes": ("1000", 1000),
   "melodi_skip_broken_documents": ("true", True),
   "melodi_restart_documents": ("true", True),
+  "melodi_checkpoint_fallback": ("false", False),
   "melodi_probe": ("passkey", "passkey"),
   "melodi_probe_tasks": ("qa1,qa2", "qa1,qa2"),
   "melodi_probe_lengths": ("512", "512"),

@@ -46,6 +46,7 @@ RUN_BY = {
   "import-gguf": "integration_tests/import_gguf_test.py",
   "graft": "integration_tests/graft_test.py",
   "gates": "melodi_plugin/checkpoints/gates_test.py",
+  "verify": "integration_tests/broken_checkpoints_test.py",
   "memory": "melodi_plugin/cli/memory_test.py",
   "sizes": "integration_tests/sizes_test.py",
   "bench windows": "melodi_plugin/cli/verbs_test.py",

@@ -17,7 +17,7 @@ from integration_tests.saved_runs import (
   write_config,
 )
 from melodi_plugin.cli.main import main
-from melodi_plugin.data.row import StateMismatch
+from melodi_plugin.data.place import StateMismatch
 from melodi_plugin.errors import UserError
 
 STOP = 3
@@ -181,22 +181,40 @@ def test_document_that_cannot_be_read_ends_the_command_with_failure_and_a_senten
   assert re.findall(r"completed step: (\d+)", said)[-1] == "2"
 
 
+@pytest.fixture(scope="module")
+def never_stopped(tmp_path_factory):
+  """A run of 200 steps as a command."""
+  folder = tmp_path_factory.mktemp("stopped")
+  config = write_config(folder, checkpoint_period=20, per_device_batch_size=2)
+  code, log = running.command(*command(config), "run_name=through", cwd=folder)
+  assert code == 0, log
+  return config
+
+
+def command(config):
+  return "-m", "melodi_plugin", "train", str(config), "steps=200", "async_checkpointing=true"
+
+
+STOPS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}
+
+
 @pytest.mark.slow
-def test_killed_run_continues_as_if_it_had_not_been_killed(tmp_path):
-  config = write_config(tmp_path, checkpoint_period=20, per_device_batch_size=2)
-  arguments = ["-m", "melodi_plugin", "train", str(config), "steps=200"]
-  code, log = running.command(*arguments, "run_name=through", cwd=tmp_path)
-  assert code == 0, log
-
-  saved = checkpoints(tmp_path, "killed")
-  process = running.start(*arguments, "run_name=killed", cwd=tmp_path)
-  while process.poll() is None and not (saved / "40" / "commit_success.txt").exists():
+@pytest.mark.parametrize("stop", STOPS, ids=lambda stop: stop.name)
+def test_stopped_run_continues_as_if_it_had_not_been_stopped(never_stopped, stop):
+  folder, own = never_stopped.parent, (*command(never_stopped), f"run_name={stop.name}")
+  saved = checkpoints(folder, stop.name)
+  process = running.start(*own, cwd=folder)
+  while process.poll() is None and not (saved / "40").exists():
     time.sleep(0.01)
-  process.kill()
-  assert process.wait() == -signal.SIGKILL
+  process.send_signal(stop)
+  assert process.wait(timeout=60) == STOPS[stop]
   assert not (saved / "199").exists()
+  said = (folder / "log.txt").read_text()
+  left = re.findall(r"interrupted: (\d+) of 200 steps are saved", said)
+  assert len(left) == (stop != signal.SIGKILL)
 
-  code, log = running.command(*arguments, "run_name=killed", cwd=tmp_path)
+  code, log = running.command(*own, cwd=folder)
   assert code == 0, log
-  assert int(re.findall(r"^step (\d+) of 200", log, re.MULTILINE)[0]) > 41
-  assert_same_checkpoint(checkpoints(tmp_path, "through") / "199", saved / "199")
+  first = int(re.findall(r"^step (\d+) of 200", log, re.MULTILINE)[0])
+  assert first == int(left[0]) + 1 if left else first > 40
+  assert_same_checkpoint(checkpoints(folder, "through") / "199", saved / "199")

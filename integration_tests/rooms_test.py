@@ -131,7 +131,7 @@ def _says_why(lines: list[str], at: int) -> bool:
 def test_imports_inside_functions_say_why():
   silent = []
   for path in sources():
-    if path.parent.name == "seams":  # the room itself says why
+    if "seams" in path.parts:  # the room itself says why
       continue
     text = path.read_text()
     for function in ast.walk(ast.parse(text)):

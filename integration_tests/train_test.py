@@ -10,6 +10,8 @@ import pytest
 from integration_tests import running
 from integration_tests.saved_runs import EQUAL_LAYERS
 from melodi_plugin.cli.main import main
+from melodi_plugin.data.rows import StickyRowsIterator
+from melodi_plugin.output import lock
 from melodi_plugin.training.progress import Progress
 
 LENGTHS = [150, 40, 333, 7, 64, 65, 210, 96, 31, 128]
@@ -49,20 +51,32 @@ def train(capsys, *words: str) -> tuple[int, list[str]]:
 
 
 def test_run_is_stopped_goes_on_and_is_done(folder, monkeypatch, capsys):
-  count = Progress.step_done
+  count, load = Progress.step_done, StickyRowsIterator.__next__
 
   def stop(self, step, scalars):
-    if step == 1:  # told while step 2 runs
-      signal.raise_signal(signal.SIGINT)
+    if step == 0:  # told while step 1 runs
+      signal.raise_signal(signal.SIGTERM)
     return count(self, step, scalars)
 
+  def interrupt(self):
+    signal.raise_signal(signal.SIGINT)
+    return load(self)
+
   monkeypatch.setattr(Progress, "step_done", stop)
+  status, screen = train(capsys)
+  assert status == 143
+  assert "stopping after this step, because of SIGTERM" in screen
+  assert screen[-1] == "interrupted: 2 of 4 steps are saved; the same command goes on there."
+  assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+  monkeypatch.setattr(Progress, "step_done", count)
+  monkeypatch.setattr(StickyRowsIterator, "__next__", interrupt)
   status, screen = train(capsys)
   assert status == 130
   assert "stopping after this step; Ctrl-C again stops at once" in screen
   assert screen[-1] == "interrupted: 3 of 4 steps are saved; the same command goes on there."
 
-  monkeypatch.setattr(Progress, "step_done", count)
+  monkeypatch.setattr(StickyRowsIterator, "__next__", load)
   status, screen = train(capsys)
   assert status == 0
   assert screen[0] == "hardware is not set: cpu, as JAX finds here."
@@ -113,6 +127,38 @@ def test_what_cannot_be_trained_is_one_sentence(capsys, words, sentence):
   assert status == 2
   assert len(screen) == 1 and screen[0].startswith("error: ") and sentence in screen[0]
   assert not pathlib.Path("runs/wrong/checkpoints/0").exists()
+
+
+def test_second_process_in_the_folder_of_a_run_is_one_sentence(folder, monkeypatch, capsys):
+  monkeypatch.setattr(lock, "_is_gone", lambda *_: False)
+  (folder / "runs" / "taken").mkdir(parents=True)
+  (folder / "runs" / "taken" / "lock.json").write_text('{"host": "other", "pid": 7}')
+  status, screen = train(capsys, "hardware=cpu", "run_name=taken")
+  assert status == 2
+  said = f"error: another process works in {folder}/runs/taken (host other, process 7, since "
+  assert screen[0].startswith(said)
+
+
+@pytest.mark.slow
+def test_run_that_goes_on_without_a_finite_loss_keeps_its_last_finite_checkpoint(
+  folder, monkeypatch, capsys
+):
+  count = Progress.step_done
+
+  def diverge(self, step, scalars):
+    if step >= 3:
+      scalars["learning/loss"] = math.nan
+    return count(self, step, scalars)
+
+  monkeypatch.setattr(Progress, "step_done", diverge)
+  words = ["hardware=cpu", "run_name=diverged", "checkpoint_period=1", "abort_on_nan_loss=false"]
+  words += ["max_num_checkpoints_to_keep=1", "abort_on_inf_loss=false"]
+  for steps in (6, 8):
+    assert main(["train", "own.yml", *words, f"steps={steps}"]) == 0
+    said = capsys.readouterr().err
+    assert said.count("the loss is not finite since step 4; the last checkpoint that is known") == 1
+    saved = folder / "runs" / "diverged" / "checkpoints"
+    assert sorted(path.name for path in saved.iterdir()) == ["1", str(steps - 1)]
 
 
 @pytest.mark.slow

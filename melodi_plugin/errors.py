@@ -17,6 +17,12 @@ class Interrupted(UserError):  # noqa: N818, nothing is wrong
   status = 130  # 128 + SIGINT, as shells count
 
 
+class Terminated(Interrupted):
+  """A scheduler has stopped the program; the same command goes on."""
+
+  status = 143  # 128 + SIGTERM
+
+
 @contextlib.contextmanager
 def user_errors(*kinds: type[Exception]) -> Iterator[None]:
   """Errors of these kinds become a `UserError`: libraries raise them with a sentence."""

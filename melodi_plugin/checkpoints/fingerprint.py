@@ -1,6 +1,5 @@
-"""Fingerprints of what a memory belongs to: the parameters of a model, and its tokenizer."""
+"""The fingerprint of a model's parameters, to which a memory belongs."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,8 +8,6 @@ import jax.numpy as jnp
 
 from melodi_plugin.core import digests
 from melodi_plugin.core.stack import Section
-from melodi_plugin.data.tokenizer import Tokenizer
-from melodi_plugin.output.files import read_file
 from melodi_plugin.training.parameter_paths import name_of
 
 
@@ -37,21 +34,6 @@ def of_model(sections: Sequence[Section], others: Any) -> str:
         for y, total in enumerate(own[name])
       ]
   return digests.of_lines(lines)
-
-
-def of_tokenizer(tokenizer: Tokenizer) -> str:
-  """Fingerprint of what a tokenizer makes of a text, wherever its files lie."""
-  if tokenizer.kind == "huggingface":
-    library = tokenizer.library.tokenizer
-    fast = json.loads(library.backend_tokenizer.to_str()) if library.is_fast else {}
-    # How the last call has padded or cut its texts; these stand in the file too.
-    known = {name: part for name, part in fast.items() if name not in ("padding", "truncation")}
-    known |= {"vocabulary": library.get_vocab(), "special": library.special_tokens_map}
-    content = json.dumps(known, sort_keys=True).encode()
-  else:
-    content = read_file(tokenizer.path)
-  ends = f"{tokenizer.kind} add_bos={tokenizer.add_bos} add_eos={tokenizer.add_eos}"
-  return digests.of_bytes(ends.encode() + b"\0" + content)
 
 
 def _real(tree: Any) -> dict[str, Any]:

@@ -1,19 +1,13 @@
 """Fingerprints: one bit, one place, one letter make another; how things are laid out does not."""
 
-from types import SimpleNamespace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import sentencepiece
-import tokenizers
-import transformers
 
 from melodi_plugin.checkpoints import fingerprint
 from melodi_plugin.config.model import LayerSpec, Run
 from melodi_plugin.core.stack import Section
-from melodi_plugin.data.tokenizer import Tokenizer
 
 LAYERS = [
   {
@@ -108,52 +102,3 @@ def test_float64_counts_all_of_its_bits(float64):
   a = {"a": np.ones(3)}
   b = {"a": np.nextafter(a["a"], 2)}
   assert of(others=a) != of(others=b) == of(others=b)
-
-
-# -- Tokenizers ------------------------------------------------------------------------------------
-
-
-def tokenizer(path, kind, bos=True):
-  keys = dict(add_bos=bos, add_eos=False, vocab_size=300, hf_access_token="")
-  keys |= dict(tokenizer_path=str(path), tokenizer_type=kind, melodi_special_tokens_in_text=False)
-  return Tokenizer(SimpleNamespace(**keys))
-
-
-def test_sentencepiece_is_known_by_its_file(tmp_path):
-  for name, size in (("a", 300), ("b", 299)):
-    sentencepiece.SentencePieceTrainer.train(
-      sentence_iterator=iter(["the cat sat", "on the mat"]),
-      model_prefix=str(tmp_path / name),
-      vocab_size=size,
-      byte_fallback=True,
-      minloglevel=2,
-      hard_vocab_limit=False,
-    )
-  (tmp_path / "c.model").write_bytes((tmp_path / "a.model").read_bytes())
-  a, b, c = (
-    fingerprint.of_tokenizer(tokenizer(tmp_path / f"{name}.model", "sentencepiece"))
-    for name in "abc"
-  )
-  other = fingerprint.of_tokenizer(tokenizer(tmp_path / "a.model", "sentencepiece", bos=False))
-  assert a == c and len({a, b, other}) == 3
-
-
-def test_hugging_face_is_known_by_what_it_does(tmp_path):
-  def of_words(folder, template=None, eos="</s>", **more):
-    words = {"<s>": 0, "</s>": 1, "the": 2, "cat": 3, "?": 4} | more
-    core = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="?"))
-    core.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    fast = transformers.PreTrainedTokenizerFast(
-      tokenizer_object=core, bos_token="<s>", eos_token=eos, unk_token="?"
-    )
-    fast.chat_template = template
-    fast.save_pretrained(tmp_path / folder)
-    own = tokenizer(tmp_path / folder, "huggingface")
-    before = fingerprint.of_tokenizer(own)
-    own("the cat")  # which changes nothing
-    assert fingerprint.of_tokenizer(own) == before
-    return before
-
-  a = of_words("a")
-  assert of_words("elsewhere") == of_words("chat", template="{{ messages }}") == a
-  assert len({a, of_words("more", dog=5), of_words("eos", eos="<s>")}) == 3

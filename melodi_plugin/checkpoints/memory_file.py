@@ -31,7 +31,7 @@ class Identity(NamedTuple):
 
   Attributes:
     model: `fingerprint.of_model`.
-    tokenizer: `fingerprint.of_tokenizer`.
+    tokenizer: `Tokenizer.fingerprint`.
     settings: what else decides how the arrays are read, flat; values of JSON, tuples, dataclasses.
       Whether layers are scanned does not belong to them.
   """

@@ -150,6 +150,12 @@ def gates(parser: Parser) -> None:
   parser.add_argument("folder", nargs="?", help="for the picture (default: RUN)")
 
 
+def verify(parser: Parser) -> None:
+  """Checkpoints."""
+  text = "folder of a run, or <run>/checkpoints/<step>/items, as a pattern"
+  parser.add_argument("run", metavar="RUN", help=text)
+
+
 def memory(parser: Parser) -> None:
   """Files."""
   text = "a memory file; it may be remote, as in gs://bucket/hamlet.memory"

@@ -1,10 +1,11 @@
-"""`melodi graft`, `melodi gates` and `melodi import-gguf`: checkpoints, made and looked into."""
+"""`melodi graft`, `gates`, `verify` and `import-gguf`: checkpoints, made and looked into."""
 
 import argparse
 from pathlib import Path
 
 from melodi_plugin.checkpoints import gates as gates_of
 from melodi_plugin.checkpoints import graft as grafting
+from melodi_plugin.checkpoints import verify as verifying
 from melodi_plugin.checkpoints.gguf.importer import import_file
 from melodi_plugin.config.systems import has_base_block
 from melodi_plugin.errors import UserError, user_errors
@@ -12,6 +13,7 @@ from melodi_plugin.maxtext.configs import load_config
 from melodi_plugin.maxtext.light import WITHOUT_DOCUMENTS
 from melodi_plugin.maxtext.weights import find_checkpoints
 from melodi_plugin.output.files import write_files
+from melodi_plugin.output.tables import Table, with_unit
 from melodi_plugin.training.progress import quiet_logs
 
 
@@ -47,6 +49,30 @@ def gates(options: argparse.Namespace) -> None:
     gates_of.show(series)
     write_files(folder, {"gates.png": gates_of.draw(series)})
   print(f"written to {folder}/gates.png", flush=True)
+
+
+def verify(options: argparse.Namespace) -> None:
+  """Reads everything, prints a line per checkpoint; raises UserError if one is damaged."""
+  with user_errors(ValueError, OSError):
+    found = [verifying.verify(path) for path in verifying.find(options.run)]
+  rows = [
+    [
+      one.path,
+      str(one.arrays),
+      with_unit(one.size, "B"),
+      str(one.unsealed),
+      "damaged" if one.problem else "whole",
+    ]
+    for one in found
+  ]
+  header = ("checkpoint", "arrays", "read", "without checksums", "it is")
+  print(Table("checkpoints", header, rows).markdown(), end="", flush=True)
+  damaged = [one for one in found if one.problem]
+  if damaged:
+    raise UserError(
+      f"{len(damaged)} of {len(found)} checkpoints are damaged; {damaged[0].path}: "
+      f"{damaged[0].problem}; copy it back, or take another one."
+    )
 
 
 def import_gguf(options: argparse.Namespace) -> None:

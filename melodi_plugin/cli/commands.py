@@ -209,6 +209,14 @@ COMMANDS = (
     arguments.gates,
   ),
   Command(
+    "verify",
+    "checkpoints",
+    "Reads all of a run's checkpoints, and compares their checksums.",
+    "melodi verify RUN",
+    "checkpoints.verify",
+    arguments.verify,
+  ),
+  Command(
     "memory",
     "checkpoints",
     "Says what is in memory files: what was read, bytes by part, and whose it is.",

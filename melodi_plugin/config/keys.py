@@ -238,6 +238,11 @@ class MelodiKeys(ServeKeys):
     description="If the saved place in the documents does not fit this run (other rows, hosts, "
     "windows or files), start the documents anew with empty memory instead of stopping.",
   )
+  melodi_checkpoint_fallback: bool = Field(
+    True,
+    description="If the last checkpoint of a run is damaged, set it aside as STEP.broken and go on "
+    "from the newest whole one before it, instead of stopping.",
+  )
   melodi_probe: Literal[
     "", "passkey", "mqar", "recall", "rare_words", "new_names", "longppl", "ruler", "babilong"
   ] = Field(

@@ -10,6 +10,7 @@ Read in this order; each file imports only what stands above it:
   tokenizer   MaxText's tokenizer, with checked ids
   read_ahead  documents tokenized before they are needed
   order       which document a row reads next
+  place       the saved place of rows in their documents, checked
   row         one row: its place in its documents
   rows        batches whose rows read one document after another (Grain)
   padding     what of the batches is padding

@@ -105,6 +105,15 @@ class DocumentSource:
     text = json.dumps(list(zip(names, counts.tolist(), strict=True)))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+  def sizes_fingerprint(self) -> str:
+    """Digest of the sizes of documents, or of files where opening did not show those."""
+    digest = hashlib.blake2b(digest_size=8)
+    for format in self._formats:
+      digest.update(format.known_sizes().astype("<i8").tobytes())
+    if self._kept is not None:
+      digest.update(self._kept.astype("<i8").tobytes())
+    return digest.hexdigest()
+
   def _find(self, index: SupportsIndex) -> tuple[Format, int]:
     i = operator.index(index)
     if not -len(self) <= i < len(self):

@@ -73,6 +73,10 @@ class TextFile(Format):
   def sizes(self) -> np.ndarray:
     return np.array([self._size])
 
+  @override
+  def known_sizes(self) -> np.ndarray:
+    return self.sizes()
+
 
 class JsonLines(Format):
   """`.jsonl`: one JSON object per line; blank lines are left out."""
@@ -119,6 +123,10 @@ class JsonLines(Format):
   @override
   def sizes(self) -> np.ndarray:
     return self._size
+
+  @override
+  def known_sizes(self) -> np.ndarray:
+    return self.sizes()
 
   def _lines(self) -> Iterator[tuple[int, bytes | None]]:
     """(size, line) of every line; None for one that is too long to be held in memory."""

@@ -94,6 +94,10 @@ class Format(abc.ABC):
   def sizes(self) -> np.ndarray:
     """Bytes of every document's record, int64 [len]; 0 for one that cannot be read."""
 
+  def known_sizes(self) -> np.ndarray:
+    """`sizes` where opening has shown them, else the bytes of the file, int64 [1]."""
+    return np.array([self.file.size])
+
 
 class Rules(NamedTuple):
   """What a record is checked against: its field names, and the most UTF-8 bytes of a text."""

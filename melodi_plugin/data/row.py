@@ -1,24 +1,22 @@
 """One batch row: its place in its documents, and the next ones, read ahead."""
 
+import hashlib
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from melodi_plugin.data.documents import BrokenDocument
 from melodi_plugin.data.order import DocumentOrder
+from melodi_plugin.data.place import START_ANEW, StateMismatch
 from melodi_plugin.data.read_ahead import ReadAhead
 
 # As many broken documents as this, one after another, mean a store that is gone.
 _BROKEN_TOGETHER = 100
 
 OnBroken = Callable[[BrokenDocument], None]
-
-
-class StateMismatch(ValueError):  # noqa: N818, it is the state that does not match
-  """A saved place in the documents that does not fit this run."""
 
 
 class OpenDocument(NamedTuple):
@@ -49,6 +47,7 @@ class Row:
     self._on_broken = on_broken
     self._coming: deque[tuple[int, Future]] = deque()
     self._broken_together = 0
+    self._read: Any = None  # hash of the tokens that were read of the last document begun
 
   def look_ahead(self, count: int) -> None:
     """Requests the next `count` documents, or as many as are left."""
@@ -60,6 +59,7 @@ class Row:
 
   def begin(self) -> OpenDocument | None:
     """The row's next document, or None at its end; broken ones are left out, or raised."""
+    self._read = None
     while True:
       self.look_ahead(1)
       if not self._coming:
@@ -72,6 +72,7 @@ class Row:
       self.k += 1
       if not isinstance(tokens, BrokenDocument):
         self._broken_together = 0
+        self._read = hashlib.blake2b(digest_size=8)
         return OpenDocument(document, tokens, 0)
       self._leave_out(tokens)
 
@@ -85,35 +86,55 @@ class Row:
         f"single documents; the last one: {broken}"
       )
 
-  def state(self) -> dict[str, int]:
-    """The place of the row; `offset` and `tokens` are 0 between two documents."""
-    offset, tokens = (self.reading.offset, len(self.reading.tokens)) if self.reading else (0, 0)
-    return {"k": self.k, "offset": offset, "tokens": tokens}
+  def advance(self, offset: int) -> None:
+    """Its document is read up to `offset`; a row that is at the end of one is between two."""
+    assert self.reading is not None
+    tokens = self.reading.tokens
+    self._read.update(np.asarray(tokens[self.reading.offset : offset], "<i4").tobytes())
+    self.reading = None if offset == len(tokens) else self.reading._replace(offset=offset)
 
-  def go_to(self, k: int, tokens: int) -> None:
+  def state(self) -> dict[str, Any]:
+    """The place of the row.
+
+    `offset` and `tokens` are 0 between two documents; `read` is the digest of the tokens that were
+    read of the last document begun, '' if there is none or it was left out.
+    """
+    offset, tokens = (self.reading.offset, len(self.reading.tokens)) if self.reading else (0, 0)
+    read = self._read.hexdigest() if self._read else ""
+    return {"k": self.k, "offset": offset, "tokens": tokens, "read": read}
+
+  def go_to(self, k: int, offset: int, tokens: int, read: str = "") -> None:
     """Begins to go to a state, which `arrive` completes: so all rows can read at the same time."""
-    self.reading = None
+    del offset
+    self.reading = self._read = None
     self._coming.clear()
-    self.k = k - 1 if tokens else k
+    self.k = k - 1 if tokens or read else k
     self.look_ahead(1)
 
-  def arrive(self, k: int, offset: int, tokens: int) -> None:
-    """Completes `go_to`: reads the document that the row was in the middle of.
+  def arrive(self, k: int, offset: int, tokens: int, read: str = "") -> None:
+    """Completes `go_to`: reads the document that the row was in the middle of, or has read last.
 
     Raises:
       StateMismatch: if that document is another one now.
     """
-    if not tokens:
+    if not tokens and not read:
       return
     reading = self.begin()
     found = 0 if reading is None else len(reading.tokens)
-    if self.k != k or found != tokens:
-      document = self._order.document(self.number, k - 1)
-      assert document is not None
-      raise StateMismatch(
-        f"{self._ahead.reader.name(document)} had {tokens} tokens when the place in the documents "
-        f"was saved, and has {found if self.k == k else 'none'} now; resume with the same files "
-        "and tokenizer."
+    if self.k != k or reading is None or (tokens and found != tokens):
+      raise self._mismatch(
+        k,
+        f"had {tokens or 'some'} tokens when the place in the documents was saved, and has "
+        f"{found if self.k == k else 'none'} now",
       )
-    assert reading is not None
-    self.reading = reading._replace(offset=offset)
+    self.reading = reading
+    self.advance(offset if tokens else found)
+    if read and self._read.hexdigest() != read:
+      raise self._mismatch(k, "has another text than when the place in the documents was saved")
+
+  def _mismatch(self, k: int, problem: str) -> StateMismatch:
+    document = self._order.document(self.number, k - 1)
+    name = "A document" if document is None else self._ahead.reader.name(document)
+    return StateMismatch(
+      f"{name} {problem}; resume with the same files and tokenizer, or {START_ANEW}."
+    )

@@ -10,7 +10,9 @@ the model carries for row b therefore always belongs to the document that row b 
 Letters: B rows of the whole batch, R rows that are read here, T segment tokens, W window tokens.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+import hashlib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import grain
@@ -20,8 +22,9 @@ from grain.sources import RandomAccessDataSource
 
 from melodi_plugin.data.documents import Document
 from melodi_plugin.data.order import DocumentOrder
+from melodi_plugin.data.place import StateMismatch, mismatch, sealed, unchecked
 from melodi_plugin.data.read_ahead import ReadAhead, Tokenize, TokenReader, Workers
-from melodi_plugin.data.row import OnBroken, OpenDocument, Row, StateMismatch
+from melodi_plugin.data.row import OnBroken, OpenDocument, Row
 
 Batch = dict[str, np.ndarray]
 
@@ -33,18 +36,6 @@ _KEYS = (
   "targets_position",
   "targets_segmentation",
 )
-
-
-# What the parts of a fingerprint are called where a user sets them.
-_SET_BY = {
-  "rows": "rows in the batch (per_device_batch_size times devices)",
-  "window_length": "melodi_window_length",
-  "shuffle": "enable_data_shuffling",
-  "seed": "data_shuffle_seed",
-  "epochs": "num_epoch",
-  "documents": "number of documents",
-  "files": "digest of the files",
-}
 
 
 class StickyRows(grain.IterDataset[Batch]):
@@ -132,7 +123,6 @@ class StickyRows(grain.IterDataset[Batch]):
   def fingerprint(self) -> dict[str, Any]:
     """All that decides which token comes where, and which tokens a row's memory has seen."""
     order = self.order
-    fingerprint = getattr(self.source, "fingerprint", None)
     return {
       "rows": order.rows,
       "window_length": self.window_length,
@@ -140,8 +130,26 @@ class StickyRows(grain.IterDataset[Batch]):
       "seed": order.seed,
       "epochs": order.epochs,
       "documents": order.documents,
-      "files": fingerprint() if fingerprint else None,
+      **self._fingerprint_of_texts,
     }
+
+  @functools.cached_property
+  def _fingerprint_of_texts(self) -> dict[str, Any]:
+    """What takes time to find out; None for what a source or a tokenizer does not say."""
+    tokenize, sizes = self.ahead.reader.tokenize, self.order.sizes
+    files, known, tokenizer = (
+      say() if (say := getattr(owner, name, None)) else None
+      for owner, name in (
+        (self.source, "fingerprint"),
+        (self.source, "sizes_fingerprint"),
+        (tokenize, "fingerprint"),
+      )
+    )
+    if sizes is not None:  # the order depends on them
+      digest = hashlib.blake2b(np.asarray(sizes, "<i8").tobytes(), digest_size=8)
+      known = f"{known}, {digest.hexdigest()}"
+    special = getattr(tokenize, "special_in_text", None)
+    return {"files": files, "sizes": known, "tokenizer": tokenizer, "special_tokens": special}
 
   def close(self) -> None:
     """Stops the workers."""
@@ -190,7 +198,7 @@ class StickyRowsIterator(grain.DatasetIterator[Batch]):
   def get_state(self) -> dict[str, Any]:
     """Where every row is, by its number in the whole batch."""
     rows = {str(row.number): row.state() for row in self._rows}
-    return {"fingerprint": self.dataset.fingerprint(), "rows": rows}
+    return sealed(self.dataset.fingerprint(), rows)
 
   def set_state(self, state: Mapping[str, Any]) -> None:
     """Goes to `state`, which may hold more rows than are read here.
@@ -198,11 +206,14 @@ class StickyRowsIterator(grain.DatasetIterator[Batch]):
     Raises:
       StateMismatch: if it was saved with other data, sizes or tokenizer.
     """
-    if problem := mismatch(state, self.dataset):
+    dataset = self.dataset
+    if problem := mismatch(state, dataset.fingerprint(), dataset.local_rows):
       raise StateMismatch(problem)
+    if sentence := unchecked(state):
+      logging.warning("%s", sentence)
     places = [(row, state["rows"][str(row.number)]) for row in self._rows]
     for row, place in places:
-      row.go_to(place["k"], place["tokens"])
+      row.go_to(**place)
     for row, place in places:
       row.arrive(**place)
 
@@ -226,8 +237,7 @@ class StickyRowsIterator(grain.DatasetIterator[Batch]):
       stop = min(start + len(reading.tokens) - reading.offset, segment)
       offset = reading.offset + stop - start
       _write(batch, index, start, nth, reading, offset)
-      done = offset == len(reading.tokens)
-      row.reading = None if done else reading._replace(offset=offset)
+      row.advance(offset)
       start = -(-stop // window) * window
     row.look_ahead(begun + 1)  # short documents: as many as this time, and one more
     self._log_epoch(row)
@@ -245,35 +255,6 @@ def positions_alone(segment_ids: np.ndarray) -> np.ndarray:
   begins = np.diff(segment_ids, axis=1, prepend=-1) != 0
   firsts = np.maximum.accumulate(np.where(begins, places, 0), axis=1)
   return np.where(segment_ids > 0, places - firsts, 0).astype(np.int32)
-
-
-def merge_states(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-  """One state with the rows of all; those of processes that read other documents stay apart."""
-  merged: dict[str, Any] = {"fingerprint": {}, "rows": {}}
-  for state in states:
-    merged["fingerprint"] = state.get("fingerprint", {})
-    merged["rows"] |= state.get("rows", {})
-  return merged
-
-
-def mismatch(state: Mapping[str, Any], dataset: StickyRows) -> str | None:
-  """One sentence if a saved state does not fit `dataset`."""
-  saved = state.get("fingerprint", {})
-  for name, value in dataset.fingerprint().items():
-    if saved.get(name) != value:
-      return (
-        f"The place in the documents was saved with another {_SET_BY[name]} ({saved.get(name)}) "
-        f"than this run has ({value}); set it back, or set melodi_restart_documents=true to start "
-        "the documents anew with empty memory."
-      )
-  missing = [row for row in dataset.local_rows if str(row) not in state["rows"]]
-  if missing:
-    return (
-      f"The saved place in the documents lacks row {missing[0]}; a file of the checkpoint's folder "
-      "`iter` is missing, so restore it, or set melodi_restart_documents=true to start the "
-      "documents anew with empty memory."
-    )
-  return None
 
 
 def _write(batch: Batch, row: int, start: int, nth: int, reading: OpenDocument, end: int) -> None:

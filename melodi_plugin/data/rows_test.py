@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from melodi_plugin.data.documents import BrokenDocument, Document
+from melodi_plugin.data.place import BrokenPlace, StateMismatch, merge_states
 from melodi_plugin.data.read_ahead import Workers
-from melodi_plugin.data.rows import StickyRows, merge_states
+from melodi_plugin.data.rows import StickyRows
 
 W, T = 4, 12
 # Shorter than a window, one window, one more, a multiple of W, of T, longer, the shortest.
@@ -268,6 +269,94 @@ def test_state_of_another_tokenizer_is_refused():
   other.ahead.reader.tokenize = lambda text: [1, *_tokenize(text)]
   with pytest.raises(ValueError, match="same files and tokenizer"):
     iter(other).set_state(iterator.get_state())
+
+
+@pytest.mark.parametrize("batches", [1, 2], ids=["in a document", "between two"])
+@pytest.mark.parametrize("epochs", [2, None])
+def test_a_row_does_not_go_on_in_another_document_of_equal_length(batches, epochs):
+  equal = _source([24] * 5)
+  before = iter(_rows(source=equal[:4], rows=1, epochs=epochs))
+  for _ in range(batches):
+    next(before)
+  after = iter(_rows(source=equal[1:], rows=1, epochs=epochs))  # one removed, one appended
+  with pytest.raises(StateMismatch, match="document 0 has another text than when the place"):
+    after.set_state(before.get_state())
+
+
+@pytest.mark.parametrize("name", ["sizes_fingerprint", "fingerprint"])
+def test_a_row_goes_on_only_with_the_same_sizes_and_tokenizer(name):
+  class Known(list):
+    """Documents, or a tokenizer, of some digest."""
+
+    digest = "a"
+
+    def __call__(self, text):
+      return _tokenize(text)
+
+  setattr(Known, name, lambda self: self.digest)
+  source = Known(_source())
+  rows = _rows(source=source)
+  rows.ahead.reader.tokenize = source
+  state = iter(rows).get_state()
+  source.digest = "b"
+  other = _rows(source=source)
+  other.ahead.reader.tokenize = source
+  with pytest.raises(StateMismatch, match=r"another digest of the .* \(a.*\) than .* \(b"):
+    iter(other).set_state(state)
+
+
+def test_finite_reading_goes_on_only_with_the_same_sizes():
+  sizes = np.array(LENGTHS)
+  state = iter(_rows(epochs=2, sizes=sizes)).get_state()
+  iter(_rows(epochs=2, sizes=sizes)).set_state(state)
+  with pytest.raises(StateMismatch, match="digest of the sizes of files and documents"):
+    iter(_rows(epochs=2, sizes=sizes[::-1])).set_state(state)
+
+
+def test_place_of_an_older_version_goes_on_and_says_that_it_could_not_be_checked(caplog):
+  rows = _rows(epochs=2)
+  before = iter(rows)
+  for _ in range(2):
+    next(before)
+  old: Any = before.get_state()
+  for name in ("sizes", "tokenizer", "special_tokens"):
+    del old["fingerprint"][name]
+  for row in old["rows"].values():
+    del row["read"]
+  del old["digest"]
+  after = iter(rows)
+  with caplog.at_level("WARNING"):
+    after.set_state(merge_states([old]))
+  assert len(caplog.messages) == 1
+  assert "saved by an older version, so it could not be checked" in caplog.text
+  _equal(list(after), list(before))
+
+
+def test_a_changed_byte_of_a_saved_place_is_noticed():
+  iterator = iter(_rows())
+  next(iterator)
+  text = json.dumps(iterator.get_state())
+  merge_states([json.loads(text)])
+  for at, letter in enumerate(text):
+    if letter.isdigit():
+      other = text[:at] + str((int(letter) + 1) % 10) + text[at + 1 :]
+      with pytest.raises(BrokenPlace, match=r"digest|beyond"):
+        merge_states([json.loads(other)])
+
+
+@pytest.mark.parametrize(
+  "state",
+  [
+    None,
+    [],
+    {"fingerprint": {}},
+    {"fingerprint": {}, "rows": {"0": {"k": 1}}},
+    {"fingerprint": {}, "rows": {"0": {"k": 1, "offset": 9, "tokens": 8}}},
+  ],
+)
+def test_what_is_no_place_is_refused(state):
+  with pytest.raises(BrokenPlace):
+    merge_states([state])
 
 
 @pytest.mark.parametrize(

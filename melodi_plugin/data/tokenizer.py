@@ -2,12 +2,15 @@
 
 import copy
 import functools
+import hashlib
+import json
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from melodi_plugin.config.settings import as_written
+from melodi_plugin.output.files import read_file
 
 
 class Tokenizer:
@@ -58,6 +61,20 @@ class Tokenizer:
     pieces = library._tokenizer_model
     size = pieces.vocab_size()
     return size, frozenset(i for i in range(size) if pieces.is_control(i))
+
+  def fingerprint(self) -> str:
+    """Digest of what it makes of a text, wherever its files lie."""
+    if self.kind == "huggingface":
+      library = self.library.tokenizer
+      fast = json.loads(library.backend_tokenizer.to_str()) if library.is_fast else {}
+      # How the last call has padded or cut its texts; these stand in the file too.
+      known = {name: part for name, part in fast.items() if name not in ("padding", "truncation")}
+      known |= {"vocabulary": library.get_vocab(), "special": library.special_tokens_map}
+      content = json.dumps(known, sort_keys=True).encode()
+    else:
+      content = read_file(self.path)
+    ends = f"{self.kind} add_bos={self.add_bos} add_eos={self.add_eos}"
+    return hashlib.blake2b(ends.encode() + b"\0" + content, digest_size=16).hexdigest()
 
   @property
   def eos_ids(self) -> tuple[int, ...]:

@@ -187,3 +187,36 @@ def test_special_tokens_are_read_beside_a_tokenizer_that_takes_them_for_text(hug
 def test_sentencepiece_has_no_special_tokens_in_a_text(sentencepiece_model):
   tokenize = _tokenizer(sentencepiece_model, "sentencepiece")
   assert tokenize.with_special_tokens.encode("the </s>") == tokenize.encode("the </s>")
+
+
+def test_sentencepiece_is_known_by_its_file(tmp_path, sentencepiece_model):
+  def of(path, **changes):
+    return _tokenizer(path, "sentencepiece", **changes).fingerprint()
+
+  copy, other = tmp_path / "copy.model", tmp_path / "other.model"
+  copy.write_bytes(sentencepiece_model.read_bytes())
+  other.write_bytes((ASSETS / "tokenizer.llama2").read_bytes())
+  one = of(sentencepiece_model)
+  assert one == of(copy)
+  assert len({one, of(other), of(copy, add_bos=False)}) == 3
+
+
+def test_hugging_face_is_known_by_what_it_does(tmp_path):
+  def of_words(folder, template=None, eos="</s>", **more):
+    words = {"<s>": 0, "</s>": 1, "the": 2, "cat": 3, "?": 4} | more
+    core = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="?"))
+    core.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    fast = transformers.PreTrainedTokenizerFast(
+      tokenizer_object=core, bos_token="<s>", eos_token=eos, unk_token="?"
+    )
+    fast.chat_template = template
+    fast.save_pretrained(tmp_path / folder)
+    own = _tokenizer(tmp_path / folder, "huggingface")
+    before = own.fingerprint()
+    own("the cat")  # which changes nothing
+    assert own.fingerprint() == before
+    return before
+
+  a = of_words("a")
+  assert of_words("elsewhere") == of_words("chat", template="{{ messages }}") == a
+  assert len({a, of_words("more", dog=5), of_words("eos", eos="<s>")}) == 3

@@ -1,8 +1,10 @@
 """Trainings and ahead-of-time compiles: what is checked before, and how they end."""
 
+import contextlib
 import importlib.util
 import os
 import pathlib
+import signal
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,12 +12,13 @@ import jax
 
 from melodi_plugin.data.corpus.presets import prepare_corpus
 from melodi_plugin.data.documents import BrokenDocument
-from melodi_plugin.data.row import StateMismatch
-from melodi_plugin.errors import Interrupted, UserError, user_errors
+from melodi_plugin.data.place import StateMismatch
+from melodi_plugin.errors import Interrupted, Terminated, UserError, user_errors
 from melodi_plugin.maxtext import weights
 from melodi_plugin.maxtext.configs import load_config, read_config
 from melodi_plugin.maxtext.machine import written
 from melodi_plugin.maxtext.run_log import off_the_screen
+from melodi_plugin.output.lock import Lock, locked
 from melodi_plugin.training.progress import Screen
 
 
@@ -24,21 +27,23 @@ def train(argv: Sequence[str]) -> Any:
 
   Raises:
     UserError: for what a user can mend, in one sentence.
-    Interrupted: if the user has stopped the run; what is done by then is saved.
+    Interrupted: if a person or a scheduler has stopped it; what is done by then is saved.
   """
   with off_the_screen() as log:
     config = read_config(argv, here=True)
     _check(config)
     folder = os.path.join(config.base_output_directory, config.run_name)
     log.open(folder, jax.process_index())
-    with Screen(config.steps, config.log_period) as screen:
+    # The processes of one run are one owner, for which the first speaks.
+    own = locked(folder) if jax.process_index() == 0 else contextlib.nullcontext()
+    with own as lock, Screen(config.steps, config.log_period) as screen:
       if (done := _steps_done(config)) >= config.steps:
         screen.say(
           f"{config.run_name} is done: its last checkpoint is of step {done}, and steps="
           f"{config.steps}.  Set more steps to go on, or another run_name to begin anew."
         )
       else:
-        _run(config, screen)
+        _run(config, screen, lock)
   return config
 
 
@@ -57,13 +62,15 @@ def _check(config: Any) -> None:
     config.get_keys()["load_parameters_path"] = found
 
 
-def _run(config: Any, screen: Screen) -> None:
+def _run(config: Any, screen: Screen, lock: Lock | None) -> None:
   from melodi_plugin.maxtext.session import Session  # after registration: it imports the trainer
 
   if config.melodi_prepare_data:
     with user_errors(ValueError, OSError):
       prepare_corpus(config.melodi_prepare_data, pathlib.Path(config.grain_train_files).parent)
-  session = Session(config, screen)
+  if jax.process_count() > 1:  # then MaxText saves at the step on which all agree after a SIGTERM
+    config.get_keys()["enable_autocheckpoint"] = True
+  session = Session(config, screen, lock)
   try:
     session.train()
   except KeyboardInterrupt:
@@ -75,8 +82,9 @@ def _run(config: Any, screen: Screen) -> None:
     ) from end
   except (BrokenDocument, StateMismatch) as error:
     raise UserError(str(error)) from error
-  if session.interrupted:
-    raise Interrupted(_left(config))
+  if session.stopped_by is not None:
+    kind = Terminated if session.stopped_by == signal.SIGTERM else Interrupted
+    raise kind(_left(config))
   if session.steps_done < config.steps:
     screen.say(
       f"training has ended after step {session.steps_done} of {config.steps}, as it does where the "

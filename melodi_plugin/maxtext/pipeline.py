@@ -23,9 +23,9 @@ from maxtext.utils import maxtext_utils
 
 from melodi_plugin.config.systems import is_melodi
 from melodi_plugin.data.documents import Document, DocumentSource, Fields, open_documents
+from melodi_plugin.data.place import START_ANEW, Place, StateMismatch, difference, merge_states
 from melodi_plugin.data.read_ahead import Workers
-from melodi_plugin.data.row import StateMismatch
-from melodi_plugin.data.rows import StickyRows, merge_states
+from melodi_plugin.data.rows import StickyRows
 from melodi_plugin.data.skipped import SkippedDocuments
 from melodi_plugin.data.tokenizer import Tokenizer
 
@@ -40,6 +40,8 @@ _UNUSED_KEYS = (
   ("tokenize_train_data", (True,), "documents are read as text"),
   ("tokenize_eval_data", (True,), "documents are read as text"),
 )
+
+_FINGERPRINT_BYTES = 1024  # of the rows' fingerprint as JSON, at most
 
 
 def make_train_iterator(config: Any, mesh: Mesh, process_indices: list[int]) -> "EndTogether":
@@ -171,6 +173,7 @@ class EndTogether(MultiHostDataLoadIterator):
   """
 
   def __init__(self, dataset: StickyRows, mesh: Mesh):
+    _check_same_everywhere(dataset)
     self._may_end = dataset.order.epochs is not None and jax.process_count() > 1
     super().__init__(dataset, mesh, generate_padding_batch=self._may_end)
     self.reset()
@@ -187,6 +190,21 @@ class EndTogether(MultiHostDataLoadIterator):
     return batch
 
 
+def _check_same_everywhere(dataset: StickyRows) -> None:
+  """Raises ValueError if another process reads other documents, or reads them otherwise."""
+  if jax.process_count() == 1:
+    return
+  own = json.dumps(dataset.fingerprint()).encode()
+  padded = np.zeros(_FINGERPRINT_BYTES, np.uint8)
+  padded[: len(own)] = list(own)
+  found = [bytes(row).rstrip(b"\0") for row in multihost_utils.process_allgather(padded)]
+  if problem := difference([json.loads(text) for text in found]):
+    raise ValueError(
+      f"The processes of this run do not have the same {problem}; give all of them the same files "
+      "and configuration."
+    )
+
+
 def restore_place(config: Any, iterator: EndTogether, folder: epath.Path) -> bool:
   """Goes on where the documents stood when the files of `folder` were saved, one per process.
 
@@ -196,13 +214,12 @@ def restore_place(config: Any, iterator: EndTogether, folder: epath.Path) -> boo
     Whether the documents go on; if not, they start anew, and memory has to be empty.
 
   Raises:
-    StateMismatch: if the saved place does not fit this run, and the config does not say that the
-      documents may start anew.
+    StateMismatch: if there is no saved place, or it does not fit this run, and the config does not
+      say that the documents may start anew.
+    BrokenPlace, ValueError, OSError: if the saved place is damaged.
   """
-  rows = iterator.local_iterator
-  states = [json.loads(path.read_text()) for path in sorted(folder.glob("process_*.json"))]
   try:
-    rows.set_state(merge_states(states))
+    iterator.local_iterator.set_state(_saved_place(folder))
   except StateMismatch as problem:
     if not config.melodi_restart_documents:
       raise
@@ -210,6 +227,16 @@ def restore_place(config: Any, iterator: EndTogether, folder: epath.Path) -> boo
     iterator.reset()
     return False
   return True
+
+
+def _saved_place(folder: epath.Path) -> Place:
+  paths = sorted(folder.glob("process_*.json"))
+  if not paths:
+    raise StateMismatch(
+      f"{folder}, where this run was in its documents, is missing, so they would be read from the "
+      f"start; copy it back, or {START_ANEW}."
+    )
+  return merge_states(json.loads(path.read_text()) for path in paths)
 
 
 def open_source(config: Any, pattern: str, columns: Sequence[str]) -> DocumentSource:

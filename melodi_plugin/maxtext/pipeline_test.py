@@ -15,7 +15,7 @@ from maxtext.common import grain_utility
 from orbax.checkpoint import v1 as ocp
 
 from melodi_plugin.data.documents import BrokenDocument
-from melodi_plugin.data.row import StateMismatch
+from melodi_plugin.data.place import StateMismatch
 from melodi_plugin.data.tokenizer import Tokenizer
 from melodi_plugin.maxtext import pipeline
 
@@ -244,6 +244,50 @@ def test_place_that_does_not_fit_stops_the_run_or_starts_the_documents_anew(
   (batch,) = _take(other, 1)
   assert not batch["inputs_position"][:, 0].any()
   np.testing.assert_array_equal(batch["inputs"][0], first[0]["inputs"][0])
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+@pytest.mark.parametrize("step", range(4))
+def test_edited_file_of_as_many_documents_is_refused_whenever_it_was_saved(
+  config, mesh, tmp_path, step, epochs
+):
+  config.num_epoch = epochs
+  iterator = pipeline.make_train_iterator(config, mesh, [0])
+  _take(iterator, step)
+  (tmp_path / "process_0-of-1.json").write_text(json.dumps(iterator.local_iterator.get_state()))
+  path = epath.Path(config.grain_train_files)
+  path.write_text(path.read_text().replace("a dog", "a dog, and another dog"))
+  other = pipeline.make_train_iterator(config, mesh, [0])
+  with pytest.raises(StateMismatch, match="digest of the sizes of files and documents"):
+    pipeline.restore_place(config, other, epath.Path(tmp_path))
+
+
+def test_other_tokenizer_of_as_many_tokens_is_refused(config, mesh, tmp_path):
+  iterator = pipeline.make_train_iterator(config, mesh, [0])
+  (tmp_path / "process_0-of-1.json").write_text(json.dumps(iterator.local_iterator.get_state()))
+  path = epath.Path(config.tokenizer_path)
+  path.write_bytes(path.read_bytes().replace("▁cat".encode(), "▁tac".encode()))
+  other = pipeline.make_train_iterator(config, mesh, [0])
+  with pytest.raises(StateMismatch, match="digest of the tokenizer"):
+    pipeline.restore_place(config, other, epath.Path(tmp_path))
+
+
+def test_processes_that_read_other_files_are_refused(config, mesh, monkeypatch):
+  """Of two processes the other one has the same documents in another order."""
+  dataset: Any = pipeline.make_train_iterator(config, mesh, [0]).local_iterator
+  own = dataset.dataset.fingerprint()
+  others = [own | {"sizes": "other"}]
+
+  def gather(array):
+    rows = [np.frombuffer(json.dumps(other).encode(), np.uint8) for other in [own, *others]]
+    return np.stack([np.pad(row, (0, len(array) - len(row))) for row in rows])
+
+  monkeypatch.setattr(pipeline.jax, "process_count", lambda: 2)
+  monkeypatch.setattr(pipeline.multihost_utils, "process_allgather", gather)
+  with pytest.raises(ValueError, match="do not have the same digest of the sizes of files and"):
+    pipeline.make_train_iterator(config, mesh, [0])
+  others[0] = own
+  pipeline.make_train_iterator(config, mesh, [0])
 
 
 def test_rows_of_a_process_are_those_of_its_devices():

@@ -16,7 +16,9 @@ from melodi_plugin.systems.stock import adapter
 from melodi_plugin.systems.stock.adapter import Adapter
 from melodi_plugin.training.parameter_paths import name_of
 
-_BEING_WRITTEN = ".orbax-checkpoint-tmp"  # in the name of a folder, also after a kill
+# In the names of folders of checkpoints that are being written, also after a kill; and of those
+# that were set aside, because they are damaged.
+_NOT_WHOLE = re.compile(r"\.orbax-checkpoint-tmp|/\d+(\.broken)+(/|$)")
 
 
 def has_memory(state: Any) -> bool:
@@ -172,6 +174,22 @@ def is_stock(path: str) -> bool:
   return not any(map(is_memory_parameter, stored_shapes(path)))
 
 
+def stored_names(path: str) -> set[str]:
+  """Names of all arrays in a checkpoint's folder of arrays, as they are on the disk.
+
+  Raises:
+    ValueError: if the list of them is damaged.
+  """
+  import jax  # slow, and not needed to tell parameters apart
+  import orbax.checkpoint as ocp  # likewise
+
+  metadata: Any = ocp.PyTreeCheckpointer().metadata(path)
+  if metadata.item_metadata is None:
+    raise ValueError(f"{path} has no list of arrays, or a damaged one.")
+  leaves = jax.tree.leaves_with_path(metadata.item_metadata.tree)
+  return {jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves}
+
+
 def find_checkpoints(paths: str) -> list[str]:
   """The checkpoints that `load_parameters_path` names, steps in ascending order.
 
@@ -185,7 +203,7 @@ def find_checkpoints(paths: str) -> list[str]:
   for part in paths.split(","):
     remote = "://" in part
     files, pattern = fsspec.core.url_to_fs(part.strip())
-    names = [name for name in map(str, files.glob(pattern)) if _BEING_WRITTEN not in name]
+    names = [name for name in map(str, files.glob(pattern)) if not _NOT_WHOLE.search(name)]
     if not names:
       raise ValueError(
         f"load_parameters_path: there is no checkpoint {part.strip()}; give "

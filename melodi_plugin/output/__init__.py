@@ -6,4 +6,5 @@ Read in this order; each file imports only what stands above it:
   tables   tables for the screen and as Markdown
   bars     progress of reading
   files    files in folders that may be remote
+  lock     one process at a time in such a folder
 """

@@ -57,7 +57,7 @@ class Checkpoint:
     settings |= {name: str(getattr(config, name)) for name in _ROTARY if hasattr(config, name)}
     with model.on_mesh():
       own = fingerprint.of_model(model.sections(weights), (weights.summary, weights.ends))
-    return Identity(own, fingerprint.of_tokenizer(self.tokenizer), settings)
+    return Identity(own, self.tokenizer.fingerprint(), settings)
 
   def save_memory(
     self,

@@ -9,5 +9,6 @@ Read in this order; each file imports only what stands above it:
   learning_rate    warm-up and cosine on one axis of steps
   distillation     how far a student is from a teacher
   gate_moves       whether gates have moved
+  divergence       which checkpoint is kept where the loss stops being finite
   progress         step, loss, tokens per second, time left
 """

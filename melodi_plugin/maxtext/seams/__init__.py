@@ -10,8 +10,8 @@ Read in this order; each file imports only what stands above it:
   config           the names of our systems, and our keys
   model            our decoder, and its evaluation during training
   attention        what MaxText's own layers attend to, and what they keep apart
-  restored_memory  memory of a checkpoint in a model whose memory has another length
   data             our batches in MaxText's loop
+  saved/           what a checkpoint holds, and how a run goes on from it
   weights          stock weights in a model with memory
   optimizer        the paper's optimizer and learning rate, and those of what memory adds
   loss             distillation from full attention

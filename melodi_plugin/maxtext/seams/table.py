@@ -12,6 +12,7 @@ from melodi_plugin.maxtext.seams import (
   optimizer,
   weights,
 )
+from melodi_plugin.maxtext.seams.saved import checksums, restore
 from melodi_plugin.maxtext.seams.seam import Seam
 
 VERSION = "0.2.5"  # of MaxText
@@ -34,7 +35,12 @@ SEAMS = (
     data.apply_iterators,
   ),
   Seam("common.data_loader.loader_exception_guard", data.probe_guard, data.apply_guard),
-  Seam("common.checkpointing.load_state_if_possible", data.probe_restore, data.apply_restore),
+  Seam(
+    "common.checkpoint_context.build_context",
+    checksums.probe_checksums,
+    checksums.apply_checksums,
+  ),
+  Seam("common.checkpointing.load_state_if_possible", restore.probe_restore, restore.apply_restore),
   Seam(
     "common.checkpointing.load_params_from_path",
     weights.probe_load_params,

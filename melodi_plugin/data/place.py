@@ -1,0 +1,113 @@
+"""The saved place of rows in their documents: joined, checked, and compared with a run."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+Place = dict[str, Any]
+
+# What the parts of a fingerprint are called where a user sets them.
+_SET_BY = {
+  "rows": "rows in the batch (per_device_batch_size times devices)",
+  "window_length": "melodi_window_length",
+  "shuffle": "enable_data_shuffling",
+  "seed": "data_shuffle_seed",
+  "epochs": "num_epoch",
+  "documents": "number of documents",
+  "files": "digest of the files",
+  "sizes": "digest of the sizes of files and documents",
+  "tokenizer": "digest of the tokenizer",
+  "special_tokens": "melodi_special_tokens_in_text",
+}
+# Versions before 0.2 did not save these.
+_NEWER = ("sizes", "tokenizer", "special_tokens")
+
+START_ANEW = "set melodi_restart_documents=true to start the documents anew with empty memory"
+
+
+class StateMismatch(ValueError):  # noqa: N818, it is the state that does not match
+  """A saved place in the documents that does not fit this run."""
+
+
+class BrokenPlace(ValueError):  # noqa: N818, it is the place that is broken
+  """A saved place in the documents that nobody can have saved like this."""
+
+
+def sealed(fingerprint: Mapping[str, Any], rows: Mapping[str, Any]) -> Place:
+  """A place as it is saved, with the digest of its parts."""
+  place = {"fingerprint": dict(fingerprint), "rows": dict(rows)}
+  return place | {"digest": _digest(place)}
+
+
+def merge_states(states: Iterable[Any]) -> Place:
+  """One place with the rows of all processes.
+
+  Raises:
+    BrokenPlace: if one of them is damaged.
+  """
+  merged: Place = {"fingerprint": {}, "rows": {}}
+  for state in states:
+    _check_whole(state)
+    merged["fingerprint"] = state["fingerprint"]
+    merged["rows"] |= state["rows"]
+  return merged
+
+
+def mismatch(
+  state: Mapping[str, Any], fingerprint: Mapping[str, Any], local_rows: Sequence[int]
+) -> str | None:
+  """One sentence if a saved place does not fit rows of this fingerprint."""
+  saved = state["fingerprint"]
+  for name, value in fingerprint.items():
+    if saved.get(name) != value and (name in saved or name not in _NEWER):
+      return (
+        f"The place in the documents was saved with another {_SET_BY[name]} ({saved.get(name)}) "
+        f"than this run has ({value}); set it back, or {START_ANEW}."
+      )
+  missing = [row for row in local_rows if str(row) not in state["rows"]]
+  if missing:
+    return (
+      f"The saved place in the documents lacks row {missing[0]}; a file of the checkpoint's folder "
+      f"`iter` is missing, so restore it, or {START_ANEW}."
+    )
+  return None
+
+
+def unchecked(state: Mapping[str, Any]) -> str | None:
+  """One sentence if an older version has saved a place that can be checked only in part."""
+  names = [_SET_BY[name] for name in _NEWER if name not in state["fingerprint"]]
+  if not names:
+    return None
+  return (
+    "The place in the documents was saved by an older version, so it could not be checked that "
+    f"these are the same: {', '.join(names)}, text of the documents that rows are reading."
+  )
+
+
+def difference(fingerprints: Sequence[Mapping[str, Any]]) -> str | None:
+  """What the fingerprints of several processes do not share, in a user's words."""
+  for name in fingerprints[0]:
+    if any(other[name] != fingerprints[0][name] for other in fingerprints):
+      return _SET_BY[name]
+  return None
+
+
+def _check_whole(state: Any) -> None:
+  try:
+    place = {part: dict(state[part]) for part in ("fingerprint", "rows")}
+    rows = [tuple(int(row[name]) for name in ("k", "offset", "tokens")) for row in _values(place)]
+  except (TypeError, KeyError, ValueError):
+    raise BrokenPlace("is no place in documents") from None
+  if state.get("digest", _digest(place)) != _digest(place):
+    raise BrokenPlace("does not have the digest that was saved with it")
+  if not all(k >= 0 and 0 <= offset <= tokens for k, offset, tokens in rows):
+    raise BrokenPlace("has a row beyond the end of its document")
+
+
+def _values(place: Place) -> Iterable[Any]:
+  return place["rows"].values()
+
+
+def _digest(place: Place) -> str:
+  return hashlib.blake2b(json.dumps(place, sort_keys=True).encode(), digest_size=8).hexdigest()
