@@ -21,6 +21,9 @@ CASES = {
   "gemma2": ("gemma2", {}),
   "llama2, cache": ("llama2", {"melodi_cache_tokens": 24, "melodi_sink_tokens": 4}),
 }
+each_case = pytest.mark.parametrize(
+  "case", [pytest.param(c, marks=pytest.mark.slow) if "cache" in c else c for c in CASES]
+)
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +88,7 @@ def grafted(folder, stock):
 # -- Graft and strip -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", CASES)
+@each_case
 def test_graft_writes_a_complete_checkpoint_with_the_stock_weights(folder, stock, grafted, case):
   items, expected = stock(case)
   done = grafted(case)
@@ -101,7 +104,7 @@ def test_graft_writes_a_complete_checkpoint_with_the_stock_weights(folder, stock
     assert found[name].dtype == leaf.dtype
 
 
-@pytest.mark.parametrize("case", CASES)
+@each_case
 def test_strip_gives_the_stock_arrays_bit_for_bit(folder, stock, grafted, case):
   items, expected = stock(case)
   path = grafted(case).folder
