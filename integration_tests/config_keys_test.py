@@ -22,6 +22,7 @@ ENVIRONMENT = {  # as text, what becomes of it
   "melodi_short_term_tokens": ("0", 0),
   "melodi_long_term_increment": ("4", 4),
   "melodi_long_term_windows": ("2", 2),
+  "melodi_long_term_windows_drawn": ("1,2", "1,2"),
   "melodi_long_term_layers": ("0,2", (0, 2)),
   "melodi_short_term_layers": ("1", (1,)),
   "melodi_summary_branching": ("false", False),

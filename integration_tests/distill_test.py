@@ -165,6 +165,35 @@ def test_weight_zero_is_maxtexts_own_loss():
 
 
 @pytest.mark.slow
+def test_rows_see_what_the_step_draws():
+  """All of the queue, as without a list; or some of it, and other rows other parts."""
+  from maxtext.trainers.pre_train import train
+
+  from melodi_plugin.maxtext.decoders.drawn import draw_hidden
+
+  def loss(drawn: str, **changed):
+    def of(model, config):
+      value, aux = train.loss_fn(model, config, dict(batch()), None, None)
+      return value, aux["total_weights"]
+
+    own = {"melodi_distill_weight": 0.0, "melodi_long_term_windows_drawn": drawn}
+    return graded("scanned", of, **own | changed)
+
+  plain, _, grads = loss("")
+  whole, _, same = loss("3")
+  assert plain == whole
+  for name, leaf in grads.items():
+    np.testing.assert_array_equal(leaf[...], same[name][...], err_msg=name)
+  assert loss("0")[0] != plain
+
+  config = stock_model.new_config("llama2", melodi_long_term_windows_drawn="0,3")
+  tokens = np.random.default_rng(0).integers(0, 64, (64, LENGTH), np.int32)
+  hidden = np.asarray(draw_hidden(config, jnp.asarray(tokens)))
+  assert set(hidden) == {0, 3} and 16 < (hidden == 0).sum() < 48
+  np.testing.assert_array_equal(draw_hidden(config, jnp.asarray(tokens[5:])), hidden[5:])
+
+
+@pytest.mark.slow
 def test_divergence_falls_in_training_of_memory_alone(tmp_path):
   data = running.documents_config(tmp_path, [150, 300, 200, 170, 260, 180, 320, 190])
   keys = stock_model.keys("llama2", **FEW | data | DISTILL)

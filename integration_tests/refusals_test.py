@@ -35,6 +35,7 @@ ENGRAM |= {"hf_access_token": "x", "tokenizer_path": "x"}
 CASES = [
   ({"melodi_cache_tokens": 8}, "is a key of memory around a stock block"),
   ({"melodi_sink_tokens": 4}, "is a key of stock decoders, of memory around them"),
+  ({"melodi_long_term_windows_drawn": "2,5"}, "must be numbers of windows"),
   ({"melodi_neighbors": 4}, "is a key of memorizing_transformer"),
   ({"melodi_exact_neighbors": True}, "finds nothing without melodi_neighbors"),
   ({"melodi_recurrent_feedback": True}, "is a key of block_recurrent"),
@@ -160,6 +161,10 @@ WINDOW_CASES = [
 ]
 POST_TRAINING = ("sft", "dpo", "rl", "distillation")
 SYSTEM_CASES = [
+  (
+    {"decoder_block": "block_recurrent", "melodi_long_term_windows_drawn": "1"},
+    "is for the queues of decoder_block=melodi",
+  ),
   (
     {"decoder_block": "transformer_xl", "melodi_adapter": "own"},
     "is what memory adds around a melodi_base_block",

@@ -38,6 +38,12 @@ class MelodiKeys(ServeKeys):
   melodi_long_term_windows: int = Field(
     128, ge=0, description="Q: windows that a long-term queue holds; 0 turns it off."
   )
+  melodi_long_term_windows_drawn: str = Field(
+    "",
+    description="Random compression: a training step shows each row as many of the newest windows "
+    "of its queues as it draws from this list, as in 8,32,128, so that one model serves with any "
+    "of them as melodi_long_term_windows; by default always all.",
+  )
   melodi_long_term_layers: Layers = Field(
     "middle",
     description="Layers (from 0) that have a long-term queue: 'middle', 'none', '6' or '2,6'.",
@@ -347,7 +353,7 @@ class MelodiKeys(ServeKeys):
     """A list in a YAML file."""
     return json.dumps(value) if isinstance(value, list) else value
 
-  @field_validator("melodi_probe_lengths", mode="before")
+  @field_validator("melodi_probe_lengths", "melodi_long_term_windows_drawn", mode="before")
   @classmethod
   def _numbers_are_text(cls, value: Any) -> Any:
     """One number on a command line, or a list of them in a YAML file."""
@@ -357,6 +363,7 @@ class MelodiKeys(ServeKeys):
   @field_validator(
     "melodi_adapter",
     "melodi_imports",
+    "melodi_long_term_windows_drawn",
     "melodi_prepare_data",
     "melodi_probe",
     "melodi_probe_tasks",

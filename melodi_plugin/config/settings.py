@@ -53,3 +53,8 @@ def parse_strings(name: str, value: str) -> tuple[str, ...]:
       '["\\n\\n", "User:"], or a single string without brackets.'
     )
   return tuple(strings)
+
+
+def parse_numbers(written: str) -> tuple[int, ...]:
+  """Numbers joined with commas; ValueError if something else stands there."""
+  return tuple(int(part) for part in written.split(",") if part.strip())

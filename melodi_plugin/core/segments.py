@@ -28,6 +28,7 @@ class Windows(NamedTuple):
   held: Int[Array, "*K B"]  # windows of this document that memory holds already
   pushed: Int[Array, "*K B"]  # how many of them were written in this segment
   carried: Bool[Array, "*K B"]  # memory from before this segment is of this document
+  hidden: Int[Array, "*K B"]  # the oldest windows of the queue that are not to be seen
   recent: Bool[Array, "*K B J"]  # the queue still holds what window J of this segment wrote
 
 
@@ -39,6 +40,7 @@ def plan_windows(
   window_length: int,
   queue_windows: int,
   reset_every_window: bool = False,
+  hidden: Int[Array, "B"] | None = None,
 ) -> Windows:
   """Reads the documents of a segment off its positions and segment ids.
 
@@ -49,6 +51,7 @@ def plan_windows(
     window_length: W; divides T.
     queue_windows: Q.
     reset_every_window: treat every window as the start of a document (a control in evaluation).
+    hidden: the oldest windows of a full queue that a row does not see; none by default.
 
   Returns:
     The plan of all K windows.
@@ -74,6 +77,8 @@ def plan_windows(
   pushed_BK = written_BKJ.sum(-1, dtype=jnp.int32)
   age_BKJ = pushed_BK[:, :, None] - pushed_BK[:, None, :]  # windows pushed since J, J included
   carried_BK = document_BK == 0
+  if hidden is None:
+    hidden = jnp.zeros(batch, jnp.int32)
   plan = Windows(
     valid=valid_BKW,
     starts=starts_BK,
@@ -81,7 +86,8 @@ def plan_windows(
     held=pushed_BK + jnp.where(carried_BK, windows_held[:, None], 0),
     pushed=pushed_BK,
     carried=carried_BK,
-    recent=written_BKJ & (age_BKJ <= queue_windows),
+    hidden=jnp.broadcast_to(hidden[:, None], pushed_BK.shape),
+    recent=written_BKJ & (age_BKJ <= queue_windows - hidden[:, None, None]),
   )
   return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), plan)
 

@@ -203,7 +203,7 @@ def test_windows_come_before_rows():
     queue_windows=1,
   )
   shapes = [leaf.shape for leaf in windows]
-  assert shapes == [(3, 2, 4), (3, 2), (3, 2), (3, 2), (3, 2), (3, 2), (3, 2, 3)]
+  assert shapes == [(3, 2, 4), *[(3, 2)] * 6, (3, 2, 3)]
 
 
 def test_segment_of_broken_windows_is_refused_with_both_sizes():

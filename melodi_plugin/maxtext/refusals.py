@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from melodi_plugin.config.keys import PAPER
-from melodi_plugin.config.settings import as_written
+from melodi_plugin.config.settings import as_written, parse_numbers
 from melodi_plugin.config.systems import (
   BLOCK_RECURRENT,
   MELODI,
@@ -48,6 +48,15 @@ def _other_cache(config: Any) -> bool:
   if system_of(config) == MELODI:
     return config.melodi_base_block == PAPER
   return system_of(config) != TRANSFORMER_XL or config.melodi_reference_defects
+
+
+def _drawn_of_queue(config: Any) -> bool:
+  """Whether a queue can have as many windows as are to be drawn."""
+  try:
+    drawn = parse_numbers(config.melodi_long_term_windows_drawn)
+  except ValueError:
+    return False
+  return all(0 <= windows <= config.melodi_long_term_windows for windows in drawn)
 
 
 # Of the loader that gives documents to rows, with memory or without.
@@ -125,6 +134,17 @@ EVERY_BLOCK = (
     ),
     "melodi_long_term_temperature={c.melodi_long_term_temperature} is for decoder_block=melodi in "
     "the paper's layers; set it to 0.",
+  ),
+  Refusal(
+    lambda c: c.melodi_long_term_windows_drawn and system_of(c) != MELODI,
+    "melodi_long_term_windows_drawn={c.melodi_long_term_windows_drawn} is for the queues of "
+    "decoder_block=melodi; leave it out.",
+  ),
+  Refusal(
+    lambda c: not _drawn_of_queue(c),
+    "melodi_long_term_windows_drawn={c.melodi_long_term_windows_drawn} must be numbers of windows "
+    "from 0 to melodi_long_term_windows={c.melodi_long_term_windows}, as in 8,32; change one of "
+    "them.",
   ),
   Refusal(
     lambda c: c.melodi_adapter and c.melodi_base_block == PAPER,

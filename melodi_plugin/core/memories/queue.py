@@ -126,7 +126,8 @@ class Queue:
     spec, batch = self.spec, window.pushed.shape[0]
     slot = jnp.arange(spec.queue_tokens, dtype=jnp.int32)[None]
     evicted = 0 if self.config.reference_defects else window.pushed[:, None] * spec.increment
-    visible = jnp.broadcast_to(slot >= evicted, (batch, spec.queue_tokens))
+    seen_from = evicted + window.hidden[:, None] * spec.increment
+    visible = jnp.broadcast_to(slot >= seen_from, (batch, spec.queue_tokens))
     if self.config.mask_empty_slots:
       old = jnp.where(window.carried, window.held - window.pushed, 0)
       visible &= self._filled(old)

@@ -31,6 +31,7 @@ def read_segment(
   segment_ids: Int[Array, "B T"],
   *,
   reset_every_window: bool = False,
+  hidden: Int[Array, "B"] | None = None,
   schedule: str = "layers",
   rng: Rng | None = None,
   remat: Wrap = lambda function: function,
@@ -46,6 +47,7 @@ def read_segment(
     positions: position of each token in its document.
     segment_ids: 0 for padding, greater than 0 for text.
     reset_every_window: treat every window as the start of a document (a control in evaluation).
+    hidden: per row the oldest windows of the queues that it does not see, as if they were shorter.
     schedule: 'layers' or 'windows'.
     rng: for dropout; None turns dropout off.
     remat: wrapped around every cell.
@@ -66,6 +68,7 @@ def read_segment(
     window_length=config.window_length,
     queue_windows=config.long_term_windows,
     reset_every_window=reset_every_window,
+    hidden=hidden,
   )
   batch, length, width = x.shape
   num_windows = length // config.window_length

@@ -26,6 +26,7 @@ from melodi_plugin.core.memory import Memory
 from melodi_plugin.core.schedules.segment import read_segment
 from melodi_plugin.core.stack import Section
 from melodi_plugin.maxtext.decoders.cache import CachedRows
+from melodi_plugin.maxtext.decoders.drawn import HIDDEN
 from melodi_plugin.maxtext.decoders.state import (
   MelodiMemory,
   by_name,
@@ -169,6 +170,7 @@ class MelodiDecoder(NNXDecoder):
       positions,
       segment_ids,
       reset_every_window=config.melodi_reset_every_window,
+      hidden=None if (drawn := getattr(self, HIDDEN, None)) is None else drawn[...],
       schedule=config.melodi_schedule,
       rng=None if dropout_rngs is None else dropout_rngs.dropout(),
       remat=self._remat,

@@ -1,6 +1,7 @@
-"""The loss of a training step, with the divergence from a teacher, and how it is logged."""
+"""The loss of a training step: what its rows see, how far a teacher is, and how that is logged."""
 
 import functools
+from typing import Any
 
 from melodi_plugin.maxtext.seams.seam import Undo, parameters, replace
 
@@ -23,13 +24,15 @@ def probe_loss() -> str | None:
 
 
 def apply_loss() -> Undo:
-  """Distillation: language model loss + weight * temperature^2 * divergence."""
+  """Random compression, and distillation: loss + weight * temperature^2 * divergence."""
   from maxtext.trainers.pre_train import train
 
   original = train.loss_fn
 
   @functools.wraps(original)
   def loss_fn(model, config, data, dropout_rng, params, sparsity_state=None, is_train=True):
+    if is_train and getattr(config, "melodi_long_term_windows_drawn", ""):
+      _hide(model, config, data["inputs"])
     loss, aux = original(model, config, data, dropout_rng, params, sparsity_state, is_train)
     weight = getattr(config, "melodi_distill_weight", 0)
     if not (weight and is_train):
@@ -42,6 +45,16 @@ def apply_loss() -> Undo:
     return loss + weight * config.melodi_distill_temperature**2 * aux[_FREE], aux
 
   return replace(train, "loss_fn", loss_fn)
+
+
+def _hide(model: Any, config: Any, tokens: Any) -> None:
+  """Random compression; MaxText's loss removes what is no state of the model."""
+  from flax import nnx
+
+  from melodi_plugin.maxtext.decoders.drawn import HIDDEN, draw_hidden
+
+  rows = tokens[: config.micro_batch_size_to_train_on]
+  setattr(model.decoder, HIDDEN, nnx.Intermediate(draw_hidden(config, rows)))
 
 
 def probe_step() -> str | None:

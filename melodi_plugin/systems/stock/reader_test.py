@@ -10,6 +10,7 @@ import pytest
 
 from melodi_plugin.conformance.stacks import document_rows, jit, read_rows
 from melodi_plugin.core.cell import KeyValues
+from melodi_plugin.core.memory import resize
 from melodi_plugin.systems.stock.reader import grouped_attention
 from melodi_plugin.testing.segments import draw, value_and_grads
 from melodi_plugin.testing.stock import (
@@ -93,6 +94,32 @@ def test_block_that_looks_positions_up_gives_the_same(schedule):
     for flag in (False, True)
   )
   assert_close(shifted, plain, 1e-12, 1e-12)
+
+
+# -- Random compression ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", ["layers", "windows"])
+def test_queue_of_which_windows_are_hidden_is_a_shorter_queue(schedule):
+  """Row by row, of what earlier segments have left as of what this one writes."""
+  config, short = stock_config(), stock_config(long_term_windows=1)
+  layers, x, summary, memory, positions, ids = inputs(config)
+  cut = resize(memory, short.queue_tokens, short.long_term_increment)
+  hidden = jnp.asarray([config.long_term_windows - 1, 0], jnp.int32)
+
+  @functools.partial(jit, static_argnums=0)
+  def read(config, layers, x, memory, hidden):
+    own = sections(layers, config)
+    options = dict(schedule=schedule, hidden=hidden)
+    return read_rows(own, config, x, summary, memory, positions, ids, **options)[0]
+
+  none = jnp.zeros_like(hidden)
+  found, whole, plain = (read(config, layers, x, memory, how) for how in (hidden, none, None))
+  less = read(short, layers, x, cut, none)
+  assert_close(found[0], less[0], 1e-12, 1e-12)
+  np.testing.assert_array_equal(found[1], whole[1])
+  assert np.abs(whole[0] - less[0]).max() > 1e-3
+  np.testing.assert_array_equal(whole, plain)
 
 
 # -- Who sees what ---------------------------------------------------------------------------------
