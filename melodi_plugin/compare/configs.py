@@ -18,6 +18,7 @@ from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.config.systems import is_melodi
 from melodi_plugin.errors import UserError, exit_status
 from melodi_plugin.maxtext.configs import load_config
+from melodi_plugin.output.files import write_file
 
 # Keys of ours that an evaluation depends on, besides those that MelodiConfig reads.
 _OF_TEXT = (
@@ -120,7 +121,7 @@ def settings_of(keys: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
   """Reads requests from standard input and writes what they describe to the file named."""
   described = [describe_here(request)._asdict() for request in json.load(sys.stdin)]
-  pathlib.Path(sys.argv[1]).write_text(json.dumps(described))
+  write_file(sys.argv[1], json.dumps(described).encode())
 
 
 if __name__ == "__main__":

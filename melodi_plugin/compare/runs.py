@@ -7,7 +7,6 @@ What a run leaves in its folder says how far it has come, so that the same comma
 
 import contextlib
 import json
-import os
 import pathlib
 import shlex
 import subprocess
@@ -21,6 +20,7 @@ from melodi_plugin.errors import UserError
 from melodi_plugin.evaluation import report
 from melodi_plugin.evaluation.probes import pages
 from melodi_plugin.maxtext.weights import find_checkpoints
+from melodi_plugin.output.files import write_file
 
 _POLL_SECONDS = 1.0
 _TOLD = 3  # changed settings that a refusal lists
@@ -96,7 +96,9 @@ class Run(NamedTuple):
     """What the probe has found; None if it has not yet."""
     names = (f"probe_{self.probe}{control}.json" for control in ("", "_reset_every_window"))
     paths = [self.folder / name for name in names if (self.folder / name).is_file()]
-    return pages.read(str(paths[0])) if paths else None
+    with contextlib.suppress(ValueError):
+      return pages.read(str(paths[0])) if paths else None
+    return None
 
 
 def check_settings(run: Run) -> None:
@@ -158,7 +160,7 @@ def _train_and_evaluate(run: Run, on_progress: Callable[[str], None]) -> Result:
 def _train(run: Run, on_progress: Callable[[str], None]) -> dict[str, Any]:
   """Trains, from the last checkpoint if there is one; returns what was measured."""
   done = run.folder / "training.json"
-  if not done.exists():
+  if _read(done) is None:
     own = (f"run_name={run.name}", f"base_output_directory={run.folder.parent}")
     log = f"metrics_file={run.folder / 'metrics.jsonl'}"
     arguments = (*_arguments(run), *own, log)
@@ -168,7 +170,7 @@ def _train(run: Run, on_progress: Callable[[str], None]) -> dict[str, Any]:
   if not run.steps_done():
     raise RunError(f"{run.name}: training logged no step; see {run.log}")
   _check_complete(run)
-  return metrics.read(run.folder / "metrics.jsonl") | json.loads(done.read_text())
+  return metrics.read(run.folder / "metrics.jsonl") | _read(done)
 
 
 def _check_complete(run: Run) -> None:
@@ -254,15 +256,12 @@ def _command(
 
 
 def _read(path: pathlib.Path) -> Any:
-  """What a JSON file holds; None if there is none."""
+  """What a JSON file holds; None if there is none, or one that a full disk has left empty."""
   try:
     return json.loads(path.read_text())
-  except FileNotFoundError:
+  except (FileNotFoundError, ValueError):
     return None
 
 
 def _write(path: pathlib.Path, content: Any) -> None:
-  """Writes a JSON file all at once: it must not be there half."""
-  half = path.with_suffix(".half")
-  half.write_text(json.dumps(content, indent=1))
-  os.replace(half, path)
+  write_file(str(path), json.dumps(content, indent=1).encode())

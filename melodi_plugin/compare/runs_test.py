@@ -44,6 +44,20 @@ def test_a_probe_is_asked_once(tmp_path, processes):
   assert stages == ["training", "evaluation", "probe ruler"] and run.finished
 
 
+@pytest.mark.parametrize("content", ["", "{"])
+@pytest.mark.parametrize(
+  "name", ["training.json", "result.json", "evaluation.json", "probe_ruler.json"]
+)
+def test_what_a_full_disk_has_left_half_is_not_done(tmp_path, processes, name, content):
+  run = runs.Run(make_row(), 0, tmp_path, "ruler")
+  run.folder.mkdir(parents=True)
+  (run.folder / name).write_text(content)
+  assert not run.finished
+  result, failures = runs.execute(run, lambda stage: None)
+  assert [stage for _, stage in processes.started] == ["training", "evaluation", "probe ruler"]
+  assert run.finished and not failures and result["peak_host_bytes"] == 5
+
+
 def test_a_probe_that_fails_leaves_the_result(tmp_path, processes):
   run = runs.Run(make_row(), 0, tmp_path, "ruler")
   processes.failing = {(run.name, "probe ruler")}

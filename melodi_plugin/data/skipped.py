@@ -7,6 +7,7 @@ from absl import logging
 from etils import epath
 
 from melodi_plugin.data.documents import BrokenDocument
+from melodi_plugin.output.files import write_file
 
 
 class SkippedDocuments:
@@ -40,7 +41,4 @@ class SkippedDocuments:
     self._listed[broken.where] = broken.problem
     logging.warning("Left out document %d of %s: %s", len(self._listed), self._path, broken)
     lines = [json.dumps({"where": w, "problem": p}) for w, p in self._listed.items()]
-    self._path.parent.mkdir(parents=True, exist_ok=True)
-    whole = self._path.with_name(f"{self._path.name}.tmp")  # a kill leaves the list as it was
-    whole.write_text("\n".join(lines) + "\n")
-    whole.replace(self._path)
+    write_file(str(self._path), ("\n".join(lines) + "\n").encode())

@@ -1,7 +1,9 @@
 """The list of broken documents, also after a kill."""
 
+import errno
 import json
 import logging
+import os
 
 import pytest
 
@@ -34,3 +36,17 @@ def test_a_line_that_a_kill_has_cut_off_costs_only_itself(tmp_path, caplog, cut)
   skipped(SECOND)
   skipped(THIRD)
   assert _listed(path) == [FIRST.where, SECOND.where, THIRD.where]
+
+
+def test_a_full_disk_leaves_the_list_as_it_was(tmp_path, monkeypatch):
+  path = tmp_path / "skipped.jsonl"
+  skipped = SkippedDocuments(path, [FIRST])
+
+  def full(_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  monkeypatch.setattr(os, "fsync", full)
+  with pytest.raises(OSError, match="No space left"):
+    skipped(SECOND)
+  assert _listed(path) == [FIRST.where]
+  assert [found.name for found in tmp_path.iterdir()] == ["skipped.jsonl"]
