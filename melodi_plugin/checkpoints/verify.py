@@ -39,7 +39,7 @@ def find(paths: str) -> list[str]:
     ValueError: if there are none.
   """
   found = epath.Path(paths.rstrip("/")) / "checkpoints"
-  return weights.find_checkpoints(f"{found}/*/items" if found.exists() else paths)
+  return weights.run_checkpoints(str(found)) if found.exists() else weights.find_checkpoints(paths)
 
 
 def verify(path: str) -> Verified:

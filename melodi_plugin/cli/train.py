@@ -17,7 +17,7 @@ from melodi_plugin.evaluation.conditions import memory_of
 from melodi_plugin.evaluation.evaluate import evaluate
 from melodi_plugin.maxtext.launch import compile_ahead, train
 from melodi_plugin.maxtext.machine import written
-from melodi_plugin.maxtext.weights import find_checkpoints
+from melodi_plugin.maxtext.weights import run_checkpoints
 from melodi_plugin.training.progress import quiet_logs
 
 
@@ -83,7 +83,7 @@ def decode_command(config: Any, options: argparse.Namespace) -> str | None:
 
 
 def _last_checkpoint(config: Any) -> str:
-  return find_checkpoints(f"{config.checkpoint_dir.rstrip('/')}/*/items")[-1]
+  return run_checkpoints(config.checkpoint_dir)[-1]
 
 
 def compile_only(options: argparse.Namespace) -> None:

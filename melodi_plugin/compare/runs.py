@@ -19,7 +19,7 @@ from melodi_plugin.compare.request import FORCED, SEEDS
 from melodi_plugin.errors import UserError
 from melodi_plugin.evaluation import report
 from melodi_plugin.evaluation.probes import pages
-from melodi_plugin.maxtext.weights import find_checkpoints
+from melodi_plugin.maxtext.weights import run_checkpoints
 from melodi_plugin.output.files import write_file
 
 _POLL_SECONDS = 1.0
@@ -187,7 +187,7 @@ def _check_complete(run: Run) -> None:
 
 def _last_checkpoint(run: Run) -> str:
   try:
-    return find_checkpoints(f"{run.folder}/checkpoints/*/items")[-1]
+    return run_checkpoints(f"{run.folder}/checkpoints")[-1]
   except ValueError:
     raise RunError(f"{run.name}: training left no checkpoint; see {run.log}") from None
 

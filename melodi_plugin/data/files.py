@@ -102,14 +102,16 @@ def match_files(pattern: str) -> list[File]:
 
   Args:
     pattern: folders (searched with their sub-folders, hidden ones left out), files and globs,
-      local or with a protocol that fsspec knows (`gs://bucket/path*`), joined with ';'.
+      local or with a protocol that fsspec knows (`gs://bucket/path*`), joined with ';'.  What is
+      there by its own name is taken, whatever letters that has.
 
   Raises:
     ValueError: if a part matches nothing, cannot be listed, or names a file of another format.
   """
   sizes: dict[str, int] = {}
   roots = []
-  for part in pattern.split(";"):
+  whole = not is_remote(pattern) and os.path.exists(os.path.expanduser(pattern))
+  for part in [pattern] if whole else pattern.split(";"):
     root, found = _match(part.strip())
     roots.append(root.rstrip("/").split("/"))
     sizes |= found

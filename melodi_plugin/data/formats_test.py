@@ -304,3 +304,28 @@ def test_flipped_bit_breaks_the_documents_that_it_touches(tmp_path, name):
   sizes = source.sizes()
   assert sizes[1] == 0
   assert (sizes[[0, 2]] > 0).all()
+
+
+def test_byte_order_mark_is_no_text(tmp_path):
+  (tmp_path / "a.txt").write_bytes("\ufeffthe cat".encode())
+  (tmp_path / "b.jsonl").write_bytes('\ufeff{"text": "the dog"}\n{"text": "a cat"}'.encode())
+  assert [document.text for document in open_documents(str(tmp_path))] == [
+    "the cat",
+    "the dog",
+    "a cat",
+  ]
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+  table = pa.table([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+  pq.write_table(table, tmp_path / "a.parquet")
+  with pytest.raises(BrokenDocument, match="has two columns 'text'; rename one of them"):
+    open_documents(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["a;b", "a[1]", "a*"])
+def test_folder_is_found_whatever_letters_its_name_has(tmp_path, name):
+  (tmp_path / name).mkdir()
+  (tmp_path / name / "x.txt").write_text("the cat")
+  assert len(open_documents(str(tmp_path / name))) == 1
+  assert len(open_documents(str(tmp_path / name / "x.txt"))) == 1

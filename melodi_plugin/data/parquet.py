@@ -107,6 +107,8 @@ class ParquetTable(Format):
     if text not in schema.names:
       raise self._rules.no_text(self.file.path, f" but {', '.join(map(repr, schema.names))}")
     for name in {text, id, *others} & set(schema.names):
+      if schema.names.count(name) > 1:
+        raise BrokenDocument(self.file.path, f"has two columns {name!r}; rename one of them")
       kind = schema.field(name).type
       kind = kind.value_type if pa.types.is_dictionary(kind) else kind
       if not (str(kind).endswith(_STRINGS) or (name != text and pa.types.is_integer(kind))):

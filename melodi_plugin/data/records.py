@@ -135,9 +135,9 @@ class Rules(NamedTuple):
 
 
 def decode(where: str, raw: bytes) -> str:
-  """UTF-8 to text; raises BrokenDocument."""
+  """UTF-8 to text, without a byte-order mark; raises BrokenDocument."""
   try:
-    return raw.decode("utf-8")
+    return raw.decode("utf-8-sig")
   except UnicodeDecodeError as error:
     raise BrokenDocument(where, f"is not UTF-8 (byte {error.start}); save it as UTF-8") from None
 

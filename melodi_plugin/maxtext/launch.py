@@ -97,7 +97,7 @@ def _steps_done(config: Any) -> int:
   if not config.enable_checkpointing:
     return 0
   try:
-    found = weights.find_checkpoints(f"{config.checkpoint_dir.rstrip('/')}/*/items")
+    found = weights.run_checkpoints(config.checkpoint_dir)
   except (ValueError, OSError):
     return 0
   # A checkpoint that was never finished has a longer name.

@@ -1,5 +1,6 @@
 """Parameters of a stock model and those that memory adds, told apart; checkpoints of both."""
 
+import glob
 import os
 import re
 from collections.abc import Sequence
@@ -194,24 +195,39 @@ def find_checkpoints(paths: str) -> list[str]:
   """The checkpoints that `load_parameters_path` names, steps in ascending order.
 
   Args:
-    paths: folders of parameters (.../items), or globs of them, joined with ','.
+    paths: folders of parameters (.../items), or globs of them, joined with ','.  What is there by
+      its own name is taken, whatever letters that has.
 
   Raises:
     ValueError: if a part of it names nothing.
   """
+  files, name = fsspec.core.url_to_fs(paths)
+  parts = [paths] if files.exists(name) else [part.strip() for part in paths.split(",")]
+  return [name for part in parts for name in _matching(part)]
+
+
+def run_checkpoints(folder: str) -> list[str]:
+  """The checkpoints of a run, steps in ascending order; `folder` is <run>/checkpoints.
+
+  Raises:
+    ValueError: if there are none.
+  """
+  return _matching(f"{glob.escape(folder.rstrip('/'))}/*/items")
+
+
+def _matching(pattern: str) -> list[str]:
+  files, path = fsspec.core.url_to_fs(pattern)
+  names = [path] if files.exists(path) else map(str, files.glob(path))
+  names = [name for name in names if not _NOT_WHOLE.search(name)]
+  if not names:
+    raise ValueError(
+      f"load_parameters_path: there is no checkpoint {pattern}; give "
+      "<run>/checkpoints/<step>/items."
+    )
   found = []
-  for part in paths.split(","):
-    remote = "://" in part
-    files, pattern = fsspec.core.url_to_fs(part.strip())
-    names = [name for name in map(str, files.glob(pattern)) if not _NOT_WHOLE.search(name)]
-    if not names:
-      raise ValueError(
-        f"load_parameters_path: there is no checkpoint {part.strip()}; give "
-        "<run>/checkpoints/<step>/items."
-      )
-    for name in sorted(names, key=_by_number):
-      name = f"{name}/items" if files.isdir(f"{name}/items") else name
-      found.append(files.unstrip_protocol(name) if remote else os.path.abspath(name))
+  for name in sorted(names, key=_by_number):
+    name = f"{name}/items" if files.isdir(f"{name}/items") else name
+    found.append(files.unstrip_protocol(name) if "://" in pattern else os.path.abspath(name))
   return found
 
 

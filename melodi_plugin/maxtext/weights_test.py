@@ -79,3 +79,24 @@ def test_arrays_come_back_by_name(tmp_path):
   assert {name: leaf.tolist() for name, leaf in found.items()} == dict.fromkeys(
     MEMORY, jax.device_get(jnp.ones((2, 3))).tolist()
   )
+
+
+@pytest.mark.parametrize("folder", ["plain", "with [1]", "a,b", "a*"])
+def test_checkpoints_are_found_whatever_their_run_is_called(tmp_path, folder):
+  (tmp_path / "with 1" / "checkpoints" / "7" / "items").mkdir(parents=True)  # the pattern's
+  checkpoints = tmp_path / folder / "checkpoints"
+  for name in ("10", "9", "9.broken", "11.orbax-checkpoint-tmp"):
+    (checkpoints / name / "items").mkdir(parents=True)
+  expected = [str(checkpoints / step / "items") for step in ("9", "10")]
+  assert weights.run_checkpoints(str(checkpoints)) == expected
+  for items in expected:
+    assert weights.find_checkpoints(items) == [items]
+    assert weights.find_checkpoints(items.removesuffix("/items")) == [items]
+
+
+def test_patterns_are_joined_by_commas(tmp_path):
+  for run in "ab":
+    (tmp_path / run / "checkpoints" / "3" / "items").mkdir(parents=True)
+  paths = [f"{tmp_path}/{run}/checkpoints/3/items" for run in "ab"]
+  joined = f"{tmp_path}/a/checkpoints/*/items, {tmp_path}/[b]/checkpoints/3"
+  assert weights.find_checkpoints(joined) == paths
