@@ -15,7 +15,7 @@ from flax import nnx
 
 from integration_tests import running, stock_model
 from integration_tests.pages import ROOT
-from melodi_plugin.config.keys import PAPER
+from melodi_plugin.config.memory_keys import PAPER
 from melodi_plugin.evaluation.reading import read_batch
 from melodi_plugin.maxtext import loading
 from melodi_plugin.maxtext.prepared import PreparedModel

@@ -9,7 +9,6 @@ import pytest
 from flax import nnx
 
 from integration_tests import running
-from melodi_plugin.maxtext import refusals
 from melodi_plugin.maxtext.decoders.stock_block import PARTS
 from melodi_plugin.maxtext.decoders.stock_refusals import (
   NEEDS_MEMORY,
@@ -17,13 +16,14 @@ from melodi_plugin.maxtext.decoders.stock_refusals import (
   STOCK_WINDOW,
   check_stock,
 )
-from melodi_plugin.maxtext.refusals import (
-  EVERY_BLOCK,
+from melodi_plugin.maxtext.refusals.blocks import (
+  NO_MEMORY,
   PAPER_BLOCK,
   SERVING,
   STOCK_BLOCK,
   STOCK_BLOCKS,
 )
+from melodi_plugin.maxtext.refusals.every_block import EVERY_BLOCK
 
 EMERGENCY = {"local_checkpoint_directory": "x", "local_checkpoint_period": 1}
 EMERGENCY |= {"enable_checkpointing": True}
@@ -313,7 +313,7 @@ def test_every_block_without_memory_is_one_of_maxtext():
   from maxtext.common.common_types import DecoderBlockType
 
   blocks = {member.value for member in DecoderBlockType} - {running.MELODI["decoder_block"]}
-  assert {*STOCK_BLOCKS, *refusals.NO_MEMORY} <= blocks
+  assert {*STOCK_BLOCKS, *NO_MEMORY} <= blocks
 
 
 def test_a_block_that_can_be_built_is_not_refused():

@@ -9,7 +9,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 
 from melodi_plugin.compare.results import Over, RowResult
-from melodi_plugin.config.keys import PAPER
+from melodi_plugin.config.memory_keys import PAPER
 from melodi_plugin.evaluation.plots import shortened
 from melodi_plugin.output.figures import colour, new_figure, plain, png, style
 

@@ -3,7 +3,8 @@
 Read in this order; each file imports only what stands above it:
 
   serve_keys       those of `melodi serve`
-  keys             the `melodi_*` keys, as MaxText writes its own
+  memory_keys      those that say what a model with memory is, and how it learns
+  keys             all `melodi_*` keys, as MaxText writes its own
   settings         what a user has written for a setting
   systems          the systems, by their names: values of `decoder_block`
   parameter_names  where parameters of memory lie, by their paths

@@ -7,7 +7,7 @@ import dataclasses
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from melodi_plugin.config.keys import PAPER
+from melodi_plugin.config.memory_keys import PAPER
 from melodi_plugin.config.settings import parse_layers
 from melodi_plugin.config.systems import (
   BLOCK_RECURRENT,

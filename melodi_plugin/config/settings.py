@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from melodi_plugin.config.keys import Layers
+from melodi_plugin.config.memory_keys import Layers
 
 
 def as_written(setting: Any) -> Any:

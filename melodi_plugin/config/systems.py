@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from melodi_plugin.config.keys import PAPER, MelodiKeys
+from melodi_plugin.config.keys import MelodiKeys
+from melodi_plugin.config.memory_keys import PAPER
 from melodi_plugin.config.settings import as_written
 
 MELODI = "melodi"

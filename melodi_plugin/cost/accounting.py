@@ -11,7 +11,7 @@ paper prints.  Matrix products are counted in `flops`.
 
 from typing import NamedTuple
 
-from melodi_plugin.config.keys import PAPER
+from melodi_plugin.config.memory_keys import PAPER
 from melodi_plugin.config.model import LayerSpec, MelodiConfig
 from melodi_plugin.config.systems import BLOCK_RECURRENT
 

@@ -10,7 +10,7 @@ times, but for a Memorizing Transformer, whose queue learns nothing.
 
 from typing import Any, NamedTuple
 
-from melodi_plugin.config.keys import PAPER
+from melodi_plugin.config.memory_keys import PAPER
 from melodi_plugin.config.model import LayerSpec, MelodiConfig
 from melodi_plugin.config.systems import BLOCK_RECURRENT
 from melodi_plugin.cost.accounting import reads_states

@@ -2,7 +2,7 @@
 
 Read in this order; each file imports only what stands above it:
 
-  refusals       settings of MaxText that would silently break memory
+  refusals/      settings of MaxText that would silently break memory
   decoders/      what MaxText builds for our systems
   pipeline       sticky rows of documents for a MaxText config
   eval_step      evaluation during training, with a memory of its own

@@ -20,7 +20,7 @@ from melodi_plugin.config.keys import MelodiKeys
 from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.config.systems import SYSTEMS, is_melodi
 from melodi_plugin.maxtext.decoders.stock_refusals import check_stock
-from melodi_plugin.maxtext.refusals import check
+from melodi_plugin.maxtext.refusals.blocks import check
 from melodi_plugin.maxtext.seams.config import complete
 
 # What a command adds that reads no documents of training: MaxText would ask for them.

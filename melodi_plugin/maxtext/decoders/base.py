@@ -35,7 +35,7 @@ from melodi_plugin.maxtext.decoders.state import (
   with_names,
 )
 from melodi_plugin.maxtext.decoders.teacher import STUDENT
-from melodi_plugin.maxtext.refusals import check, check_serving
+from melodi_plugin.maxtext.refusals.blocks import check, check_serving
 from melodi_plugin.systems.table import empty_memory
 
 _TOKENS = ("activation_batch", "activation_length", "activation_embed")

@@ -6,6 +6,7 @@ lies beside them.
 
 import functools
 from itertools import groupby
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +61,7 @@ class StockDecoder(MelodiDecoder):
   ) -> jax.Array:
     """Logits (B, T, V) of MaxText's own decoder with these layers: full attention, no windows."""
     read = super(MelodiDecoder, self).__call__
+    logits: Any
     logits, *_ = read(shared_embedding, tokens, positions, segment_ids, deterministic=True)
     return logits
 

@@ -3,14 +3,10 @@
 from typing import Any
 
 from melodi_plugin.config.settings import as_written
-from melodi_plugin.maxtext.refusals import (
-  LOADER,
-  NO_MEMORY,
-  STOCK_BLOCKS,
-  Refusal,
-  context_parallel,
-  refuse,
-)
+from melodi_plugin.maxtext.refusals.blocks import NO_MEMORY, STOCK_BLOCKS
+from melodi_plugin.maxtext.refusals.every_block import context_parallel
+from melodi_plugin.maxtext.refusals.loader import LOADER
+from melodi_plugin.maxtext.refusals.refusal import Refusal, refuse
 
 # What a stock decoder that reads documents in rows cannot do.
 STOCK_ROWS = (

@@ -9,7 +9,8 @@ from typing import Any
 
 import pydantic
 
-from melodi_plugin.config.keys import PAPER, MelodiKeys
+from melodi_plugin.config.keys import MelodiKeys
+from melodi_plugin.config.memory_keys import PAPER
 from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.config.parameter_names import MEMORY_PATTERNS, UNDECAYED_PATTERNS
 from melodi_plugin.config.settings import as_written
@@ -22,7 +23,7 @@ from melodi_plugin.config.systems import (
   user_keys,
 )
 from melodi_plugin.maxtext.decoders.stock_refusals import check_stock
-from melodi_plugin.maxtext.refusals import check, check_base_block
+from melodi_plugin.maxtext.refusals.blocks import check, check_base_block
 from melodi_plugin.maxtext.seams.imports import import_systems
 from melodi_plugin.maxtext.seams.seam import (
   Undo,

@@ -1,12 +1,8 @@
-"""MaxText settings that would silently break memory: each is refused with one sentence.
+"""Of every layer with memory, the paper's and those around a stock block."""
 
-A setting leaves this list when a test shows that it works.
-"""
+from typing import Any
 
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
-
-from melodi_plugin.config.keys import PAPER
+from melodi_plugin.config.memory_keys import PAPER
 from melodi_plugin.config.settings import as_written, parse_numbers
 from melodi_plugin.config.systems import (
   BLOCK_RECURRENT,
@@ -15,17 +11,8 @@ from melodi_plugin.config.systems import (
   TRANSFORMER_XL,
   system_of,
 )
-
-
-class Refusal(NamedTuple):
-  """When a config is refused, and the sentence that says what is wrong and what to do."""
-
-  when: Callable[[Any], bool]
-  sentence: str
-
-
-def _set(key: str) -> Callable[[Any], bool]:
-  return lambda config: bool(getattr(config, key, False))
+from melodi_plugin.maxtext.refusals.loader import LOADER
+from melodi_plugin.maxtext.refusals.refusal import Refusal, is_set
 
 
 def context_parallel(config: Any) -> bool:
@@ -35,12 +22,6 @@ def context_parallel(config: Any) -> bool:
   """
   keys = (f"{link}_{config.context_sharding}_parallelism" for link in ("ici", "dcn"))
   return any(getattr(config, key, 1) not in (0, 1) for key in keys)
-
-
-def _other_attention(config: Any) -> bool:
-  switches = ("use_post_attn_norm", "use_post_ffw_norm")
-  own = as_written(config.attention_type) == "global" and not config.attn_logits_soft_cap
-  return not own or any(getattr(config, switch) for switch in switches)
 
 
 def _other_cache(config: Any) -> bool:
@@ -58,38 +39,6 @@ def _drawn_of_queue(config: Any) -> bool:
     return False
   return all(0 <= windows <= config.melodi_long_term_windows for windows in drawn)
 
-
-# Of the loader that gives documents to rows, with memory or without.
-LOADER = (
-  Refusal(
-    _set("enable_rampup_batch_size"),
-    "enable_rampup_batch_size=true moves documents between rows, and memory belongs to rows; set "
-    "it to false.",
-  ),
-  Refusal(
-    lambda c: 0 < c.expansion_factor_real_data < 1,
-    "expansion_factor_real_data={c.expansion_factor_real_data} alternates between loaders, so rows "
-    "would change their document at every step; set it to -1.",
-  ),
-  Refusal(
-    lambda c: c.generate_padding_batch_train or c.generate_padding_batch_eval,
-    "generate_padding_batch_* inserts batches that are not the rows' documents; set both to false.",
-  ),
-  Refusal(
-    _set("grain_use_elastic_iterator"),
-    "grain_use_elastic_iterator=true reassigns documents to rows; set it to false.",
-  ),
-  Refusal(
-    _set("elastic_enabled"),
-    "elastic_enabled=true changes the rows of the batch while memory belongs to them; set it to "
-    "false.",
-  ),
-  Refusal(
-    lambda c: c.enable_emergency_checkpoint or c.enable_multi_tier_checkpointing,
-    "emergency and multi-tier checkpoints do not save the loader's place in the documents, so "
-    "memory and text would part; use ordinary checkpoints.",
-  ),
-)
 
 EVERY_BLOCK = (
   # Keys of another system.
@@ -174,7 +123,7 @@ EVERY_BLOCK = (
   # Rows must go on where they stopped.
   *LOADER,
   Refusal(
-    _set("packing"),
+    is_set("packing"),
     "packing=true packs every row anew, so memory would mix documents; set packing=false, the "
     "loader already fills rows with whole documents.",
   ),
@@ -204,18 +153,18 @@ EVERY_BLOCK = (
     "none; leave one of them at its default.",
   ),
   Refusal(
-    _set("skip_step_on_spikes"),
+    is_set("skip_step_on_spikes"),
     "skip_step_on_spikes=true undoes the parameters of a step but not its memory; set it to false "
     "(a row with non-finite memory keeps its old one anyway).",
   ),
   # Places where memory cannot follow.
   Refusal(
-    _set("using_pipeline_parallelism"),
+    is_set("using_pipeline_parallelism"),
     "pipeline parallelism runs stages on rows out of step and forbids state in layers; set "
     "ici_pipeline_parallelism and dcn_pipeline_parallelism to 1.",
   ),
   Refusal(
-    _set("enable_diloco"),
+    is_set("enable_diloco"),
     "enable_diloco=true splits the batch over replicas that would need a memory each; set it to "
     "false.",
   ),
@@ -249,12 +198,12 @@ EVERY_BLOCK = (
     "run writes into it; leave it empty.",
   ),
   Refusal(
-    _set("use_qwix_quantization"),
+    is_set("use_qwix_quantization"),
     "use_qwix_quantization=true has not been shown to work with memory, and Qwix's trial run "
     "writes into it; set it to false.",
   ),
   Refusal(
-    _set("use_multimodal"),
+    is_set("use_multimodal"),
     "use_multimodal=true inserts tokens that are not text of the document; set it to false.",
   ),
   Refusal(
@@ -263,11 +212,11 @@ EVERY_BLOCK = (
     "trainable_position_size at -1 and use_untrainable_positional_embedding at false.",
   ),
   Refusal(
-    _set("parameter_memory_host_offload"),
+    is_set("parameter_memory_host_offload"),
     "parameter_memory_host_offload=true is not supported by this decoder; set it to false.",
   ),
   Refusal(
-    _set("record_internal_nn_metrics"),
+    is_set("record_internal_nn_metrics"),
     "record_internal_nn_metrics={c.record_internal_nn_metrics} looks for MaxText's own layers; set "
     "it to 0.",
   ),
@@ -285,146 +234,3 @@ EVERY_BLOCK = (
     "fused_qkv and fused_mlp have not been shown to work with memory; set both to false.",
   ),
 )
-
-PAPER_BLOCK = (
-  Refusal(
-    lambda c: c.num_experts > 1,
-    "num_experts={c.num_experts}: the paper's layers have a dense feed-forward network; set it "
-    "to 1.",
-  ),
-  Refusal(
-    _other_attention,
-    "attention_type, attn_logits_soft_cap, use_post_attn_norm and use_post_ffw_norm change layers "
-    "that the paper does not have; leave them at their defaults.",
-  ),
-  Refusal(
-    lambda c: c.num_kv_heads != c.num_query_heads,
-    "base_num_kv_heads must equal base_num_query_heads, since the paper's attention has as many "
-    "key heads as query heads; they are {c.num_kv_heads} and {c.num_query_heads}.",
-  ),
-  Refusal(
-    lambda c: (
-      system_of(c) == BLOCK_RECURRENT
-      and c.melodi_recurrent_feedback
-      and c.melodi_schedule != "windows"
-    ),
-    "melodi_recurrent_feedback=true lets every layer read what the window before left in one of "
-    "them; set melodi_schedule=windows.",
-  ),
-)
-
-STOCK_BLOCK = (
-  Refusal(
-    lambda c: c.melodi_adapter and not c.load_parameters_path,
-    "melodi_adapter={c.melodi_adapter} is what memory adds to a stock checkpoint; set "
-    "load_parameters_path to that.",
-  ),
-  Refusal(
-    lambda c: c.melodi_distill_weight > 0 and c.num_vocab_tiling > 1,
-    "num_vocab_tiling={c.num_vocab_tiling} never makes the logits that melodi_distill_weight="
-    "{c.melodi_distill_weight} compares; set it to 1, and melodi_distill_top_k to save memory.",
-  ),
-  Refusal(
-    lambda c: c.melodi_distill_weight > 0 and c.max_target_length <= c.melodi_window_length,
-    "melodi_distill_weight={c.melodi_distill_weight} compares what stands behind the first window, "
-    "and max_target_length={c.max_target_length} is one window; raise that.",
-  ),
-  Refusal(
-    lambda c: (
-      (c.melodi_cache_tokens > 0 or c.melodi_sink_tokens > 0) and c.rope_type.startswith("yarn")
-    ),
-    "rope_type={c.rope_type.value} looks positions up in a table, so keys of a cache cannot be "
-    "turned on to their next place; set melodi_cache_tokens and melodi_sink_tokens to 0.",
-  ),
-  Refusal(
-    lambda c: c.enable_dropout and c.dropout_rate > 0,
-    "dropout_rate={c.dropout_rate} is not supported around a stock block; set it to 0.",
-  ),
-  Refusal(
-    lambda c: c.num_experts > 1 and c.load_balance_loss_weight > 0,
-    "load_balance_loss_weight={c.load_balance_loss_weight} would balance summary tokens too; set "
-    "it to 0.",
-  ),
-  Refusal(
-    lambda c: as_written(c.attention_type) not in ("global", "local_sliding") or c.attention_sink,
-    "attention_type={c.attention_type} and attention_sink={c.attention_sink} ask for an attention "
-    "that memory cannot join; leave them at their defaults.",
-  ),
-  Refusal(
-    lambda c: c.inhomogeneous_layer_cycle_interval != 1,
-    "inhomogeneous_layer_cycle_interval={c.inhomogeneous_layer_cycle_interval} belongs to blocks "
-    "that memory cannot go around; set it to 1.",
-  ),
-)
-
-# What MaxText's engine cannot do with a state that has read all tokens in one.
-SERVING = (
-  Refusal(
-    _set("stack_prefill_result_cache"),
-    "stack_prefill_result_cache=true keeps what MaxText's own layers cache and loses all other "
-    "state; set it to false.",
-  ),
-  Refusal(
-    _set("quantize_kvcache"),
-    "quantize_kvcache=true rounds keys and values of MaxText's caches, and memory is not in them; "
-    "set it to false.",
-  ),
-  Refusal(
-    _set("enable_prefix_caching"),
-    "enable_prefix_caching=true cuts the keys and values of a longer text at the end of a prefix, "
-    "and memory cannot forget the rest of it; set it to false.",
-  ),
-  Refusal(
-    _set("melodi_reset_every_window"),
-    "melodi_reset_every_window=true measures what text is worth without memory, and a text that is "
-    "continued needs it; set it to false.",
-  ),
-)
-
-STOCK_BLOCKS = ("llama2", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe", "gemma2", "gemma3")
-NO_MEMORY = {
-  **dict.fromkeys(
-    ("deepseek", "deepseek4"),
-    "its attention keeps compressed latents (MLA), not keys and values of tokens",
-  ),
-  **dict.fromkeys(
-    ("qwen3_next", "qwen3_5"),
-    "most of its layers are gated delta nets, which have no attention core to replace",
-  ),
-  "llama4": "its layers attend in chunks and without positions in turn",
-  "gpt_oss": "its attention has sinks, which would have to be shared with memory",
-  "gpt3": "it embeds absolute positions",
-  **dict.fromkeys(("simple", "simple_mlp"), "it has no attention"),
-  **dict.fromkeys(
-    ("gemma4", "gemma4_small"), "its layers share keys and values or recompute inside the block"
-  ),
-}
-
-
-def check_base_block(block: str) -> None:
-  """Raises ValueError if memory cannot go around a block, with the reason."""
-  if block not in STOCK_BLOCKS:
-    why = NO_MEMORY.get(block, "no test has shown that it can")
-    raise ValueError(
-      f"melodi_base_block={block}: memory cannot go around this block, because {why}; choose one "
-      f"of {', '.join(STOCK_BLOCKS)}, or 'paper'."
-    )
-
-
-def check(config: Any) -> None:
-  """Raises ValueError with the sentence of the first refusal that holds for a MaxText config."""
-  own = PAPER_BLOCK if config.melodi_base_block == PAPER else STOCK_BLOCK
-  refuse(config, EVERY_BLOCK + own)
-
-
-def check_serving(config: Any) -> None:
-  """The same for what breaks memory only in MaxText's modes of inference."""
-  refuse(config, SERVING)
-
-
-def refuse(config: Any, refusals: Iterable[Refusal]) -> None:
-  """Raises ValueError with the sentence of the first of `refusals` that holds."""
-  for refusal in refusals:
-    if refusal.when(config):
-      sentence = refusal.sentence.format(c=config)
-      raise ValueError(f"decoder_block: {system_of(config)} cannot run: {sentence}")
