@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from melodi_plugin.compare.request import PLACES, SAME, SEEDS
 from melodi_plugin.config.model import MelodiConfig
+from melodi_plugin.config.settings import as_written
 from melodi_plugin.config.systems import is_melodi
 from melodi_plugin.errors import UserError, exit_status
 from melodi_plugin.maxtext.configs import load_config
@@ -115,7 +116,7 @@ def settings_of(keys: dict[str, Any]) -> dict[str, Any]:
     return not pathlib.PurePath(value).is_relative_to(out)
 
   found = {key: value for key, value in sorted(keys.items()) if kept(key, value)}
-  return json.loads(json.dumps(found, default=str))
+  return json.loads(json.dumps(found, default=lambda value: str(as_written(value))))
 
 
 def main() -> None:

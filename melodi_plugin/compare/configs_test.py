@@ -1,5 +1,7 @@
 """What of a config can change a result."""
 
+import enum
+
 from melodi_plugin.compare import configs
 
 
@@ -20,6 +22,11 @@ def test_settings_leave_out_places_and_seeds(tmp_path):
     "mesh_axes": ["data", "fsdp"],
     "tokenizer_path": "tokenizer.model",
   }
+
+
+def test_settings_are_what_a_user_writes():
+  block = enum.Enum("DecoderBlockType", {"MELODI": "melodi"})
+  assert configs.settings_of({"decoder_block": block.MELODI}) == {"decoder_block": "melodi"}
 
 
 def test_settings_keep_inputs_in_the_folder_and_what_lies_beside_it(tmp_path):
