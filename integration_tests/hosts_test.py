@@ -2,8 +2,10 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -101,6 +103,27 @@ def test_run_of_two_processes_goes_on_exactly_in_one(folder):
   for name in one:
     if "/memory_" in name:
       np.testing.assert_allclose(one[name], other[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.slow
+def test_sigterm_of_one_process_ends_both_at_one_step_and_is_saved(tmp_path):
+  config = write(tmp_path, steps=100_000, log_period=1)
+  keys = ["skip_jax_distributed_system=False", "run_name=ended", f"per_device_batch_size={ROWS}"]
+  processes = [start_process(index, [str(config), *keys], tmp_path) for index in range(2)]
+  saved = checkpoints(tmp_path, "ended")
+  try:
+    while all(process.poll() is None for process in processes) and not (saved / "3").exists():
+      time.sleep(0.1)
+    processes[1].send_signal(signal.SIGTERM)
+    codes = [process.wait(timeout=120) for process in processes]
+  finally:
+    for process in processes:
+      process.kill()
+  logs = [(tmp_path / f"process_{index}.txt").read_text() for index in range(2)]
+  assert codes == [143, 143], [log[-2000:] for log in logs]
+  for log in logs:
+    (left,) = re.findall(r"interrupted: (\d+) of 100000 steps are saved", log)
+    assert (saved / str(int(left) - 1)).exists()
 
 
 @pytest.mark.slow
