@@ -192,12 +192,17 @@ def _last_checkpoint(run: Run) -> str:
     raise RunError(f"{run.name}: training left no checkpoint; see {run.log}") from None
 
 
+def _trained(run: Run) -> tuple[str, str]:
+  """Arguments that read what was trained, in the place of what training began with."""
+  return f"load_parameters_path={_last_checkpoint(run)}", "melodi_adapter="
+
+
 def _evaluate(run: Run, changed: str, on_progress: Callable[[str], None]) -> report.Evaluation:
   """Evaluates the last checkpoint, as configured or with 'key=value'."""
   place = run.folder / changed.replace("=", "_")
   arguments = (*_arguments(run), *([changed] if changed else []))
   own = (
-    f"load_parameters_path={_last_checkpoint(run)}",
+    *_trained(run),
     f"run_name={place.name}",
     f"base_output_directory={place.parent}",
   )
@@ -216,7 +221,7 @@ def _probe(run: Run, on_progress: Callable[[str], None]) -> dict[str, Any]:
   )
   own = (
     f"melodi_probe={run.probe}",
-    f"load_parameters_path={_last_checkpoint(run)}",
+    *_trained(run),
     f"run_name={run.name}",
     f"base_output_directory={run.folder.parent}",
   )
