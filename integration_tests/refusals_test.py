@@ -35,7 +35,7 @@ ENGRAM |= {"hf_access_token": "x", "tokenizer_path": "x"}
 CASES = [
   ({"melodi_cache_tokens": 8}, "is a key of memory around a stock block"),
   ({"melodi_sink_tokens": 4}, "is a key of stock decoders, of memory around them"),
-  ({"melodi_long_term_windows_drawn": "2,5"}, "must be numbers of windows"),
+  ({"melodi_long_term_windows_drawn": "two"}, "must be numbers of windows"),
   ({"melodi_neighbors": 4}, "is a key of memorizing_transformer"),
   ({"melodi_exact_neighbors": True}, "finds nothing without melodi_neighbors"),
   ({"melodi_recurrent_feedback": True}, "is a key of block_recurrent"),

@@ -23,6 +23,7 @@ from melodi_plugin.maxtext.weights import run_checkpoints
 from melodi_plugin.output.files import write_file
 
 _POLL_SECONDS = 1.0
+_STOP_SECONDS = 60
 _TOLD = 3  # changed settings that a refusal lists
 
 Sizes = Mapping[str, Any]
@@ -254,8 +255,12 @@ def _command(
           process.wait(_POLL_SECONDS)
       status = process.returncode
     finally:
-      process.kill()
-      process.wait()
+      process.terminate()  # a training saves its step
+      try:
+        process.wait(_STOP_SECONDS)
+      except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
   if status:
     raise RunError(f"{run.name}: {stage} ended with status {status}; see {run.log}")
 

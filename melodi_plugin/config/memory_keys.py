@@ -39,7 +39,7 @@ class MemoryKeys(BaseModel):
     "",
     description="Random compression: a training step shows each row as many of the newest windows "
     "of its queues as it draws from this list, as in 8,32,128, so that one model serves with any "
-    "of them as melodi_long_term_windows; by default always all.",
+    "of them as melodi_long_term_windows; more than that is all, and so is the default.",
   )
   melodi_long_term_layers: Layers = Field(
     "middle",

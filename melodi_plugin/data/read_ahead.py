@@ -3,6 +3,7 @@
 import functools
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import NamedTuple
@@ -66,6 +67,8 @@ _reader: TokenReader | None = None  # of a worker process
 def _set_reader(reader: TokenReader) -> None:
   global _reader
   _reader = reader
+  # Ctrl-C goes to all processes of a terminal; the trainer still needs documents to end its step.
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _read(index: int) -> np.ndarray | BrokenDocument:

@@ -141,12 +141,13 @@ class Session:
 
     @functools.wraps(iterate)
     def training_loop_iteration(device_state, variables, fixed):
-      if self._moves is None and may_move:
-        before, first = _gates_of(device_state), variables["step"]
+      # A run that goes on may have moved them before.
+      if self._moves is None and may_move and variables["step"] == 0:
+        before = _gates_of(device_state)
 
         def moves() -> str | None:
           after = _gates_of(device_state)
-          return unmoved(before, after, self.steps_done - first)
+          return unmoved(before, after, self.steps_done)
 
         self._moves = moves
       return iterate(device_state, variables, fixed)

@@ -61,14 +61,15 @@ class Lock:
     self._thread.join()
     if not self.lost:
       files, name = fsspec.core.url_to_fs(self.path)
-      with contextlib.suppress(OSError):
+      with contextlib.suppress(Exception):  # stores have errors of their own
         files.rm_file(name)
 
   def _renew(self) -> None:
     count = 0
     while not self._ended.wait(RENEWED_SECONDS):
       count += 1
-      with contextlib.suppress(OSError):  # a full disk is no reason to stop, nor is a slow one
+      # A full disk is no reason to stop, nor is a store that does not answer.
+      with contextlib.suppress(Exception):
         found = _read(self.path)
         if found is not None and found.get("id") != self._own["id"]:
           self.lost = True

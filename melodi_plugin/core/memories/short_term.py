@@ -173,7 +173,8 @@ class MixedBesideCache:
   et al., ICLR 2024).
 
   A sink is hidden as long as the cache holds its token, whose place there is the true one.  So a
-  document is read as the block alone would read it until it is longer than the cache.
+  document is read as the block alone would read it until it is longer than the cache; without
+  sinks but for the first token of a window, which then sees no memory.
   """
 
   config: MelodiConfig

@@ -18,7 +18,8 @@ def draw_hidden(config: Any, tokens: Int[Array, "B T"]) -> Int[Array, "B"]:
   drawn, and every host the same.
   """
   shown = parse_numbers(config.melodi_long_term_windows_drawn)
-  choices = config.melodi_long_term_windows - jnp.asarray(shown, jnp.int32)
+  # A longer one than the queue is all of it: evaluation may give the model a shorter queue.
+  choices = jnp.maximum(config.melodi_long_term_windows - jnp.asarray(shown, jnp.int32), 0)
   place = jnp.arange(tokens.shape[1], dtype=jnp.uint32)
   # A sum of products with odd numbers, mod 2^32.
   words = (tokens.astype(jnp.uint32) * (2 * place + 1)).sum(1, dtype=jnp.uint32)

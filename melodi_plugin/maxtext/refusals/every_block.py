@@ -31,13 +31,13 @@ def _other_cache(config: Any) -> bool:
   return system_of(config) != TRANSFORMER_XL or config.melodi_reference_defects
 
 
-def _drawn_of_queue(config: Any) -> bool:
-  """Whether a queue can have as many windows as are to be drawn."""
+def _can_be_drawn(written: str) -> bool:
+  """Whether they are numbers of windows."""
   try:
-    drawn = parse_numbers(config.melodi_long_term_windows_drawn)
+    drawn = parse_numbers(written)
   except ValueError:
     return False
-  return all(0 <= windows <= config.melodi_long_term_windows for windows in drawn)
+  return bool(drawn) and min(drawn) >= 0
 
 
 EVERY_BLOCK = (
@@ -90,10 +90,11 @@ EVERY_BLOCK = (
     "decoder_block=melodi; leave it out.",
   ),
   Refusal(
-    lambda c: not _drawn_of_queue(c),
-    "melodi_long_term_windows_drawn={c.melodi_long_term_windows_drawn} must be numbers of windows "
-    "from 0 to melodi_long_term_windows={c.melodi_long_term_windows}, as in 8,32; change one of "
-    "them.",
+    lambda c: (
+      c.melodi_long_term_windows_drawn and not _can_be_drawn(c.melodi_long_term_windows_drawn)
+    ),
+    "melodi_long_term_windows_drawn={c.melodi_long_term_windows_drawn} must be numbers of windows, "
+    "as in 8,32; change it, or leave it out.",
   ),
   Refusal(
     lambda c: c.melodi_adapter and c.melodi_base_block == PAPER,

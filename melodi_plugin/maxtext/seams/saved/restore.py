@@ -1,6 +1,7 @@
 """A run goes on from its newest whole checkpoint, with its memory, where it was in documents."""
 
 import contextlib
+import errno
 import functools
 import inspect
 import sys
@@ -19,6 +20,11 @@ _RESTORE = (
   "checkpoint_storage_concurrent_gb",
   "abstract_unboxed_pre_state",
 )
+
+
+# Errors that are no damage: of this machine, and of a store that does not answer.
+_OF_THE_MACHINE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_OF_A_STORE = ("PERMISSION_DENIED", "UNAVAILABLE", "UNAUTHENTICATED", "RESOURCE_EXHAUSTED")
 
 
 class _Broken(Exception):  # noqa: N818, it is the checkpoint that is broken
@@ -102,6 +108,9 @@ def _reading(what: str) -> Iterator[None]:
   except BrokenPlace as error:
     raise _Broken(f"{what} {error}") from error
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    of_store = any(word in str(error) for word in _OF_A_STORE)
+    if of_store or getattr(error, "errno", None) in _OF_THE_MACHINE:
+      raise  # the next start may read what this one could not
     reason = str(error).strip().partition("\n")[0]
     raise _Broken(f"{what} cannot be read ({reason[:200] or type(error).__name__})") from error
 
