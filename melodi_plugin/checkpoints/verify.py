@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from melodi_plugin.data.place import BrokenPlace, merge_states
+from melodi_plugin.data.place import BrokenPlace, read_place
 from melodi_plugin.maxtext import weights
 
 _FORMATS = {"zarr.json": "zarr3", ".zarray": "zarr"}
@@ -57,7 +57,8 @@ def verify(path: str) -> Verified:
       listed.discard(name)
     if listed:
       return found._replace(problem=f"{len(listed)} arrays are missing: {min(listed)}")
-    _check_documents(epath.Path(path).parent / "iter")
+    if (documents := epath.Path(path).parent / "iter").exists():
+      read_place(documents)
   except BrokenPlace as error:
     return found._replace(problem=f"its place in the documents {error}")
   except (OSError, ValueError, KeyError) as error:
@@ -87,8 +88,3 @@ def _read(array: Any) -> int:
     ends = (min(at + step, size) for at, step, size in zip(corner, steps, array.shape, strict=True))
     array[tuple(map(slice, corner, ends))].read().result()
   return int(np.prod(array.shape, dtype=np.int64)) * array.dtype.numpy_dtype.itemsize
-
-
-def _check_documents(folder: epath.Path) -> None:
-  if folder.exists():
-    merge_states(json.loads(path.read_text()) for path in folder.glob("process_*.json"))

@@ -17,7 +17,7 @@ from melodi_plugin.evaluation.conditions import memory_of
 from melodi_plugin.evaluation.evaluate import evaluate
 from melodi_plugin.maxtext.launch import compile_ahead, train
 from melodi_plugin.maxtext.machine import written
-from melodi_plugin.maxtext.weights import run_checkpoints
+from melodi_plugin.maxtext.weights import reading, run_checkpoints
 from melodi_plugin.training.progress import quiet_logs
 
 
@@ -30,7 +30,7 @@ def evaluate_last_checkpoint(argv: Sequence[str], config: Any) -> None:
       f"melodi_evaluate_after_training needs a checkpoint, but {config.checkpoint_dir} has none; "
       "set enable_checkpointing=true."
     ) from None
-  argv = [*argv, f"load_parameters_path={checkpoint}", "melodi_adapter="]
+  argv = [*argv, *reading(checkpoint)]
   if written(argv, "hardware") is None:  # found by training, and said
     argv.append(f"hardware={config.hardware}")
   if config.melodi_probe:

@@ -19,7 +19,7 @@ from melodi_plugin.compare.request import FORCED, SEEDS
 from melodi_plugin.errors import UserError
 from melodi_plugin.evaluation import report
 from melodi_plugin.evaluation.probes import pages
-from melodi_plugin.maxtext.weights import run_checkpoints
+from melodi_plugin.maxtext.weights import reading, run_checkpoints
 from melodi_plugin.output.files import write_file
 
 _POLL_SECONDS = 1.0
@@ -193,17 +193,12 @@ def _last_checkpoint(run: Run) -> str:
     raise RunError(f"{run.name}: training left no checkpoint; see {run.log}") from None
 
 
-def _trained(run: Run) -> tuple[str, str]:
-  """Arguments that read what was trained, in the place of what training began with."""
-  return f"load_parameters_path={_last_checkpoint(run)}", "melodi_adapter="
-
-
 def _evaluate(run: Run, changed: str, on_progress: Callable[[str], None]) -> report.Evaluation:
   """Evaluates the last checkpoint, as configured or with 'key=value'."""
   place = run.folder / changed.replace("=", "_")
   arguments = (*_arguments(run), *([changed] if changed else []))
   own = (
-    *_trained(run),
+    *reading(_last_checkpoint(run)),
     f"run_name={place.name}",
     f"base_output_directory={place.parent}",
   )
@@ -222,7 +217,7 @@ def _probe(run: Run, on_progress: Callable[[str], None]) -> dict[str, Any]:
   )
   own = (
     f"melodi_probe={run.probe}",
-    *_trained(run),
+    *reading(_last_checkpoint(run)),
     f"run_name={run.name}",
     f"base_output_directory={run.folder.parent}",
   )

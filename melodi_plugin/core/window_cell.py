@@ -25,6 +25,7 @@ previous window and that of the layer below come first.
 import dataclasses
 from typing import Any, NamedTuple, final
 
+import jax
 import jax.numpy as jnp
 
 from melodi_plugin.config.model import LayerSpec, MelodiConfig
@@ -226,6 +227,9 @@ class WindowCell[P]:
     `seen` is what `tell` has given, if this layer has told it to all.
     """
     short_rng, read_rng, long_rng = split_rng(rng, 3)
+    # A scan that is differentiated computes for all its turns, and keeps, whatever it can without
+    # its streams: every mask of every window, broadcast to heads and channels.
+    streams, window = jax.lax.optimization_barrier((streams, window))
     x, u, told = streams
     short = reset(window.starts, state.short)
     if seen is None:

@@ -5,6 +5,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from etils import epath
+
 Place = dict[str, Any]
 
 # What the parts of a fingerprint are called where a user sets them.
@@ -52,6 +54,16 @@ def merge_states(states: Iterable[Any]) -> Place:
     merged["fingerprint"] = state["fingerprint"]
     merged["rows"] |= state["rows"]
   return merged
+
+
+def read_place(folder: epath.Path) -> Place | None:
+  """What a checkpoint's folder `iter` holds, one file per process; None if there is none.
+
+  Raises:
+    BrokenPlace, ValueError, OSError: if one of them is damaged.
+  """
+  paths = sorted(folder.glob("process_*.json"))
+  return merge_states(json.loads(path.read_text()) for path in paths) if paths else None
 
 
 def mismatch(

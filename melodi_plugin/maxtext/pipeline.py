@@ -23,7 +23,7 @@ from maxtext.utils import maxtext_utils
 
 from melodi_plugin.config.systems import is_melodi
 from melodi_plugin.data.documents import Document, DocumentSource, Fields, open_documents
-from melodi_plugin.data.place import START_ANEW, Place, StateMismatch, difference, merge_states
+from melodi_plugin.data.place import START_ANEW, Place, StateMismatch, difference, read_place
 from melodi_plugin.data.read_ahead import Workers
 from melodi_plugin.data.rows import StickyRows
 from melodi_plugin.data.skipped import SkippedDocuments
@@ -230,13 +230,12 @@ def restore_place(config: Any, iterator: EndTogether, folder: epath.Path) -> boo
 
 
 def _saved_place(folder: epath.Path) -> Place:
-  paths = sorted(folder.glob("process_*.json"))
-  if not paths:
+  if (place := read_place(folder)) is None:
     raise StateMismatch(
       f"{folder}, where this run was in its documents, is missing, so they would be read from the "
       f"start; copy it back, or {START_ANEW}."
     )
-  return merge_states(json.loads(path.read_text()) for path in paths)
+  return place
 
 
 def open_source(config: Any, pattern: str, columns: Sequence[str]) -> DocumentSource:

@@ -50,14 +50,16 @@ def described_shapes(config: Any) -> dict[str, tuple[int, ...]]:
 
 
 def mismatch(
-  there: dict[str, tuple[int, ...]], here: dict[str, tuple[int, ...]]
+  there: dict[str, tuple[int, ...]], here: dict[str, tuple[int, ...]], *, holder: str = "checkpoint"
 ) -> tuple[list[str], str]:
-  """Names that a checkpoint and a model do not share in this shape, and words on the first."""
+  """Names that a checkpoint, or another file, and a model do not share in this shape, and words on
+  the first.
+  """
   names = sorted(name for name in there | here if there.get(name) != here.get(name))
   if not names:
     return names, ""
-  in_checkpoint, in_model = (shapes.get(names[0], "missing") for shapes in (there, here))
-  first = f"{names[0]} is {in_checkpoint} in the checkpoint and {in_model} in the model"
+  in_file, in_model = (shapes.get(names[0], "missing") for shapes in (there, here))
+  first = f"{names[0]} is {in_file} in the {holder} and {in_model} in the model"
   return names, first + (f" ({len(names)} arrays differ)" if len(names) > 1 else "")
 
 
@@ -123,11 +125,11 @@ def digest_of(params: Any) -> str:
 
 def _check_adapter(path: str, found: Adapter, memory: dict[str, tuple[int, ...]]) -> None:
   there = {name: leaf.shape for name, leaf in found.arrays.items()}
-  _, first = mismatch(there, memory)
+  _, first = mismatch(there, memory, holder="file")
   if first:
     raise ValueError(
-      f"{path} is not what memory adds in this configuration: {first.replace('checkpoint', 'file')}"
-      "; use the configuration that it was trained with."
+      f"{path} is not what memory adds in this configuration: {first}; use the configuration that "
+      "it was trained with."
     )
 
 
@@ -213,6 +215,11 @@ def run_checkpoints(folder: str) -> list[str]:
     ValueError: if there are none.
   """
   return _matching(f"{glob.escape(folder.rstrip('/'))}/*/items")
+
+
+def reading(checkpoint: str) -> tuple[str, str]:
+  """Arguments that read what was trained, in the place of what training began with."""
+  return f"load_parameters_path={checkpoint}", "melodi_adapter="
 
 
 def _matching(pattern: str) -> list[str]:

@@ -19,7 +19,7 @@ import fsspec
 from absl import logging
 
 from melodi_plugin.errors import UserError
-from melodi_plugin.output.files import read_file, write_file
+from melodi_plugin.output.files import read_json, write_file
 
 RENEWED_SECONDS = 10.0
 NAME = "lock.json"
@@ -130,7 +130,7 @@ def _is_alive(pid: int) -> bool:
 def _read(path: str) -> dict[str, Any] | None:
   """What the file says; None if there is none.  A file that nobody can read is nobody's."""
   try:
-    found = json.loads(read_file(path))
+    found = read_json(path)
   except ValueError:
     return None
   return found if isinstance(found, dict) else {}

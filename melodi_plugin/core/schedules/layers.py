@@ -11,7 +11,7 @@ import jax
 from melodi_plugin.core.array_typing import Array, Float
 from melodi_plugin.core.cell import Streams
 from melodi_plugin.core.memory import LayerMemory
-from melodi_plugin.core.schedules.walk import Walk, as_one
+from melodi_plugin.core.schedules.walk import Walk
 from melodi_plugin.core.stack import Section
 
 
@@ -28,7 +28,6 @@ def by_layers(
 
       @walk.remat
       def read_window(params, fixed, state, streams, window, index):
-        streams, window = as_one(streams, window)
         return cell.window(params, fixed, state, streams, window, index, walk.rng_of(number, index))
 
       def step(state, window):

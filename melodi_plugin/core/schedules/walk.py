@@ -7,19 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from melodi_plugin.core.array_typing import Array, Int, Rng
-from melodi_plugin.core.cell import Streams
 from melodi_plugin.core.segments import Windows
 
 Wrap = Callable[[Callable], Callable]  # jax.checkpoint with a policy, or the identity
-
-
-def as_one[T](streams: Streams, window: T) -> tuple[Streams, T]:
-  """Both as they are, but computed from nothing less than both.
-
-  A scan that is differentiated computes for all its turns, and keeps, whatever it can without its
-  streams: every mask of every window, broadcast to heads and channels.
-  """
-  return jax.lax.optimization_barrier((streams, window))
 
 
 class Walk(NamedTuple):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from melodi_plugin.core.array_typing import Array, Float
 from melodi_plugin.core.cell import Streams
 from melodi_plugin.core.memory import LayerMemory
-from melodi_plugin.core.schedules.walk import Walk, as_one
+from melodi_plugin.core.schedules.walk import Walk
 from melodi_plugin.core.stack import Section, first_layer, first_told
 
 
@@ -45,8 +45,7 @@ def by_windows(
       def read_layer(streams, layer, cell=section.cell, own=own):
         params, fixed, state, number = layer
         rng = walk.rng_of(number, index)
-        streams, window = as_one(streams, plan)
-        result = cell.window(params, fixed, state, streams, window, index, rng, own)
+        result = cell.window(params, fixed, state, streams, plan, index, rng, own)
         return result.streams, (result.state, result.pushed)
 
       xs = section.params, *layers, section.layers
