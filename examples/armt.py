@@ -21,7 +21,8 @@ from jax.nn.initializers import zeros
 from pydantic import BaseModel, Field
 
 import melodi_plugin
-from melodi_plugin.config.model import LayerSpec, MelodiConfig
+from melodi_plugin.config.layers import LayerSpec
+from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.core.attention import wide_dtype
 from melodi_plugin.core.memories.rewritten import Rewritten
 from melodi_plugin.core.memories.short_term import Mixed

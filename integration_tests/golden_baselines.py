@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from integration_tests.golden_files import GoldenFile, files
-from melodi_plugin.config.model import MelodiConfig, Neighbors, Recurrence
+from melodi_plugin.config.layers import Neighbors, Recurrence
+from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.config.systems import BLOCK_RECURRENT, MELODI, MEMORIZING
 from melodi_plugin.core.memory import Memory
 from melodi_plugin.systems.paper.layer import PaperLayer

@@ -15,7 +15,7 @@ from integration_tests.pages import ROOT
 from integration_tests.saved_runs import LENGTHS
 from melodi_plugin.cli.main import main
 from melodi_plugin.cli.sizes import measure
-from melodi_plugin.config.model import LayerSpec
+from melodi_plugin.config.layers import LayerSpec
 from melodi_plugin.conformance import training
 from melodi_plugin.core.memories.nothing import Nothing
 from melodi_plugin.core.memory import Stored

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from melodi_plugin.checkpoints import fingerprint
-from melodi_plugin.config.model import LayerSpec, Run
+from melodi_plugin.config.layers import LayerSpec, Run
 from melodi_plugin.core.stack import Section
 
 LAYERS = [

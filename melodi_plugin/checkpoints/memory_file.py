@@ -22,7 +22,7 @@ from melodi_plugin.checkpoints.memory_format import (
   Stored,
   type_name,
 )
-from melodi_plugin.config.model import Run
+from melodi_plugin.config.layers import Run
 from melodi_plugin.core.decoding import OpenRows
 
 

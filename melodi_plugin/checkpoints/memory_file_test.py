@@ -14,7 +14,7 @@ import safetensors.numpy
 from melodi_plugin.checkpoints import memory_format
 from melodi_plugin.checkpoints.memory_file import Identity, SavedRow, load, save
 from melodi_plugin.checkpoints.memory_format import describe
-from melodi_plugin.config.model import LayerSpec, Run
+from melodi_plugin.config.layers import LayerSpec, Run
 from melodi_plugin.core import decoding
 from melodi_plugin.core.cell import KeyValues, OpenWindow, Recall
 from melodi_plugin.core.decoding import OpenRows

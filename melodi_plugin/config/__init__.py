@@ -8,5 +8,6 @@ Read in this order; each file imports only what stands above it:
   settings         what a user has written for a setting
   systems          the systems, by their names: values of `decoder_block`
   parameter_names  where parameters of memory lie, by their paths
-  model            `MelodiConfig`, what every layer keeps and mixes, runs of equal layers
+  layers           what one layer keeps and how it reads it; runs of equal layers
+  model            `MelodiConfig`: the sizes of a stack, and what every layer keeps
 """

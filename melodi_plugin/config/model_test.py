@@ -4,13 +4,8 @@ import re
 
 import pytest
 
-from melodi_plugin.config.model import (
-  LayerSpec,
-  MelodiConfig,
-  Neighbors,
-  Recurrence,
-  Run,
-)
+from melodi_plugin.config.layers import LayerSpec, Neighbors, Recurrence, Run
+from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.config.parameter_names import is_memory_parameter
 from melodi_plugin.config.settings import parse_layers
 from melodi_plugin.config.systems import BLOCK_RECURRENT, MEMORIZING, TRANSFORMER_XL

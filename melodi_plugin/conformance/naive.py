@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from melodi_plugin.config.model import LayerSpec, MelodiConfig
+from melodi_plugin.config.layers import LayerSpec
+from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.core.memory import LayerMemory, Memory
 from melodi_plugin.core.stack import remembers
 from melodi_plugin.systems.table import stored

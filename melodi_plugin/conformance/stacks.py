@@ -12,7 +12,8 @@ import numpy as np
 from flax import nnx
 
 from melodi_plugin.config.keys import MelodiKeys
-from melodi_plugin.config.model import LayerSpec, MelodiConfig, Run
+from melodi_plugin.config.layers import LayerSpec, Run
+from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.config.systems import user_keys
 from melodi_plugin.conformance import naive
 from melodi_plugin.core.memory import Memory

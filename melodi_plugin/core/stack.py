@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from melodi_plugin.config.model import Run
+from melodi_plugin.config.layers import Run
 from melodi_plugin.core.array_typing import Array, Int
 from melodi_plugin.core.cell import KeyValues
 from melodi_plugin.core.memory import LayerMemory, Memory, Stored

@@ -28,7 +28,8 @@ from typing import Any, NamedTuple, final
 import jax
 import jax.numpy as jnp
 
-from melodi_plugin.config.model import LayerSpec, MelodiConfig
+from melodi_plugin.config.layers import LayerSpec
+from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.core.array_typing import Array, Bool, Float, Int, Rng, Rows, Summary
 from melodi_plugin.core.attention import split_rng
 from melodi_plugin.core.cell import (

@@ -11,8 +11,9 @@ paper prints.  Matrix products are counted in `flops`.
 
 from typing import NamedTuple
 
+from melodi_plugin.config.layers import LayerSpec
 from melodi_plugin.config.memory_keys import PAPER
-from melodi_plugin.config.model import LayerSpec, MelodiConfig
+from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.config.systems import BLOCK_RECURRENT
 
 T5_TABLE = 32  # numbers per head of a layer's T5 table

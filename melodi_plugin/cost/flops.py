@@ -10,8 +10,9 @@ times, but for a Memorizing Transformer, whose queue learns nothing.
 
 from typing import Any, NamedTuple
 
+from melodi_plugin.config.layers import LayerSpec
 from melodi_plugin.config.memory_keys import PAPER
-from melodi_plugin.config.model import LayerSpec, MelodiConfig
+from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.config.systems import BLOCK_RECURRENT
 from melodi_plugin.cost.accounting import reads_states
 

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from melodi_plugin.config.model import LayerSpec, MelodiConfig
+from melodi_plugin.config.layers import LayerSpec
+from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.config.systems import BLOCK_RECURRENT, MEMORIZING
 from melodi_plugin.core.memory import Memory
 from melodi_plugin.reference.documents import Document, LayerOfDocument, recollect, write_down

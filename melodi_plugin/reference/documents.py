@@ -5,7 +5,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from melodi_plugin.config.model import LayerSpec, MelodiConfig
+from melodi_plugin.config.layers import LayerSpec
+from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.config.systems import BLOCK_RECURRENT
 from melodi_plugin.core.memory import Memory
 

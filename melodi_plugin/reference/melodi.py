@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from melodi_plugin.config.model import LayerSpec, MelodiConfig
+from melodi_plugin.config.layers import LayerSpec
+from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.core.memory import Memory
 from melodi_plugin.systems.paper.layer import PaperLayer
 

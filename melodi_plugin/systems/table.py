@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 from pydantic import BaseModel
 
-from melodi_plugin.config.model import LayerSpec, MelodiConfig
+from melodi_plugin.config.layers import LayerSpec
+from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.config.systems import (
   BLOCK_RECURRENT,
   MELODI,

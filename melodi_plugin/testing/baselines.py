@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from melodi_plugin.config.model import MelodiConfig, Neighbors, Recurrence
+from melodi_plugin.config.layers import Neighbors, Recurrence
+from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.config.systems import BLOCK_RECURRENT, MEMORIZING, TRANSFORMER_XL
 from melodi_plugin.conformance import stacks
 from melodi_plugin.conformance.stacks import document_rows, draw, jit, read_rows, stack_layers

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from melodi_plugin.config.model import MelodiConfig, Neighbors, Recurrence
+from melodi_plugin.config.layers import Neighbors, Recurrence
+from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.config.systems import BLOCK_RECURRENT, MEMORIZING, TRANSFORMER_XL
 from melodi_plugin.testing.tiny import TINY
 

@@ -5,7 +5,8 @@ from typing import Any, ClassVar, final
 
 import jax.numpy as jnp
 
-from melodi_plugin.config.model import LayerSpec, MelodiConfig
+from melodi_plugin.config.layers import LayerSpec
+from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.core.array_typing import Array, Int, Rng, Summary
 from melodi_plugin.core.cell import KeyValues, OpenWindow, Reader
 from melodi_plugin.core.memory import Stored

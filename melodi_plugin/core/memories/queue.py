@@ -6,7 +6,8 @@ from typing import Any, ClassVar, NamedTuple, final
 import jax
 import jax.numpy as jnp
 
-from melodi_plugin.config.model import LayerSpec, MelodiConfig
+from melodi_plugin.config.layers import LayerSpec
+from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.core.array_typing import Array, Bool, Float, Heads, Int, Rng, Summary
 from melodi_plugin.core.cell import KeyValues, OpenWindow, Reader, join
 from melodi_plugin.core.memories.contents import Contents

@@ -19,7 +19,8 @@ from maxtext.layers import nnx_scan
 from maxtext.layers.nnx_decoders import NNXDecoder
 from maxtext.utils import max_utils, maxtext_utils, sharding
 
-from melodi_plugin.config.model import MelodiConfig, Run
+from melodi_plugin.config.layers import Run
+from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.config.systems import system_of
 from melodi_plugin.core.decoding import begin
 from melodi_plugin.core.memory import Memory

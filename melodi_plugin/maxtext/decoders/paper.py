@@ -9,7 +9,7 @@ from flax import nnx
 from maxtext.common.common_types import MODEL_MODE_TRAIN
 from maxtext.layers.normalizations import RMSNorm
 
-from melodi_plugin.config.model import LayerSpec
+from melodi_plugin.config.layers import LayerSpec
 from melodi_plugin.core.attention import NORM_EPSILON
 from melodi_plugin.core.stack import Section
 from melodi_plugin.maxtext.decoders.base import MelodiDecoder

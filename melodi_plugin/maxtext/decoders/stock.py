@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from melodi_plugin.config.model import Run
+from melodi_plugin.config.layers import Run
 from melodi_plugin.config.parameter_names import MEMORY_PREFIX
 from melodi_plugin.core.stack import Section
 from melodi_plugin.maxtext.decoders.base import MelodiDecoder

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from melodi_plugin.config.model import Neighbors
+from melodi_plugin.config.layers import Neighbors
 from melodi_plugin.core.array_typing import Array, Float, Heads, Int
 from melodi_plugin.core.attention import MASKED_LOGIT, attention_weights, wide_dtype
 from melodi_plugin.core.cell import KeyValues

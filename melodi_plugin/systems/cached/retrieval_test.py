@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from melodi_plugin.config.model import Neighbors
+from melodi_plugin.config.layers import Neighbors
 from melodi_plugin.core.cell import KeyValues
 from melodi_plugin.core.memory import resize
 from melodi_plugin.systems.cached.retrieval import BLOCK, nearest, retrieve

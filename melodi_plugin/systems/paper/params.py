@@ -5,7 +5,8 @@ from typing import Any
 from flax import nnx
 from jax.nn import initializers
 
-from melodi_plugin.config.model import LayerSpec, MelodiConfig
+from melodi_plugin.config.layers import LayerSpec
+from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.core.attention import T5_BUCKETS
 from melodi_plugin.systems.paper.layer import PaperLayer
 from melodi_plugin.systems.params import Axes, TokenMixerParams, kernel_init, new_param, value_of

@@ -5,7 +5,8 @@ from typing import Any, ClassVar, final
 
 import jax.numpy as jnp
 
-from melodi_plugin.config.model import LayerSpec, MelodiConfig
+from melodi_plugin.config.layers import LayerSpec
+from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.core.array_typing import Array, Float, Heads, Rng
 from melodi_plugin.core.attention import gate_heads, split_rng
 from melodi_plugin.core.cell import KeyValues, Row

@@ -5,7 +5,8 @@ from typing import Any
 from flax import nnx
 from jax.nn import initializers
 
-from melodi_plugin.config.model import LayerSpec, MelodiConfig, Recurrence
+from melodi_plugin.config.layers import LayerSpec, Recurrence
+from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.systems.paper.params import PaperLayerParams
 from melodi_plugin.systems.params import kernel_init, new_param, value_of
 from melodi_plugin.systems.recurrent.reader import RecurrentLayer

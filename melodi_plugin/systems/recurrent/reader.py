@@ -9,7 +9,8 @@ from typing import Any, ClassVar, NamedTuple, final
 
 import jax.numpy as jnp
 
-from melodi_plugin.config.model import LayerSpec, MelodiConfig
+from melodi_plugin.config.layers import LayerSpec
+from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.core.array_typing import Array, Float, Heads, Rng, Summary
 from melodi_plugin.core.attention import attend, split_rng, unit_norm
 from melodi_plugin.core.cell import KeyValues, Row

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from melodi_plugin.config.model import MelodiConfig, Recurrence
+from melodi_plugin.config.layers import Recurrence
+from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.core.array_typing import Array, Float, Heads
 from melodi_plugin.core.attention import attend, rms_norm, unit_norm, wide_dtype
 from melodi_plugin.core.cell import KeyValues

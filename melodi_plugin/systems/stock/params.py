@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
 
-from melodi_plugin.config.model import LayerSpec, MelodiConfig
+from melodi_plugin.config.layers import LayerSpec
+from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.core.array_typing import Array, Float
 from melodi_plugin.systems.params import TokenMixerParams, new_param, value_of
 from melodi_plugin.systems.stock.reader import StockLayer

@@ -18,7 +18,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol, final, runtime_checkable
 import jax
 import jax.numpy as jnp
 
-from melodi_plugin.config.model import LayerSpec, MelodiConfig
+from melodi_plugin.config.layers import LayerSpec
+from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.core.array_typing import Array, Bool, Float, Heads, Int, Rng
 from melodi_plugin.core.attention import MASKED_LOGIT, wide_dtype
 from melodi_plugin.core.cell import KeyValues, Row, of_heads
