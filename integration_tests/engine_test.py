@@ -30,12 +30,12 @@ from integration_tests.decoding_models import (
 from melodi_plugin.maxtext import loading
 from melodi_plugin.maxtext.prepared import PreparedModel
 from melodi_plugin.serving.engine import Engine
+from melodi_plugin.testing.cases import broad_but
 
 SLOTS = 4
 MESH = {"ici_fsdp_parallelism": 4, "ici_tensor_parallelism": 2}
 
 
-QUICK = ("melodi", "llama2")
 # The example's memory is a quotient of sums, which makes rounding grow with every window: measured
 # 1e-5 in the first, 4e-4 after six, 6e-3 after eleven.  So its texts are compared up to
 # six windows.
@@ -50,7 +50,7 @@ def registered():
 
 @pytest.fixture(
   scope="module",
-  params=[name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in KEYS],
+  params=broad_but(["melodi"], KEYS, slow=[n for n in KEYS if n not in ("melodi", "llama2")]),
 )
 def model(request):
   return make(request.param)

@@ -93,6 +93,7 @@ def test_evaluation_starts_from_zeros_whatever_the_number_of_rows(config, plain)
   np.testing.assert_allclose(wide, total, rtol=1e-6)
 
 
+@pytest.mark.broad  # of `melodi evaluate` in evaluate_test
 def test_evaluation_carries_memory_from_batch_to_batch(config, plain):
   carried = plain[0][0]
   (reset, _, _), _ = evaluate(initialize(config, melodi_reset_every_window=True))

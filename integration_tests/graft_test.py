@@ -12,6 +12,7 @@ from melodi_plugin.checkpoints import graft
 from melodi_plugin.cli.main import main
 from melodi_plugin.config.parameter_names import is_memory_parameter
 from melodi_plugin.maxtext import weights
+from melodi_plugin.testing.cases import broad_but
 
 EIGHT = {"per_device_batch_size": 1}  # the command uses all devices
 CASES = {
@@ -22,7 +23,7 @@ CASES = {
   "llama2, cache": ("llama2", {"melodi_cache_tokens": 24, "melodi_sink_tokens": 4}),
 }
 each_case = pytest.mark.parametrize(
-  "case", [pytest.param(c, marks=pytest.mark.slow) if "cache" in c else c for c in CASES]
+  "case", broad_but(["llama2", "gemma2"], CASES, slow=["llama2, cache"])
 )
 
 

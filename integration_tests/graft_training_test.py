@@ -118,6 +118,7 @@ def test_warm_start_says_that_memory_starts_anew(keys, stock, capsys):
   assert f"warm start: {stock} holds a stock model; " in capsys.readouterr().err
 
 
+@pytest.mark.broad
 def test_warm_start_equals_the_grafted_checkpoint(keys, run, stock, grafted):
   warm = run(3)
   with running.maxtext_process():
@@ -153,6 +154,7 @@ def test_checkpoint_with_memory_is_loaded_with_its_memory_parameters(keys, folde
 # -- Learning rates --------------------------------------------------------------------------------
 
 
+@pytest.mark.broad  # of one update of each in optimizer_test
 def test_multipliers_and_weight_decay_act_on_the_first_step_of_what_they_are_for(run):
   """Gates stay; the rest of memory goes twice as far and does not decay; stock weights decay.
 
@@ -204,6 +206,7 @@ def only_memory(folder, keys, stock):
   return lambda name, step: running.checkpoint(folder / name / "checkpoints" / str(step))
 
 
+@pytest.mark.broad  # of MELODI in resume_test
 def test_resumed_run_ends_in_the_state_of_the_run_that_never_stopped(only_memory):
   one, other = only_memory("through", 3), only_memory("resumed", 3)
   assert one.keys() == other.keys()
@@ -212,6 +215,7 @@ def test_resumed_run_ends_in_the_state_of_the_run_that_never_stopped(only_memory
     np.testing.assert_array_equal(other[name], leaf, err_msg=name)
 
 
+@pytest.mark.broad  # of one update in optimizer_test
 def test_maxtexts_mask_freezes_the_stock_model_bit_for_bit(only_memory, stock):
   before, after = only_memory("resumed", 1), only_memory("resumed", 3)
   for name, leaf in running.checkpoint(stock.parent).items():

@@ -55,14 +55,17 @@ def write(folder, **keys):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-  """`through`: one process; `moved`: STOP steps in two processes, the rest in one."""
+  """`through`: one process; `moved`: STOP steps in two processes."""
   folder = tmp_path_factory.mktemp("hosts")
-  config = write(folder)
-  train_in_two(config)
-  for run_name in ("moved", "through"):
-    log = folder / f"{run_name}.jsonl"
-    running.train(str(config), f"run_name={run_name}", f"steps={STEPS}", f"metrics_file={log}")
+  train_in_two(write(folder))
+  train_in_one(folder, "through")
   return folder
+
+
+def train_in_one(folder, run_name):
+  log = folder / f"{run_name}.jsonl"
+  keys = (f"run_name={run_name}", f"steps={STEPS}", f"metrics_file={log}")
+  running.train(str(folder / "config.yml"), *keys)
 
 
 def test_two_processes_train_as_one(folder):
@@ -92,7 +95,9 @@ def test_processes_read_rows_of_their_own_that_together_are_all(folder):
   assert sorted(map(int, rows[0] | rows[1])) == list(range(2 * ROWS))
 
 
+@pytest.mark.broad  # of one process that goes on in resume_test
 def test_run_of_two_processes_goes_on_exactly_in_one(folder):
+  train_in_one(folder, "moved")
   through, moved = (running.metrics(folder / f"{name}.jsonl") for name in ("through", "moved"))
   assert [line["step"] for line in moved] == list(range(STOP, STEPS))
   for line, other in zip(moved, through[STOP:], strict=True):

@@ -270,7 +270,7 @@ def test_memory_that_cannot_be_evaluated_is_a_sentence(model, documents, capsys,
   assert words in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("forget", [False, True])
+@pytest.mark.parametrize("forget", [False, pytest.param(True, marks=pytest.mark.broad)])
 def test_answers_of_probes_go_on_from_what_was_read_once(model, forget):
   checkpoint = model.checkpoint(slots=2, scores=True)
   forks = Forks(checkpoint.engine, checkpoint.tokenizer, forget=forget, writes=True)

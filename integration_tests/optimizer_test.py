@@ -105,7 +105,7 @@ def put(trainer: running.Trainer, params: dict[str, jax.Array]) -> None:
 @pytest.mark.parametrize(
   "block, axis",
   [
-    ("melodi", 1),
+    pytest.param("melodi", 1, marks=pytest.mark.broad),  # of one update in adafactor_test
     pytest.param("melodi", 0, marks=pytest.mark.slow),
     pytest.param("llama2", 1, marks=pytest.mark.slow),
     pytest.param("around_llama2", 1, marks=pytest.mark.slow),

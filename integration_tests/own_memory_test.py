@@ -48,6 +48,7 @@ def train(argv):
   running.train(*argv)
 
 
+@pytest.mark.broad  # of MELODI in resume_test
 def test_resumed_run_ends_in_the_very_state_of_the_run_that_never_stopped(words, tmp_path):
   path = training.assert_resumed_equals_uninterrupted([*words, *MESH], tmp_path, train)
   saved = training.checkpoint(path)

@@ -172,7 +172,9 @@ def toys(tmp_path_factory) -> pathlib.Path:
   return site
 
 
-@pytest.mark.parametrize("command", [GIT, PATCH], ids=["git", "patch"])
+@pytest.mark.parametrize(
+  "command", [GIT, pytest.param(PATCH, marks=pytest.mark.broad)], ids=["git", "patch"]
+)
 def test_series_applies_cleanly_and_reverses(tmp_path, command):
   if not shutil.which(command[0]):
     pytest.skip(f"{command[0]} is not installed")

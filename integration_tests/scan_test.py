@@ -207,6 +207,7 @@ def test_remat_policy_reaches_the_cells():
   assert "save_only_these_names" in some and "save_only_these_names" not in full
 
 
+@pytest.mark.broad  # of the schedules in core/schedules/dropout_test
 def test_dropout_trains_and_evaluation_drops_nothing():
   model = build(scan_layers=True, dropout_rate=0.1, enable_dropout=True)
   put_weights(model)
@@ -234,7 +235,9 @@ def test_dropout_trains_and_evaluation_drops_nothing():
   assert abs(kept - first) > 1e-4
 
 
-@pytest.mark.parametrize("memory_dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+  "memory_dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.broad)]
+)
 def test_bfloat16_model_carries_memory_in_its_own_type(memory_dtype):
   model = build(dtype="bfloat16", melodi_memory_dtype=memory_dtype, remat_policy="none")
   put_weights(model)

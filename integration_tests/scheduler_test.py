@@ -19,6 +19,7 @@ from melodi_plugin.serving.snapshots import Snapshots
 from melodi_plugin.testing.slots import ByteTokenizer
 from melodi_plugin.testing.texts import Heard, heard
 
+pytestmark = pytest.mark.broad  # over HTTP in serve_test, over slots without a model in server/
 SLOTS, BUDGET = 3, 100_000_000
 
 

@@ -144,6 +144,7 @@ def test_memory_is_read_once_and_named_by_any_request(model, server):
     choice.text, choice.logprobs.token_logprobs)  # fmt: skip
 
 
+@pytest.mark.broad  # store_kill_test kills the store of sessions, process_test ends a server
 def test_session_goes_on_after_a_kill_and_term_lets_answers_end(model, words, server):
   """The next answer is that of a server that was never killed.  `server` is gone behind this."""
   first, second, third = (random_text(seed, 20) for seed in (11, 12, 13))

@@ -19,15 +19,17 @@ from melodi_plugin.config.parameter_names import is_memory_parameter
 from melodi_plugin.core.cell import Streams
 from melodi_plugin.core.memory import LayerMemory
 from melodi_plugin.core.segments import plan_windows
+from melodi_plugin.testing.cases import broad_but
 
-# Those that differ in kind; `uv run pytest -m slow integration_tests/stock_block_test.py` does all.
-KINDS = ("llama2", "qwen3_moe", "gemma2", "gemma3")
+# One attention, and two of which one has a window; experts and another pattern of layers are broad,
+# and the others, which differ from these in nothing that is probed, are slow.
+KINDS = ("llama2", "gemma2")
+ALIKE = sorted(set(BLOCKS) - {*KINDS, "qwen3_moe", "gemma3"})
 
 
 def each(names):
   """A parameter of tests, of blocks or cases of blocks."""
-  alike = set(BLOCKS) - set(KINDS)
-  return [pytest.param(name, marks=pytest.mark.slow if name in alike else ()) for name in names]
+  return broad_but(KINDS, names, slow=ALIKE)
 
 
 each_block = pytest.mark.parametrize("block", each(BLOCKS))
@@ -174,7 +176,7 @@ def test_keys_of_the_config_hide_memory():
 # -- Scanned and unscanned -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("block", ["llama2", "gemma3"])
+@pytest.mark.parametrize("block", broad_but(["llama2"], ["llama2", "gemma3"]))
 def test_scanned_layers_equal_unscanned_ones(block):
   scanned = models(block)[1]
   params = {}
@@ -283,12 +285,7 @@ def test_reading_in_pieces_equals_one_window(block):
 # -- Gradients -------------------------------------------------------------------------------------
 
 
-QUICK = ("qwen3_moe", "gemma2")
-
-
-@pytest.mark.parametrize(
-  "block", [b if b in QUICK else pytest.param(b, marks=pytest.mark.slow) for b in BLOCKS]
-)
+@pytest.mark.parametrize("block", broad_but(["gemma2"], BLOCKS, slow=["llama2", "gemma3", *ALIKE]))
 def test_every_parameter_of_memory_has_a_finite_gradient(block):
   """Over one segment that remembers the last; llama2 in the trainer is in graft_training_test."""
   model = models(block)[1]

@@ -20,6 +20,7 @@ from melodi_plugin.core.memory import LayerMemory
 from melodi_plugin.systems.table import empty_memory
 from melodi_plugin.testing import baselines, stock
 from melodi_plugin.testing.baselines import block_recurrent, memorizing, transformer_xl
+from melodi_plugin.testing.cases import broad_but
 from melodi_plugin.testing.segments import small_config
 from melodi_plugin.testing.tiny import quick_layers, random_memory
 
@@ -94,18 +95,17 @@ def assert_holds(name, config, layers, sections):
 stacked = functools.partial(stack_layers, dtype=jnp.float64)
 
 
-# One of each kind that is read another way; what the others are is compared with the slow loops by
-# the tests of readers, and by verbs in the slow run.
-QUICK = (
-  *("melodi", "melodi, no summary", "melodi, masked", "xl", "xl, sinks", "dense"),
-  *("dense, reference", "blocked", "feedback", "lstm dual", "stock", "stock, looks positions up"),
-  "stock, all",
-)
+# One of each kind that is read another way is broad or runs by default; what the others are is
+# compared with the slow loops by the tests of readers, and by verbs in the slow run.
+QUICK = ("melodi", "xl, sinks", "dense", "blocked", "feedback", "lstm dual", "stock", "stock, all")
+BROAD = ("melodi, no summary", "melodi, masked", "xl", "dense, reference")
+BROAD += ("stock, looks positions up",)
 
 
 def each(names):
   """A parameter of tests."""
-  return [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in names]
+  known = [name for name in names if name in QUICK]
+  return broad_but(known, names, slow=[name for name in names if name not in (*QUICK, *BROAD)])
 
 
 @pytest.mark.parametrize("name", each(MELODI))
@@ -130,8 +130,11 @@ def test_memory_around_a_stock_block(name):
 
 @pytest.mark.parametrize(
   "name",
-  ["melodi", "feedback", "stock"]
-  + [pytest.param(n, marks=pytest.mark.slow) for n in ("dense", "lstm dual")],
+  broad_but(
+    ["melodi", "stock"],
+    ["melodi", "feedback", "stock", "dense", "lstm dual"],
+    slow=["dense", "lstm dual"],
+  ),
 )
 def test_rows_are_exact_at_every_token(name):
   """Documents of five windows, cut anywhere and at other places in every row, read in two calls."""

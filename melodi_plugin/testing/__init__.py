@@ -2,6 +2,7 @@
 
 Read in this order; each file imports only what stands above it:
 
+  cases       which cases of a test run by default
   slots       an engine and a tokenizer without a model
   http        a service over them, and requests to it without a network
   states      states without a model

@@ -6,6 +6,7 @@ import pytest
 
 from melodi_plugin.conformance.stacks import document_rows, jit, read_rows, stack_layers
 from melodi_plugin.reference import melodi as naive
+from melodi_plugin.testing.cases import broad_but
 from melodi_plugin.testing.segments import value_and_grads
 from melodi_plugin.testing.tiny import assert_close, quick_layers, random_memory, tiny_config
 from melodi_plugin.testing.variants import VARIANTS
@@ -54,12 +55,20 @@ def inputs(name):
 
 
 SCHEDULES = ("layers", "windows")
-# A gradient is another than its value's only where something is masked, cut or computed twice: in
-# these.  The others: uv run pytest -m slow melodi_plugin/core/schedules
-DIFFERENTIATED = ("paper", "empty slots masked")
+# Of each length that a segment can have, and with each part of memory left out; the others are
+# broad.
+QUICK = (
+  "no short-term memory",
+  "no summary",
+  "no increment",
+  "two long-term layers",
+  "queue shorter than segment",
+  "empty slots masked",
+  "one window",
+)
 
 
-@pytest.mark.parametrize("name", [n for n in VARIANTS if n not in DIFFERENTIATED])
+@pytest.mark.parametrize("name", broad_but(QUICK, [n for n in VARIANTS if n != "paper"]))
 def test_schedules_equal_naive(name):
   config, plan, _, arguments = inputs(name)
   truth = jit(slow(config, *plan, arguments[-1].windows))(*arguments)
@@ -67,10 +76,11 @@ def test_schedules_equal_naive(name):
     assert_close(jit(fast(config, schedule))(*arguments, *plan), truth, 1e-9, 1e-9)
 
 
-@pytest.mark.parametrize(
-  "name",
-  [pytest.param(n, marks=() if n in DIFFERENTIATED else pytest.mark.slow) for n in VARIANTS],
-)
+# A gradient is another than its value's only where something is masked, cut or computed twice.
+_UNCUT = [n for n in VARIANTS if n not in ("paper", "empty slots masked")]
+
+
+@pytest.mark.parametrize("name", broad_but(["paper"], VARIANTS, slow=_UNCUT))
 def test_schedules_and_gradients_equal_naive(name):
   config, plan, weights, arguments = inputs(name)
   naive_read = slow(config, *plan, arguments[-1].windows)

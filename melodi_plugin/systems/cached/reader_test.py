@@ -14,6 +14,7 @@ from melodi_plugin.testing.baselines import (
   read,
   transformer_xl,
 )
+from melodi_plugin.testing.cases import broad_but
 from melodi_plugin.testing.checks import (
   assert_equals_naive,
   assert_gradient_stays_in_document,
@@ -50,18 +51,22 @@ CASES = {
   # The official segment is one window.
   "blocked, reference": (memorizing(4, reference_defects=True, **WHOLE, **ALONE), "layers"),
 }
-# One of each kind, and that of a cache in those of queues; those of the others are slow.
-DIFFERENTIATED = ("dense", "blocked", "xl, sinks")
+# One of each kind, and that of a cache in those of queues.
+DIFFERENTIATED = ("dense", "blocked")
+QUICK = ("xl", "xl, longer cache", "xl, sinks", "dense, reference", "exact")
 
 
-@pytest.mark.parametrize("name", [n for n in CASES if n not in DIFFERENTIATED])
+@pytest.mark.parametrize("name", broad_but(QUICK, [n for n in CASES if n not in DIFFERENTIATED]))
 def test_schedules_equal_naive(name):
   config, schedule = CASES[name]
   assert_equals_naive(config, schedule, gradients=False)
 
 
+_BROAD = (*DIFFERENTIATED, "xl, sinks")
+
+
 @pytest.mark.parametrize(
-  "name", [pytest.param(n, marks=() if n in DIFFERENTIATED else pytest.mark.slow) for n in CASES]
+  "name", broad_but(DIFFERENTIATED, CASES, slow=[n for n in CASES if n not in _BROAD])
 )
 def test_schedules_and_gradients_equal_naive(name):
   config, schedule = CASES[name]
@@ -78,7 +83,11 @@ def test_parameters_of_a_longer_queue_read_with_a_shorter_one():
   assert_equals_naive(DENSE, layers=longer)
 
 
-@pytest.mark.parametrize("config", [XL, DENSE, NEAREST], ids=["xl", "dense", "blocked"])
+@pytest.mark.parametrize(
+  "config",
+  [pytest.param(XL, id="xl", marks=pytest.mark.broad), DENSE, NEAREST],
+  ids=["xl", "dense", "blocked"],
+)
 class TestDocuments:
   def test_documents_packed_in_rows_give_what_each_gives_alone(self, config):
     assert_packed_equals_alone(config)
@@ -97,12 +106,14 @@ def test_no_gradient_reaches_the_queue_of_earlier_segments(config):
 
 
 SINKS = Subject(small_config(TRANSFORMER_XL, melodi_cache_tokens=6, melodi_sink_tokens=2))
-QUICK = (segments.segments_can_be_cut_anywhere, segments.documents_begin_without_memory)
+# The others are slow.
+_CHECKS = (segments.segments_can_be_cut_anywhere, segments.documents_begin_without_memory)
+_SLOW = [check for check in suite.checks(SINKS) if check not in _CHECKS]
 
 
 @pytest.mark.parametrize(
   "check",
-  [pytest.param(c, marks=() if c in QUICK else pytest.mark.slow) for c in suite.checks(SINKS)],
+  broad_but(_CHECKS[:1], suite.checks(SINKS), slow=_SLOW),
   ids=lambda check: check.__name__,
 )
 def test_long_cache_with_sinks_conforms(check):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from melodi_plugin.testing.baselines import SEGMENT, batch_of, block_recurrent, memory_of, read
+from melodi_plugin.testing.cases import broad_but
 from melodi_plugin.testing.checks import (
   assert_equals_naive,
   assert_gradient_stays_in_document,
@@ -27,19 +28,16 @@ CASES = {
   "reference": (block_recurrent(num_layers=1, reference_defects=True), "layers"),
   "one window": (block_recurrent(num_layers=1, window_length=SEGMENT), "layers"),
 }
-# Those of the others are slow.
-DIFFERENTIATED = ("lstm dual",)
+OTHERS = [name for name in CASES if name != "lstm dual"]
 
 
-@pytest.mark.parametrize("name", [n for n in CASES if n not in DIFFERENTIATED])
+@pytest.mark.parametrize("name", broad_but(["bias skip", "feedback", "reference"], OTHERS))
 def test_schedules_equal_naive(name):
   config, schedule = CASES[name]
   assert_equals_naive(config, schedule, gradients=False)
 
 
-@pytest.mark.parametrize(
-  "name", [pytest.param(n, marks=() if n in DIFFERENTIATED else pytest.mark.slow) for n in CASES]
-)
+@pytest.mark.parametrize("name", broad_but(["lstm dual"], CASES, slow=OTHERS))
 def test_schedules_and_gradients_equal_naive(name):
   config, schedule = CASES[name]
   assert_equals_naive(config, schedule)

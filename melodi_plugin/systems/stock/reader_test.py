@@ -12,6 +12,7 @@ from melodi_plugin.conformance.stacks import document_rows, jit, read_rows
 from melodi_plugin.core.cell import KeyValues
 from melodi_plugin.core.memory import resize
 from melodi_plugin.systems.stock.reader import grouped_attention
+from melodi_plugin.testing.cases import broad_but
 from melodi_plugin.testing.segments import draw, value_and_grads
 from melodi_plugin.testing.stock import (
   SEGMENT,
@@ -60,7 +61,10 @@ def inputs(config):
   return random_stock_layers(config), x, summary, memory, *document_rows(ROWS, SEGMENT, W)
 
 
-@pytest.mark.parametrize("name", SPECS)
+QUICK = ("both memories", "no short-term memory", "sinks, mixed tokens, a cache and a queue")
+
+
+@pytest.mark.parametrize("name", broad_but(QUICK, SPECS))
 def test_schedules_equal_loops(name):
   config = stock_config(**SPECS[name])
   layers, x, summary, memory, positions, ids = inputs(config)
@@ -85,7 +89,10 @@ def test_gradients_equal_those_of_loops(changes):
     assert_close(found, truth, 1e-6, 1e-6)  # gates and offsets are read in float32
 
 
-@pytest.mark.parametrize("schedule", ["layers", "windows"])
+SCHEDULES = pytest.mark.parametrize("schedule", broad_but(["layers"], ["layers", "windows"]))
+
+
+@SCHEDULES
 def test_block_that_looks_positions_up_gives_the_same(schedule):
   """The fake one subtracts what the cell adds, and never sees a negative index."""
   config = stock_config()
@@ -99,7 +106,7 @@ def test_block_that_looks_positions_up_gives_the_same(schedule):
 # -- Random compression ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("schedule", ["layers", "windows"])
+@SCHEDULES
 def test_queue_of_which_windows_are_hidden_is_a_shorter_queue(schedule):
   """Row by row, of what earlier segments have left as of what this one writes."""
   config, short = stock_config(), stock_config(long_term_windows=1)
