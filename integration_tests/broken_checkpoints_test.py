@@ -13,6 +13,8 @@ from integration_tests.saved_runs import checkpoints, write_config
 from melodi_plugin.checkpoints.verify import verify
 from melodi_plugin.cli.main import main
 from melodi_plugin.data.place import StateMismatch
+from melodi_plugin.data.records import DocumentsError
+from melodi_plugin.data.tokenizer import Tokenizer
 from melodi_plugin.errors import UserError
 
 # What TensorStore has still to say to Orbax, which has gone on with the first error.
@@ -128,6 +130,21 @@ def test_run_whose_place_in_the_documents_is_gone_does_not_start_them_anew_by_it
   assert int(resumed.state["optimizer"]["step"][...]) == LAST + 1
   assert not any(np.asarray(value).any() for value in resumed.memory().values())
   assert not np.asarray(resumed.loader.load_next_batch()["inputs_position"])[:, 0].any()
+
+
+def test_checkpoint_is_not_to_blame_for_a_tokenizer_that_fails(trained, run, monkeypatch):
+  """Or for any other fault of the documents that a run reads again when it goes on."""
+  checked = Tokenizer.checked
+
+  def fail_at_documents(self, ids):
+    if len(ids) > 300:
+      raise ValueError("Tokenizer tokenizer.model gives the id 99 but vocab_size is 64.")
+    return checked(self, ids)
+
+  monkeypatch.setattr(Tokenizer, "checked", fail_at_documents)
+  with pytest.raises(DocumentsError, match="gives the id 99 but vocab_size is 64"):
+    resume(trained, run)
+  assert {path.name for path in run.iterdir()} == {str(BEFORE), str(LAST)}
 
 
 @pytest.mark.slow

@@ -2,10 +2,13 @@
 
 import hashlib
 import json
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
+
+from melodi_plugin.data.records import DocumentsError
 
 Place = dict[str, Any]
 
@@ -28,7 +31,7 @@ _NEWER = ("sizes", "tokenizer", "special_tokens")
 START_ANEW = "set melodi_restart_documents=true to start the documents anew with empty memory"
 
 
-class StateMismatch(ValueError):  # noqa: N818, it is the state that does not match
+class StateMismatch(DocumentsError):  # noqa: N818, it is the state that does not match
   """A saved place in the documents that does not fit this run."""
 
 
@@ -60,10 +63,18 @@ def read_place(folder: epath.Path) -> Place | None:
   """What a checkpoint's folder `iter` holds, one file per process; None if there is none.
 
   Raises:
-    BrokenPlace, ValueError, OSError: if one of them is damaged.
+    BrokenPlace: if one of them is damaged.
+    OSError: if a file cannot be read.
   """
   paths = sorted(folder.glob("process_*.json"))
-  return merge_states(json.loads(path.read_text()) for path in paths) if paths else None
+  return merge_states(map(_read_json, paths)) if paths else None
+
+
+def _read_json(path: epath.Path) -> Any:
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:
+    raise BrokenPlace(f"cannot be read ({error})") from None
 
 
 def mismatch(
@@ -108,7 +119,7 @@ def difference(fingerprints: Sequence[Mapping[str, Any]]) -> str | None:
 def _check_whole(state: Any) -> None:
   try:
     place = {part: dict(state[part]) for part in ("fingerprint", "rows")}
-    rows = [tuple(int(row[name]) for name in ("k", "offset", "tokens")) for row in _values(place)]
+    rows = [_numbers(**row) for row in place["rows"].values()]
   except (TypeError, KeyError, ValueError):
     raise BrokenPlace("is no place in documents") from None
   if state.get("digest", _digest(place)) != _digest(place):
@@ -117,8 +128,10 @@ def _check_whole(state: Any) -> None:
     raise BrokenPlace("has a row beyond the end of its document")
 
 
-def _values(place: Place) -> Iterable[Any]:
-  return place["rows"].values()
+def _numbers(k: int, offset: int, tokens: int, read: str = "") -> tuple[int, int, int]:
+  """The parts of a row's place; raises TypeError if they are others."""
+  del read
+  return operator.index(k), operator.index(offset), operator.index(tokens)
 
 
 def _digest(place: Place) -> str:

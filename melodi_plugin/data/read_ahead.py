@@ -5,13 +5,20 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import (
+  BrokenExecutor,
+  Executor,
+  Future,
+  ProcessPoolExecutor,
+  ThreadPoolExecutor,
+)
 from typing import NamedTuple
 
 import numpy as np
 from grain.sources import RandomAccessDataSource
 
 from melodi_plugin.data.documents import BrokenDocument, Document
+from melodi_plugin.data.records import DocumentsError
 
 Tokenize = Callable[[str], Sequence[int] | np.ndarray]
 
@@ -97,10 +104,31 @@ class ReadAhead:
     )
 
   def request(self, index: int) -> Future:
-    """A future of what `TokenReader` gives for document `index`."""
-    if self._workers.processes:
-      return self._executor.submit(_read, index)
-    return self._executor.submit(self.reader, index)
+    """A future of what `TokenReader` gives for document `index`; `answer` waits for it."""
+    read = _read if self._workers.processes else self.reader
+    try:
+      return self._executor.submit(read, index)
+    except BrokenExecutor as error:
+      failed = Future()
+      failed.set_exception(error)
+      return failed
+
+  def answer(self, future: Future) -> np.ndarray | BrokenDocument:
+    """What `request` has asked for.
+
+    Raises:
+      DocumentsError: if the tokenizer does not fit, or a worker has ended.
+    """
+    try:
+      return future.result()
+    except BrokenExecutor as error:
+      raise DocumentsError(
+        "A process that reads documents has ended by itself, perhaps for want of memory; the same "
+        "command goes on from the last checkpoint, and a lower grain_worker_count takes less "
+        "memory."
+      ) from error
+    except ValueError as error:
+      raise DocumentsError(str(error)) from error
 
   def close(self) -> None:
     """Stops the workers; a later request starts new ones."""

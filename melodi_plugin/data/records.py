@@ -38,7 +38,11 @@ class Fields(NamedTuple):
   others: tuple[str, ...] = ()
 
 
-class BrokenDocument(ValueError):  # noqa: N818 - it is not the program's error
+class DocumentsError(ValueError):
+  """Documents that a run cannot go on with; its message is one sentence."""
+
+
+class BrokenDocument(DocumentsError):  # noqa: N818 - it is not the program's error
   """A document, or a whole file, that cannot be used.
 
   Attributes:

@@ -12,6 +12,7 @@ from melodi_plugin.data.documents import BrokenDocument
 from melodi_plugin.data.order import DocumentOrder
 from melodi_plugin.data.place import START_ANEW, StateMismatch
 from melodi_plugin.data.read_ahead import ReadAhead
+from melodi_plugin.data.records import DocumentsError
 
 # As many broken documents as this, one after another, mean a store that is gone.
 _BROKEN_TOGETHER = 100
@@ -59,29 +60,34 @@ class Row:
 
   def begin(self) -> OpenDocument | None:
     """The row's next document, or None at its end; broken ones are left out, or raised."""
+    while isinstance(found := self._take(), BrokenDocument):
+      self._leave_out(found)
+    self._broken_together = 0
+    return found
+
+  def _take(self) -> OpenDocument | BrokenDocument | None:
+    """The row's next document, also a broken one where those are left out."""
     self._read = None
-    while True:
-      self.look_ahead(1)
-      if not self._coming:
-        return None
-      document, future = self._coming[0]
-      tokens = future.result()
-      if isinstance(tokens, BrokenDocument) and self._on_broken is None:
-        raise tokens  # and again at the next try: nothing is lost
-      self._coming.popleft()
-      self.k += 1
-      if not isinstance(tokens, BrokenDocument):
-        self._broken_together = 0
-        self._read = hashlib.blake2b(digest_size=8)
-        return OpenDocument(document, tokens, 0)
-      self._leave_out(tokens)
+    self.look_ahead(1)
+    if not self._coming:
+      return None
+    document, future = self._coming[0]
+    tokens = self._ahead.answer(future)
+    if isinstance(tokens, BrokenDocument) and self._on_broken is None:
+      raise tokens
+    self._coming.popleft()
+    self.k += 1
+    if isinstance(tokens, BrokenDocument):
+      return tokens
+    self._read = hashlib.blake2b(digest_size=8)
+    return OpenDocument(document, tokens, 0)
 
   def _leave_out(self, broken: BrokenDocument) -> None:
     assert self._on_broken is not None
     self._on_broken(broken)
     self._broken_together += 1
     if self._broken_together >= min(self._order.documents, _BROKEN_TOGETHER):
-      raise ValueError(
+      raise DocumentsError(
         f"{self._broken_together} documents one after another are broken, so the fault is not in "
         f"single documents; the last one: {broken}"
       )
@@ -92,6 +98,16 @@ class Row:
     tokens = self.reading.tokens
     self._read.update(np.asarray(tokens[self.reading.offset : offset], "<i4").tobytes())
     self.reading = None if offset == len(tokens) else self.reading._replace(offset=offset)
+
+  def mark(self) -> tuple[Any, ...]:
+    """What `back_to` needs."""
+    read = self._read.copy() if self._read else None
+    return self.k, self.reading, read, self._broken_together
+
+  def back_to(self, mark: tuple[Any, ...]) -> None:
+    """Takes back what was read since `mark`; documents read ahead are requested anew."""
+    self.k, self.reading, self._read, self._broken_together = mark
+    self._coming.clear()
 
   def state(self) -> dict[str, Any]:
     """The place of the row.
@@ -119,13 +135,13 @@ class Row:
     """
     if not tokens and not read:
       return
-    reading = self.begin()
-    found = 0 if reading is None else len(reading.tokens)
-    if self.k != k or reading is None or (tokens and found != tokens):
+    reading = self._take()
+    found = len(reading.tokens) if isinstance(reading, OpenDocument) else 0
+    if not isinstance(reading, OpenDocument) or (tokens and found != tokens):
       raise self._mismatch(
         k,
         f"had {tokens or 'some'} tokens when the place in the documents was saved, and has "
-        f"{found if self.k == k else 'none'} now",
+        f"{found or 'none'} now",
       )
     self.reading = reading
     self.advance(offset if tokens else found)

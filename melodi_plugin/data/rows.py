@@ -176,10 +176,16 @@ class StickyRowsIterator(grain.DatasetIterator[Batch]):
   def __next__(self) -> Batch:
     self._assert_not_closed()
     batch = self.empty_batch()
-    for row in self._rows:
-      row.look_ahead(1)
-    for index, row in enumerate(self._rows):
-      self._fill(index, row, batch)
+    marks = [row.mark() for row in self._rows]
+    try:
+      for row in self._rows:
+        row.look_ahead(1)
+      for index, row in enumerate(self._rows):
+        self._fill(index, row, batch)
+    except Exception:  # of a document: no row has read of a batch that nobody gets
+      for row, mark in zip(self._rows, marks, strict=True):
+        row.back_to(mark)
+      raise
     if not batch["inputs_segmentation"].any():
       raise StopIteration
     if self.dataset.segments_alone:

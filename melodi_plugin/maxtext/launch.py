@@ -11,8 +11,7 @@ from typing import Any
 import jax
 
 from melodi_plugin.data.corpus.presets import prepare_corpus
-from melodi_plugin.data.documents import BrokenDocument
-from melodi_plugin.data.place import StateMismatch
+from melodi_plugin.data.records import DocumentsError
 from melodi_plugin.errors import Interrupted, Terminated, UserError, user_errors
 from melodi_plugin.maxtext import weights
 from melodi_plugin.maxtext.configs import load_config, read_config
@@ -80,7 +79,7 @@ def _run(config: Any, screen: Screen, lock: Lock | None) -> None:
       f"the loss is not finite after step {session.steps_done}, so the run has ended; lower "
       "learning_rate, or set abort_on_nan_loss=false and abort_on_inf_loss=false to go on."
     ) from end
-  except (BrokenDocument, StateMismatch) as error:
+  except DocumentsError as error:
     raise UserError(str(error)) from error
   if session.stopped_by is not None:
     kind = Terminated if session.stopped_by == signal.SIGTERM else Interrupted

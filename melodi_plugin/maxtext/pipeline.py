@@ -214,9 +214,10 @@ def restore_place(config: Any, iterator: EndTogether, folder: epath.Path) -> boo
     Whether the documents go on; if not, they start anew, and memory has to be empty.
 
   Raises:
+    BrokenPlace: if the saved place is damaged.
     StateMismatch: if there is no saved place, or it does not fit this run, and the config does not
       say that the documents may start anew.
-    BrokenPlace, ValueError, OSError: if the saved place is damaged.
+    DocumentsError: if the document of a row cannot be read now.
   """
   try:
     iterator.local_iterator.set_state(_saved_place(folder))

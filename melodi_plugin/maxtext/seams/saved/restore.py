@@ -77,14 +77,17 @@ def _resume(restore: Any, folder: Any, data_iterator: Any, config: Any) -> Any:
   Raises:
     _Broken: if it cannot be read.
   """
+  from melodi_plugin.data.place import read_place
   from melodi_plugin.maxtext import pipeline
   from melodi_plugin.maxtext.seams.saved import restored_memory
 
   goes_on, remembers = True, is_melodi(config)
-  with _reading("its place in the documents"):
-    if isinstance(data_iterator, pipeline.EndTogether):
-      goes_on = pipeline.restore_place(config, data_iterator, folder / "iter")
-      data_iterator = None  # done
+  if isinstance(data_iterator, pipeline.EndTogether):
+    with _reading("its place in the documents"):
+      read_place(folder / "iter")
+    # From here on a fault is one of the documents, and not of the checkpoint.
+    goes_on = pipeline.restore_place(config, data_iterator, folder / "iter")
+    data_iterator = None  # done
   with _reading("the list of its arrays"):
     queues = remembers and is_counted(config)
     keep = restored_memory.of_checkpoint(folder / "items", goes_on=goes_on, queues=queues)
@@ -98,13 +101,10 @@ def _resume(restore: Any, folder: Any, data_iterator: Any, config: Any) -> Any:
 @contextlib.contextmanager
 def _reading(what: str) -> Iterator[None]:
   """Whatever a library raises because of what it reads becomes `_Broken`."""
-  from melodi_plugin.data.place import BrokenPlace, StateMismatch
-  from melodi_plugin.data.records import BrokenDocument
+  from melodi_plugin.data.place import BrokenPlace
 
   try:
     yield
-  except (StateMismatch, BrokenDocument):
-    raise
   except BrokenPlace as error:
     raise _Broken(f"{what} {error}") from error
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
