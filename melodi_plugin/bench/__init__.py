@@ -2,9 +2,11 @@
 
 Read in this order; each file imports only what stands above it:
 
-  windows  trace, compile, step time and memory against the number of windows
-  decode   time, bytes and programs per token that is written, against what was read
-  waits    what is measured of a server
-  serve    what clients of a server wait for
-  figures  tables and the picture of the last two
+  windows   trace, compile, step time and memory against the number of windows
+  decode    time, bytes and programs per token that is written, against what was read
+  waits     what is measured of a server
+  serve     what clients of a server wait for
+  hlo       a compiled program, read from its text
+  compiled  what a compiled training step costs: memory, products, traffic
+  figures   tables and the picture of what was measured
 """

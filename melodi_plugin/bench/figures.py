@@ -1,4 +1,4 @@
-"""What `decode` and `serve` have measured, as tables and a picture."""
+"""What was measured, as tables and a picture."""
 
 import statistics
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.ticker import FuncFormatter, NullLocator
 
+from melodi_plugin.bench.compiled import Costs
 from melodi_plugin.bench.decode import Point, Stretch
 from melodi_plugin.bench.waits import First, Gaps, Rate
 from melodi_plugin.output.figures import new_figure, png, style
@@ -80,6 +81,45 @@ def picture(curves: dict[str, Sequence[Point]]) -> bytes:
 
 def _short(tokens: float) -> str:
   return f"{tokens / 1024:g}K" if tokens >= 1024 else f"{tokens:g}"
+
+
+def costs_table(models: dict[str, Costs]) -> Table:
+  """One line per model."""
+  header = ("", "arguments", "temporaries", "operations of products", "collectives", "compile s")
+  rows = [
+    [
+      name,
+      with_unit(own.arguments, "B"),
+      with_unit(own.temporaries, "B"),
+      with_unit(own.products),
+      with_unit(sum(each.bytes for each in own.collectives), "B"),
+      f"{own.seconds:,.0f}",
+    ]
+    for name, own in models.items()
+  ]
+  return Table("a chip, a step", header, rows)
+
+
+def collectives_table(models: dict[str, Costs]) -> Table:
+  """One line per model, kind, and turns of the loops around."""
+  header = ("", "kind", "turns of loops", "count", "bytes")
+  rows = [
+    [name, own.kind, " x ".join(map(str, own.loops)), f"{own.count:,}", with_unit(own.bytes, "B")]
+    for name, costs in models.items()
+    for own in costs.collectives
+  ]
+  return Table("collectives", header, rows)
+
+
+def buffers_table(models: dict[str, Costs]) -> Table:
+  """The largest arrays of every type of element, each with what one of them is made by."""
+  header = ("", "array", "bytes", "written by", "of which one is")
+  rows = [
+    [name, own.shape, with_unit(own.bytes, "B"), f"{own.count:,}", own.source]
+    for name, costs in models.items()
+    for own in costs.buffers
+  ]
+  return Table("largest arrays", header, rows)
 
 
 def rates_table(rates: Sequence[Rate]) -> Table:

@@ -313,6 +313,12 @@ def bench_windows(parser: Parser) -> None:
   parser.add_argument("--repeats", default=5, help="steps that are timed (default: 5)", **numbers)
 
 
+def bench_compile(parser: Parser) -> None:
+  """A config, what it is compiled for, and where all numbers go."""
+  parser.add_config(lambda: _described(_COMPILE[:2]))
+  parser.add_argument("--json", metavar="FILE", help="write all numbers there, too")
+
+
 def bench_serve(parser: Parser) -> None:
   """A server, as `melodi serve` is given it, and what is measured of it."""
   parser.add_config(lambda: _described(_SERVE))

@@ -1,4 +1,7 @@
-"""`melodi bench`: how fast a model trains (windows), writes (decode), and answers many (serve)."""
+"""`melodi bench`: how fast a model trains (windows), writes (decode), and answers many (serve).
+
+`bench compile` counts what a training step costs on accelerators that are not here.
+"""
 
 import argparse
 import asyncio
@@ -6,6 +9,7 @@ import json
 import os
 import platform
 import sys
+import time
 from typing import Any
 
 import jax
@@ -13,17 +17,19 @@ import jax.numpy as jnp
 
 from melodi_plugin.bench import decode as decoding
 from melodi_plugin.bench import figures
+from melodi_plugin.bench.compiled import Costs, costs
 from melodi_plugin.bench.windows import BATCH, CONFIG, measure
 from melodi_plugin.config.systems import is_melodi
 from melodi_plugin.cost.accounting import parameters
 from melodi_plugin.errors import UserError, user_errors
 from melodi_plugin.maxtext.configs import load_config
+from melodi_plugin.maxtext.launch import compile_ahead
 from melodi_plugin.maxtext.light import WITHOUT_DOCUMENTS
 from melodi_plugin.maxtext.prepared import PreparedModel
 from melodi_plugin.maxtext.run_log import off_the_screen
 from melodi_plugin.maxtext.stock_decoder import StockDecoder, fresh_params, stock_keys
 from melodi_plugin.output.bars import tokens_bar
-from melodi_plugin.output.files import write_file
+from melodi_plugin.output.files import check_writable, write_file
 from melodi_plugin.output.tables import with_unit
 from melodi_plugin.serving.engine import Engine
 from melodi_plugin.training.progress import quiet_logs
@@ -76,6 +82,34 @@ def _started() -> str:
   device = jax.devices()[0]
   jax.block_until_ready(jax.jit(jnp.sin)(jnp.ones(2)))
   return f"{device.platform} {device.device_kind}, {platform.machine()}, jax {jax.__version__}"
+
+
+def compile_step(options: argparse.Namespace) -> None:
+  """Prints tables, and writes all numbers if they are wanted."""
+  quiet_logs()
+  words = ["", options.config, *options.keys, WITHOUT_DOCUMENTS]
+  config = load_config(words, here=False)
+  if not is_melodi(config):
+    raise UserError(f"decoder_block: {config.decoder_block} has no memory; give a config with one.")
+  if options.json:
+    with user_errors(OSError):
+      check_writable(options.json)
+  found = {figures.MEMORY: _compiled(words)}
+  found[figures.STOCK] = _compiled([*words, *stock_keys(config)])
+  if options.json:
+    text = json.dumps({name: own.as_json() for name, own in found.items()}, indent=2)
+    write_file(options.json, text.encode())
+  print(f"{config.compile_topology}, one chip, one step, {config.max_target_length} tokens a row\n")
+  print(figures.costs_table(found).markdown())
+  print(figures.collectives_table(found).markdown())
+  print(figures.buffers_table(found).markdown(), end="")
+
+
+def _compiled(words: list[str]) -> Costs:
+  began = time.perf_counter()
+  with off_the_screen():
+    step = compile_ahead(words)
+  return costs(step, time.perf_counter() - began)
 
 
 def decode(options: argparse.Namespace) -> None:
@@ -133,7 +167,8 @@ def _stock(
   text = decoding.noise(min(window, tokens // 2), config.vocab_size)
   room = tokens - len(text)
   print(f"stock decoder, {tokens:,} tokens", file=sys.stderr)
-  stock = load_config([*words, *stock_keys(config)])
+  # Of scanned layers MaxText would lay out all weights anew at every token.
+  stock = load_config([*words, *stock_keys(config), "scan_layers=false"])
   with off_the_screen():
     decoder = StockDecoder(stock, text.tolist(), room, fresh_params(stock))
     return decoding.without_memory(decoder, tokens, min(_STOCK_STEPS, room - 1), compiles)

@@ -241,6 +241,14 @@ COMMANDS = (
     arguments.bench_windows,
   ),
   Command(
+    "bench compile",
+    "costs",
+    "Counts memory, products and traffic of a compiled step, and of a stock one.",
+    "melodi bench compile configs/yaml/melodi_150m.yml compile_topology=v5e-16",
+    "bench.compile_step",
+    arguments.bench_compile,
+  ),
+  Command(
     "bench decode",
     "costs",
     "Measures time and bytes of a token against what was read, and a stock one.",

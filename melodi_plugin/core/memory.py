@@ -75,14 +75,20 @@ def rewrite[T](old: T, new: T, writes: Rows) -> T:
 def replay(
   queue: Float[Array, "B M D"], increments: Float[Array, "K B L D"], windows: Windows
 ) -> Float[Array, "B M D"]:
-  """The queue after a segment: every window's reset and push, in order."""
-
-  def step(queue, xs):
-    increment, window = xs
-    queue = reset(window.starts, queue)
-    return rewrite(queue, push(queue, increment), window.writes), None
-
-  return jax.lax.scan(step, queue, (increments, windows))[0]
+  """The queue after a segment: every window's reset and push, but every slot is written once."""
+  count, batch, each, width = increments.shape
+  before = jnp.cumsum(windows.starts, axis=0, dtype=jnp.int32)
+  added = windows.writes & (before == before[-1])  # by the document with which the row ends
+  # The tokens that can be in it, in order: an empty one, the old queue, the added increments.
+  order = jnp.argsort(~added.T, axis=1, stable=True)
+  new = jnp.moveaxis(increments, 0, 1).astype(queue.dtype)
+  new = new[jnp.arange(batch, dtype=jnp.int32)[:, None], order].reshape(batch, count * each, width)
+  tokens = jnp.concatenate([jnp.zeros_like(queue[:, :1]), queue, new], axis=1)
+  old = queue.shape[1]
+  pushed = added.sum(0, dtype=jnp.int32)[:, None] * each
+  place = 1 + pushed + jnp.arange(old, dtype=jnp.int32)[None]
+  emptied = (place <= old) & (before[-1] > 0)[:, None]
+  return jax.vmap(lambda row, at: row[at])(tokens, jnp.where(emptied, 0, place))
 
 
 def settle(old: Memory, new: Memory, windows: Windows) -> Memory:

@@ -14,7 +14,7 @@ import yaml
 
 from melodi_plugin.config.keys import MelodiKeys
 from melodi_plugin.errors import UserError
-from melodi_plugin.maxtext.machine import on_this_machine
+from melodi_plugin.maxtext.machine import every_chip_draws_its_own, on_this_machine
 from melodi_plugin.maxtext.registration import UnsupportedMaxText, register
 from melodi_plugin.maxtext.run_log import off_the_screen
 
@@ -35,6 +35,7 @@ def load_config(argv: Sequence[str], *, here: bool = True) -> Any:
 
 def read_config(argv: Sequence[str], *, here: bool) -> Any:
   """As `load_config`, and what MaxText says goes where it will."""
+  every_chip_draws_its_own()
   atexit.unregister(_collect)  # once, however many configs are read: it looks at every object
   atexit.register(_collect)
   with _config_errors():

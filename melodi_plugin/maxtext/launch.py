@@ -17,6 +17,7 @@ from melodi_plugin.maxtext import weights
 from melodi_plugin.maxtext.configs import load_config, read_config
 from melodi_plugin.maxtext.machine import written
 from melodi_plugin.maxtext.run_log import off_the_screen
+from melodi_plugin.maxtext.seams.seam import replace
 from melodi_plugin.output.lock import Lock, locked
 from melodi_plugin.training.progress import Screen
 
@@ -112,8 +113,12 @@ def _left(config: Any) -> str:
   return f"no step of this run is saved{hint}."
 
 
-def compile_ahead(argv: Sequence[str]) -> None:
-  """Compiles for the topology of the config with MaxText's `train_compile`."""
+def compile_ahead(argv: Sequence[str]) -> Any:
+  """Compiles for the topology of the config with MaxText's `train_compile`.
+
+  Returns:
+    The training step, a `jax.stages.Compiled`.
+  """
   if written(argv, "compile_topology_num_slices") is None:
     argv = [*argv, "compile_topology_num_slices=1"]
   config = load_config(argv, here=False)  # MaxText reads it once more, but says less about errors
@@ -127,4 +132,12 @@ def compile_ahead(argv: Sequence[str]) -> None:
     )
   from maxtext.trainers.pre_train import train_compile  # after registration
 
-  train_compile.main(argv)
+  steps, original = [], train_compile.jit_and_compile
+  undo = replace(
+    train_compile, "jit_and_compile", lambda *a: steps.append(original(*a)) or steps[0]
+  )
+  try:
+    train_compile.main(argv)
+  finally:
+    undo()
+  return steps[0]

@@ -11,6 +11,18 @@ import yaml
 
 # How MaxText's launchers for several processes begin; JAX must not be asked before they have met.
 _GPU_JOB, _CPU_JOB = "JAX_COORDINATOR_IP", "JOB_INDEX"
+_DRAWS = "--xla_tpu_spmd_rng_bit_generator_unsafe"
+
+
+def every_chip_draws_its_own() -> None:
+  """Without this flag every TPU draws dropout's random bits for all rows of the batch.
+
+  MaxText sets it after it has read its config; libtpu reads it when JAX is first asked what there
+  is, which is earlier here.
+  """
+  flags = os.environ.get("LIBTPU_INIT_ARGS", "")
+  if _DRAWS not in flags:
+    os.environ["LIBTPU_INIT_ARGS"] = f"{flags} {_DRAWS}=true".strip()
 
 
 def on_this_machine(argv: Sequence[str]) -> list[str]:

@@ -9,19 +9,22 @@ import numpy as np
 from flax import nnx
 from maxtext.configs import pyconfig
 
+from melodi_plugin.config.settings import as_written
 from melodi_plugin.config.systems import has_base_block
 from melodi_plugin.core.array_typing import Array, Float
 from melodi_plugin.maxtext.loading import new_model
 
 
 def stock_keys(config: Any) -> list[str]:
-  """Keys that make of a model with memory the stock decoder of the same sizes, without memory.
-
-  Its layers are not scanned: at every token MaxText would lay out all weights anew.
-  """
-  keys = ["melodi_base_block=paper", "packing=false", "scan_layers=false"]
+  """Keys that make of a model with memory the stock decoder of the same sizes, without memory."""
+  keys = ["melodi_base_block=paper", "packing=false"]
   if has_base_block(config):
-    return keys
+    # Over the `melodi` of a file; MaxText lets it stand beside model_name only if told so.
+    return [
+      *keys,
+      f"decoder_block={as_written(config.decoder_block)}",
+      "override_model_config=true",
+    ]
   # The paper's layers have a head of keys per head of queries, and two matrices in their network.
   heads = config.num_query_heads
   return [*keys, "decoder_block=llama2", f"base_num_kv_heads={heads}", "mlp_activations=['relu']"]

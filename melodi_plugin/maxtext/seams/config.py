@@ -155,7 +155,8 @@ def _with_keys(base: type, users: tuple[type, ...], blocks: tuple[str, ...]) -> 
 def _check_not_lost(config: Any, pyconfig: Any, argv: Any, kwargs: dict[str, Any]) -> None:
   """MaxText puts the decoder_block of a model_name over that of a file."""
   model = getattr(config, "model_name", "default")
-  if model == "default":
+  said = "decoder_block" in kwargs or any(str(w).startswith("decoder_block=") for w in argv or ())
+  if model == "default" or said:
     return
   path, _ = pyconfig._resolve_or_infer_config(argv, **kwargs)
   block = pyconfig._load_config(path).get("decoder_block")
