@@ -16,6 +16,7 @@ from melodi_plugin.data.place import StateMismatch
 from melodi_plugin.data.records import DocumentsError
 from melodi_plugin.data.tokenizer import Tokenizer
 from melodi_plugin.errors import UserError
+from melodi_plugin.testing.cases import broad_but
 
 # What TensorStore has still to say to Orbax, which has gone on with the first error.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -91,18 +92,13 @@ DAMAGES = {
 }
 
 
-BY_DEFAULT = ("bit of an array", "place cut", "list of arrays cut")
+BROAD = ("place cut", "list of arrays cut")
+SLOW = [name for name in DAMAGES if name not in ("bit of an array", *BROAD)]
 
 
-@pytest.mark.parametrize(
-  "damage",
-  [
-    pytest.param(damage, id=name, marks=[] if name in BY_DEFAULT else pytest.mark.slow)
-    for name, damage in DAMAGES.items()
-  ],
-)
+@pytest.mark.parametrize("damage", broad_but(["bit of an array"], DAMAGES, slow=SLOW))
 def test_run_goes_on_from_the_checkpoint_before_a_damaged_one(trained, run, caplog, damage):
-  damage(run / str(LAST))
+  DAMAGES[damage](run / str(LAST))
   with caplog.at_level("WARNING"):
     resumed = resume(trained, run)
   assert int(resumed.state["optimizer"]["step"][...]) == BEFORE + 1

@@ -25,10 +25,22 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
+import jaxtyping
 import pytest
 from jax._src.lru_cache import LRUCache
 from omegaconf.base import Metadata
 
+# A function that is made inside of another would be wrapped anew with every call: a tenth of the
+# time in which a program is traced.  What it is called with was checked further out.
+_jaxtyped = jaxtyping.jaxtyped
+
+
+def _outermost(*, typechecker):
+  wrap = _jaxtyped(typechecker=typechecker)
+  return lambda own: own if "<locals>" in own.__qualname__ else wrap(own)
+
+
+jaxtyping.jaxtyped = _outermost
 jax.config.update("jax_default_matmul_precision", "highest")
 # MaxText is not written for it: tests that run its code in this process lift it for themselves.
 jax.config.update("jax_numpy_dtype_promotion", "strict")

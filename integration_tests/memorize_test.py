@@ -24,7 +24,7 @@ NEAR = 1e-4
 
 @pytest.fixture(scope="module", name="model")
 def _model(tmp_path_factory):
-  with saved_model.saved_model(tmp_path_factory.mktemp("memorize")) as model:
+  with saved_model.saved_model(tmp_path_factory.mktemp("memorize"), scores=True) as model:
     yield model
 
 
@@ -81,7 +81,7 @@ def test_every_document_is_remembered_as_if_it_were_read_alone(
   """Bit for bit: with fewer than four slots a call reads one row, whatever the others hold."""
   status, said, _ = memorize()
   assert status == 0
-  prompt = model.checkpoint(slots=2, reset=False).tokenizer.prompt
+  prompt = model.tokenizer.prompt
   tokens = sum(len(prompt(path.read_text())) - 1 for path in documents.iterdir())
   assert f"7 documents of {tokens:,} tokens written to {tmp_path}/memories" in said
   assert files(tmp_path).keys() == {f"{name}.txt.memory" for name in LENGTHS}
@@ -221,14 +221,14 @@ def test_evaluation_behind_a_memory_is_that_of_both_texts_in_one(
   memorize()
   memory = (documents / "b.txt").read_text()
   held_out = write(tmp_path / "held_out", {"x": 90, "y": 7, "z": 1300})
-  keys = [f"grain_eval_files={held_out}", "per_device_batch_size=1"]
+  keys = [f"grain_eval_files={held_out}", "per_device_batch_size=2"]
   assert model.run(["evaluate", *keys]) == 0
   path = f"{tmp_path}/memories/b.txt.memory"
   assert model.run(["evaluate", *keys, f"melodi_memory_file={path}"]) == 0
   run = model.folder / "tiny"
   (found,) = report.read_evaluations(str(run / "evaluation_memory_file.json"))
   assert found["memory"] == f"carried on from {path}"
-  tokenizer = model.checkpoint(slots=2).tokenizer
+  tokenizer = model.tokenizer
   before = tokenizer.prompt(memory).tolist()
   for document in found["documents"]:
     ids = tokenizer((held_out / document["id"]).read_text()).tolist()
@@ -247,7 +247,7 @@ def test_evaluation_leaves_out_broken_documents(model, documents, memorize, tmp_
   memorize()
   held_out = write(tmp_path / "held_out", {"x": 90, "y": 20})
   (held_out / "bad.txt").write_bytes(b"\xff")
-  keys = [f"grain_eval_files={held_out}", "per_device_batch_size=1"]
+  keys = [f"grain_eval_files={held_out}", "per_device_batch_size=2"]
   keys += [f"melodi_memory_file={tmp_path}/memories/c.txt.memory"]
   assert model.run(["evaluate", *keys]) == 2
   assert model.run(["evaluate", *keys, "melodi_skip_broken_documents=true"]) == 0
@@ -272,7 +272,7 @@ def test_memory_that_cannot_be_evaluated_is_a_sentence(model, documents, capsys,
 
 @pytest.mark.parametrize("forget", [False, pytest.param(True, marks=pytest.mark.broad)])
 def test_answers_of_probes_go_on_from_what_was_read_once(model, forget):
-  checkpoint = model.checkpoint(slots=2, scores=True)
+  checkpoint = model.checkpoint(slots=2)
   forks = Forks(checkpoint.engine, checkpoint.tokenizer, forget=forget, writes=True)
   text = random_text(7, 5 * WINDOW + 6)
   question = Question(" abc", (" d", " ea"), (" jj ih", " gf"), (0, 40))

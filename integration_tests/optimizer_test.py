@@ -243,8 +243,15 @@ def test_weight_decay_is_for_matrices_and_the_vocabulary(registered):
 MATRICES = ("query", "key", "value", "out", "ffn_in", "ffn_out", "kernel")
 
 
-@pytest.mark.parametrize("scan_layers", [True, False])
-@pytest.mark.parametrize("block", ["melodi", "around_llama2"])
+@pytest.mark.parametrize(
+  "block, scan_layers",
+  [
+    ("melodi", True),
+    pytest.param("melodi", False, marks=pytest.mark.broad),
+    pytest.param("around_llama2", True, marks=pytest.mark.broad),
+    pytest.param("around_llama2", False, marks=pytest.mark.broad),
+  ],
+)
 def test_muon_orthogonalizes_the_matrices_of_every_layer(registered, block, scan_layers):
   own = {"opt_type": "muon", "scan_layers": scan_layers, "adam_weight_decay": 0}
   _, updates = first_update(**BLOCKS[block], **own)

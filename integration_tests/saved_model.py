@@ -44,15 +44,19 @@ PROMPT = random_text(0, 5 * WINDOW + 3)
 class SavedModel:
   """A checkpoint and a config in a folder.
 
+  Args:
+    folder: of both.
+    scores: whether one engine, which can score texts, serves the commands that need no scores, too.
+
   Attributes:
     folder: of both.
     words: the config and the checkpoint, as they follow the verb of a command.
   """
 
-  def __init__(self, folder: pathlib.Path):
+  def __init__(self, folder: pathlib.Path, *, scores: bool = False):
     from melodi_plugin.maxtext import loading
 
-    self.folder = folder
+    self.folder, self._scores = folder, scores
     tokenizer = running.write_tokenizer(folder / "tokenizer.model")
     own = {"tokenizer_path": str(tokenizer), "tokenizer_type": "sentencepiece"}
     own |= {"base_output_directory": str(folder), "grain_worker_count_eval": 0}
@@ -74,6 +78,11 @@ class SavedModel:
   def _config(self) -> Any:
     return self.config()
 
+  @functools.cached_property
+  def tokenizer(self) -> Tokenizer:
+    """That of `checkpoint`, without an engine."""
+    return Tokenizer(self._config)
+
   def run(self, words: Sequence[str]) -> int:
     """Runs a verb with what follows its config, in this process; returns the status."""
     with (
@@ -90,9 +99,9 @@ class SavedModel:
     With one, the fingerprints are its own.
     """
     own = config or self._config
-    key = own.load_parameters_path, slots, scores
+    key = own.load_parameters_path, slots, scores or self._scores
     if key not in self._loaded:
-      self._loaded[key] = Checkpoint(own, slots, scores=scores)
+      self._loaded[key] = Checkpoint(own, slots, scores=key[-1])
     elif reset:
       self._loaded[key].engine.reset()
     if config is None and key in self._own:
@@ -163,10 +172,10 @@ def one_device() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def saved_model(folder: pathlib.Path) -> Iterator[SavedModel]:
+def saved_model(folder: pathlib.Path, *, scores: bool = False) -> Iterator[SavedModel]:
   """A model in a folder, on one device."""
   with running.maxtext_process(), one_device():
-    yield SavedModel(folder)
+    yield SavedModel(folder, scores=scores)
 
 
 def decode_json(

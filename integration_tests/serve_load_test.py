@@ -150,7 +150,7 @@ def add_unheard(server, name: str, ids: list[int], of_text: dict[str, int]) -> i
 
 def test_twenty_kills_lose_no_session(model, words, tmp_path):
   """After each, every session is where its last answer left it, or one that was not heard."""
-  tokenizer = model.checkpoint().tokenizer
+  tokenizer = model.tokenizer
   of_text = {tokenizer.shown(i): i for i in range(tokenizer.vocab_size)}
   words = [*words, f"melodi_serve_folder={tmp_path}/states"]
   talks: dict[str, list[int]] = {name: [] for name in "abc"}
@@ -206,7 +206,7 @@ def test_harness_measures_what_evaluate_measures(model, words, tmp_path):
     ended = subprocess.run(command, env=own, cwd=tmp_path, capture_output=True, text=True)
   assert ended.returncode == 0, ended.stderr[-3000:]
   (samples,) = (tmp_path / "out").rglob("samples_*.jsonl")
-  tokenizer = model.checkpoint().tokenizer
+  tokenizer = model.tokenizer
   found = [json.loads(line) for line in samples.read_text().splitlines()]
   assert len(found) == len(texts)
   for sample in found:

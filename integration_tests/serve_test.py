@@ -34,11 +34,11 @@ def _server(model, words):
 
 
 def ids_of(model, text: str) -> list[int]:
-  return model.checkpoint().tokenizer.prompt(text).tolist()
+  return model.tokenizer.prompt(text).tolist()
 
 
 def behind(model, text: str) -> list[int]:
-  return model.checkpoint().tokenizer.encode(text)
+  return model.tokenizer.encode(text)
 
 
 def complete(server, prompt, **more):
@@ -54,7 +54,7 @@ def complete_until_refused(server) -> None:
 
 def check_greedy(model, before: list[int], choice) -> list[int]:
   """All that was written has the largest logit behind what came before, and its probability."""
-  tokenizer, found = model.checkpoint().tokenizer, choice.logprobs
+  tokenizer, found = model.tokenizer, choice.logprobs
   of_text = {tokenizer.shown(i): i for i in range(tokenizer.vocab_size)}
   written = [of_text[token] for token in found.tokens]
   logprobs, hits = model.logprobs([*before, *written])

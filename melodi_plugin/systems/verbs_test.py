@@ -97,8 +97,8 @@ stacked = functools.partial(stack_layers, dtype=jnp.float64)
 
 # One of each kind that is read another way is broad or runs by default; what the others are is
 # compared with the slow loops by the tests of readers, and by verbs in the slow run.
-QUICK = ("melodi", "xl, sinks", "dense", "blocked", "feedback", "lstm dual", "stock", "stock, all")
-BROAD = ("melodi, no summary", "melodi, masked", "xl", "dense, reference")
+QUICK = ("melodi", "xl, sinks", "dense", "feedback", "lstm dual", "stock, all")
+BROAD = ("melodi, no summary", "melodi, masked", "xl", "dense, reference", "blocked", "stock")
 BROAD += ("stock, looks positions up",)
 
 
@@ -131,7 +131,7 @@ def test_memory_around_a_stock_block(name):
 @pytest.mark.parametrize(
   "name",
   broad_but(
-    ["melodi", "stock"],
+    ["melodi"],
     ["melodi", "feedback", "stock", "dense", "lstm dual"],
     slow=["dense", "lstm dual"],
   ),
