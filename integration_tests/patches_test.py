@@ -20,11 +20,13 @@ PATCH = ("patch", "--strip=1", "--force", "--fuzz=0", "--input")
 # Two plugins of two distributions. `counter` replaces the function that reads the configuration,
 # the last one that the hook can still replace in time.
 TOYS = """
+import functools
 events = []
 
 def count():
   from maxtext.configs import pyconfig
   parse = pyconfig._initialize_pydantic
+  @functools.wraps(parse)
   def recorded(*args, **kwargs):
     events.append("parse")
     return parse(*args, **kwargs)
@@ -39,6 +41,7 @@ def fail():
 """
 
 INITIALIZE = """
+import sys
 from maxtext.configs import pyconfig
 import toys
 assert not toys.events, "importing pyconfig must not load plugins"
@@ -46,6 +49,7 @@ keys = dict(run_name="x", hardware="cpu", skip_jax_distributed_system=True, log_
 pyconfig.initialize([""], base_output_directory="out", **keys)
 pyconfig.initialize_pydantic([""], base_output_directory="out", **keys)
 print(toys.events)
+print(pyconfig.initialize(["", sys.argv[1]]).decoder_block.value)
 """
 
 LOAD = """
@@ -56,12 +60,6 @@ try:
   plugins.load()
 finally:
   print(toys.events)
-"""
-
-READ = """
-import sys
-from maxtext.configs import pyconfig
-print(pyconfig.initialize(["", sys.argv[1]]).decoder_block.value)
 """
 
 TINY = {
@@ -202,12 +200,15 @@ def test_every_patch_is_in_the_series_and_says_why():
     assert fields >= {"Description", "Origin", "Forwarded", "Last-Update", "Expires"}
 
 
-def test_initialize_loads_a_plugin_once_and_before_it_reads_the_configuration(
+def test_initialize_loads_plugins_once_and_before_it_reads_a_config_of_this_one(
   patched, toys, tmp_path
 ):
-  done = run_python(["-c", INITIALIZE], patched, toys, plugins="counter", cwd=tmp_path)
+  config = write_config(tmp_path, MELODI)
+  done = run_python(
+    ["-c", INITIALIZE, config], patched, toys, plugins="counter,melodi", cwd=tmp_path
+  )
   assert done.returncode == 0, done.stderr
-  assert done.stdout.splitlines()[-1] == "['register', 'parse', 'parse']"
+  assert done.stdout.splitlines()[-2:] == ["['register', 'parse', 'parse']", "melodi"]
 
 
 @pytest.mark.parametrize(
@@ -248,13 +249,6 @@ def write_config(folder: pathlib.Path, keys: dict[str, object]) -> str:
   config = folder / "tiny.yml"
   config.write_text("".join(f"{key}: {value}\n" for key, value in (TINY | keys).items()))
   return str(config)
-
-
-def test_patched_maxtext_reads_a_config_of_this_plugin(patched, tmp_path):
-  config = write_config(tmp_path, MELODI)
-  done = run_python(["-c", READ, config], patched, plugins="melodi", cwd=tmp_path)
-  assert done.returncode == 0, done.stderr
-  assert done.stdout.splitlines()[-1] == "melodi"
 
 
 def saved_memory(checkpoint: pathlib.Path) -> set[tuple[str, ...]]:
