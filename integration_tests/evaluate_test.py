@@ -106,6 +106,7 @@ def test_memory_is_carried_and_the_control_forgets_it(carried, control):
   assert later[0] != pytest.approx(later[1], rel=1e-5)
 
 
+@pytest.mark.broad  # of the pictures and tables in report_test
 def test_several_checkpoints_are_read_in_turn_and_the_report_shows_all(trained, carried, capsys):
   with running.maxtext_process():
     path = f"load_parameters_path={trained}/tiny/checkpoints/*/items"

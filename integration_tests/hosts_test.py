@@ -14,6 +14,8 @@ from integration_tests import running
 from integration_tests.saved_runs import EQUAL_LAYERS, checkpoints, write_config
 from melodi_plugin.evaluation.evaluate import evaluate
 
+# One process over eight devices in sharding_test, rows of several in data/, both by default.
+pytestmark = pytest.mark.broad
 STEPS, STOP = 6, 4
 ROWS = 4  # of one process, on its only device; the tests' own process has one on each of eight
 
@@ -95,7 +97,6 @@ def test_processes_read_rows_of_their_own_that_together_are_all(folder):
   assert sorted(map(int, rows[0] | rows[1])) == list(range(2 * ROWS))
 
 
-@pytest.mark.broad  # of one process that goes on in resume_test
 def test_run_of_two_processes_goes_on_exactly_in_one(folder):
   train_in_one(folder, "moved")
   through, moved = (running.metrics(folder / f"{name}.jsonl") for name in ("through", "moved"))

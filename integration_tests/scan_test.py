@@ -201,6 +201,7 @@ def traced(remat: str) -> str:
   return str(reader(model).trace(params, rest, batches()[0]).jaxpr)
 
 
+@pytest.mark.broad
 def test_remat_policy_reaches_the_cells():
   full, none, some = (traced(remat) for remat in ("full", "none", "save_qkv_proj"))
   assert full.count("prevent_cse=") > none.count("prevent_cse=") == 0

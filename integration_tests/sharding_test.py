@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from integration_tests import running
-from integration_tests.saved_runs import LENGTHS
+from integration_tests.saved_runs import EQUAL_LAYERS, LENGTHS
 
 STEPS = 3
 ONE = {"ici_fsdp_parallelism": 1}
@@ -31,7 +31,7 @@ def run(tmp_path_factory):
   def trained(mesh: str):
     with running.maxtext_process():
       devices = jax.devices()[:1] if mesh == "one" else None
-      config = running.melodi_config(**data, **MESHES.get(mesh, ONE))
+      config = running.melodi_config(**data, **EQUAL_LAYERS, **MESHES.get(mesh, ONE))
       assert config.global_batch_size_to_train_on == 8
       trainer = running.Trainer(config, devices)
       start = {name: np.asarray(value) for name, value in trainer.memory().items()}
@@ -66,7 +66,7 @@ def test_memory_is_sharded_over_the_rows_of_the_batch(run, mesh):
   memory = run(mesh)[0].memory()
   assert {name: value.sharding.shard_shape(value.shape) for name, value in memory.items()} == {
     "memory_short": (3, ROWS[mesh], 4, WIDTH[mesh]),
-    "memory_long": (1, ROWS[mesh], 8, WIDTH[mesh]),
+    "memory_long": (3, ROWS[mesh], 8, WIDTH[mesh]),
     "memory_windows": (ROWS[mesh],),
   }
 
@@ -74,8 +74,8 @@ def test_memory_is_sharded_over_the_rows_of_the_batch(run, mesh):
 def test_parameters_are_sharded_over_both_axes(run):
   params = run("fsdp4_tensor2")[0].params()
   shards = {path: leaf.sharding.shard_shape(leaf.shape) for path, leaf in params.items()}
-  assert shards["decoder/layers_0_to_1/query"] == (32 // 4, 2, 32 // 2)
-  assert shards["decoder/layers_2_to_2/ffn_out"] == (64 // 2, 1, 32 // 4)
+  assert shards["decoder/layers_0_to_2/query"] == (32 // 4, 3, 32 // 2)
+  assert shards["decoder/layers_0_to_2/ffn_out"] == (64 // 2, 3, 32 // 4)
   assert shards["decoder/summary_embeddings"] == (4, 32 // 4)
   held = sum(np.prod(shape) for shape in shards.values())
   assert held < 0.25 * sum(leaf.size for leaf in params.values())

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from melodi_plugin.conformance.stacks import document_rows, read_rows, stack_layers
+from melodi_plugin.testing.cases import broad_but
 from melodi_plugin.testing.tiny import assert_close, quick_layers, random_memory, tiny_config
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -25,7 +26,8 @@ CONFIG = tiny_config(
 PACKED = [[-6, 9, 4], [-13, 5], [], []]
 # Row, first token and length of every document of the packed batch.
 PLACES = [(0, 0, 6), (0, 8, 9), (0, 20, 4), (1, 0, 13), (1, 16, 5)]
-SCHEDULES = ["layers", "windows"]
+# That windows give the same as layers, gradients included, is in segment_test.
+each_schedule = pytest.mark.parametrize("schedule", broad_but(["layers"], ["layers", "windows"]))
 
 
 @functools.cache
@@ -104,7 +106,7 @@ def alone(documents):
   return batch
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@each_schedule
 def test_documents_packed_in_rows_give_what_each_gives_alone(schedule):
   _, (y, memory, (layers, x, summary, short, long)) = packed(schedule)
   parts = [([0, 1, 2, 3], alone([0, 1, 2, 3]).read(schedule)), ([4], alone([4]).read(schedule))]
@@ -124,7 +126,7 @@ def test_documents_packed_in_rows_give_what_each_gives_alone(schedule):
   assert_close((layers, summary), (sums[0], sums[2]), 1e-9, 1e-9)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@each_schedule
 @pytest.mark.parametrize("row, document", [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2)])
 def test_gradient_does_not_cross_documents(schedule, row, document):
   batch, _ = packed()
@@ -139,15 +141,15 @@ def test_gradient_does_not_cross_documents(schedule, row, document):
     assert memory[:, row].any() == (document == 1)
 
 
-def test_gradient_reaches_earlier_windows_of_the_document_and_no_later_ones():
+@each_schedule
+def test_gradient_reaches_earlier_windows_of_the_document_and_no_later_ones(schedule):
   batch, _ = packed()
   # Document 1 of row 1 fills windows 0 to 3; look from its third window.
   weights = np.zeros_like(batch.weights)
   weights[1, 2 * W : 3 * W] = batch.weights[1, 2 * W : 3 * W]
-  for schedule in SCHEDULES:
-    x = np.asarray(batch.read(schedule, weights)[2][1])
-    assert (np.abs(x[1, : 3 * W]).max(-1) > 1e-6).all()
-    assert not x[1, 3 * W :].any()
+  x = np.asarray(batch.read(schedule, weights)[2][1])
+  assert (np.abs(x[1, : 3 * W]).max(-1) > 1e-6).all()
+  assert not x[1, 3 * W :].any()
 
 
 def test_memory_that_comes_in_is_a_plain_input():
@@ -160,7 +162,7 @@ def test_memory_that_comes_in_is_a_plain_input():
     assert not memory[:, ~continued].any()
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@each_schedule
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("row, document", [(0, 1), (0, 2), (1, 1)])
 def test_nan_in_a_document_reaches_no_other_document_nor_the_memory(schedule, bad, row, document):
@@ -176,7 +178,7 @@ def test_nan_in_a_document_reaches_no_other_document_nor_the_memory(schedule, ba
   assert_close(after, memory, 0.0, 0.0)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@each_schedule
 def test_nan_in_the_last_document_of_a_row_empties_its_memory(schedule):
   _, (y, memory, _) = packed(schedule)
   batch = Batch(PACKED)
@@ -191,7 +193,7 @@ def test_nan_in_the_last_document_of_a_row_empties_its_memory(schedule):
   assert_close(after.long[:, 1:], memory.long[:, 1:], 0.0, 0.0)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@each_schedule
 def test_nan_memory_of_the_document_before_is_not_seen(schedule):
   batch = Batch([[8, 9], [24], [4], []])
   y, memory, _ = batch.read(schedule)
@@ -202,7 +204,7 @@ def test_nan_memory_of_the_document_before_is_not_seen(schedule):
   assert_close((broken, after), (y, memory), 0.0, 0.0)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@each_schedule
 def test_content_of_padding_changes_nothing_and_has_no_gradient(schedule):
   _, (y, memory, gradients) = packed(schedule)
   batch = Batch(PACKED)
@@ -213,7 +215,7 @@ def test_content_of_padding_changes_nothing_and_has_no_gradient(schedule):
   assert not np.asarray(garbage[2][1])[padding].any()
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@each_schedule
 def test_row_of_padding_keeps_its_memory(schedule):
   batch, (_, memory, _) = packed(schedule)
   assert_close(memory.short[:, 2:], batch.memory.short[:, 2:], 0.0, 0.0)

@@ -61,7 +61,6 @@ QUICK = (
   "no short-term memory",
   "no summary",
   "no increment",
-  "two long-term layers",
   "queue shorter than segment",
   "empty slots masked",
   "one window",

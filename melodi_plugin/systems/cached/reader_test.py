@@ -53,7 +53,7 @@ CASES = {
 }
 # One of each kind, and that of a cache in those of queues.
 DIFFERENTIATED = ("dense", "blocked")
-QUICK = ("xl", "xl, longer cache", "xl, sinks", "dense, reference", "exact")
+QUICK = ("xl", "xl, sinks", "exact")
 
 
 @pytest.mark.parametrize("name", broad_but(QUICK, [n for n in CASES if n not in DIFFERENTIATED]))

@@ -11,6 +11,7 @@ from melodi_plugin.core.cell import Streams
 from melodi_plugin.core.memory import LayerMemory
 from melodi_plugin.core.segments import reset, select_rows
 from melodi_plugin.systems.table import make_cell
+from melodi_plugin.testing.cases import broad_but
 from melodi_plugin.testing.segments import W, draw, inputs, reader, small_config
 from melodi_plugin.testing.tiny import assert_close
 
@@ -36,7 +37,9 @@ def split(config, memory):
   return [LayerMemory(shorts[0], absent), LayerMemory(shorts[1], memory.long[0])]
 
 
-@pytest.mark.parametrize("name", ["paper", "summary differs from short", "no summary"])
+@pytest.mark.parametrize(
+  "name", broad_but(["paper"], ["paper", "summary differs from short", "no summary"])
+)
 def test_one_window_equals_context_and_close(name):
   """Also for u and the update of the topmost layer, which nothing in a stack shows."""
   config = small_config(**SPECS[name])
@@ -128,6 +131,7 @@ def read_by_diagonals(config, layers, x, summary, memory, positions, ids):
   return jnp.where(ids[..., None] > 0, y, 0), after
 
 
+@pytest.mark.broad
 def test_diagonal_walk_needs_no_other_interface():
   """Every layer here has both memories, so all are of one spec."""
   every = (0, 1, 2)

@@ -61,7 +61,7 @@ def inputs(config):
   return random_stock_layers(config), x, summary, memory, *document_rows(ROWS, SEGMENT, W)
 
 
-QUICK = ("both memories", "no short-term memory", "sinks, mixed tokens, a cache and a queue")
+QUICK = ("both memories", "sinks, mixed tokens, a cache and a queue")
 
 
 @pytest.mark.parametrize("name", broad_but(QUICK, SPECS))
