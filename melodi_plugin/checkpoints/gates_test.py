@@ -57,6 +57,18 @@ def test_command_prints_every_step_and_draws(tmp_path, capsys):
   assert (tmp_path / "run" / "gates.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_command_takes_what_a_shell_makes_of_a_pattern(tmp_path, capsys):
+  written = [
+    str(write(tmp_path / "run" / "checkpoints", step, scanned(gate, 0.0)))
+    for step, gate in ((10, 2.0), (2, 4.0))
+  ]
+  assert main(["gates", *written, "--folder", f"{tmp_path}/drawn"]) == 0
+  printed = capsys.readouterr().out
+  assert printed.index("0.0180") < printed.index("0.1192")  # step 2 before step 10
+  assert (tmp_path / "drawn" / "gates.png").exists()
+  assert not (tmp_path / "run" / "gates.png").exists()
+
+
 def test_command_warns_of_gates_that_have_hardly_moved(tmp_path, capsys):
   for step, gate in ((10, 1.99), (2, 2.0)):
     write(tmp_path / "run" / "checkpoints", step, scanned(gate, 0.0))

@@ -146,8 +146,9 @@ def graft(parser: Parser) -> None:
 
 def gates(parser: Parser) -> None:
   """Checkpoints."""
-  parser.add_argument("checkpoints", help="folders <run>/checkpoints/<step>/items, as a pattern")
-  parser.add_argument("folder", nargs="?", help="for the picture (default: RUN)")
+  text = "folders <run>/checkpoints/<step>/items, as a pattern or one by one"
+  parser.add_argument("checkpoints", nargs="+", help=text)
+  parser.add_argument("--folder", help="for the picture (default: RUN of the first)")
 
 
 def verify(parser: Parser) -> None:

@@ -43,8 +43,8 @@ def graft(options: argparse.Namespace) -> None:
 def gates(options: argparse.Namespace) -> None:
   """Do the gates move?  A table and a picture."""
   with user_errors(ValueError, OSError):
-    checkpoints = find_checkpoints(options.checkpoints)
-    series = [gates_of.read_gates(checkpoint) for checkpoint in checkpoints]
+    checkpoints = [path for pattern in options.checkpoints for path in find_checkpoints(pattern)]
+    series = sorted(map(gates_of.read_gates, checkpoints), key=lambda read: read.step)
     folder = options.folder or gates_of.run_folder(checkpoints[0])
     gates_of.show(series)
     write_files(folder, {"gates.png": gates_of.draw(series)})

@@ -43,7 +43,8 @@ class MemoryKeys(BaseModel):
   )
   melodi_long_term_layers: Layers = Field(
     "middle",
-    description="Layers (from 0) that have a long-term queue: 'middle', 'none', '6' or '2,6'.",
+    description="Layers (from 0) that have a long-term queue: 'middle', 'all', 'none', '6' or "
+    "'2,6'.",
   )
   melodi_short_term_layers: Layers = Field(
     "all", description="Layers (from 0) that have short-term memory: 'all', 'none' or '0,3,6'."
