@@ -36,6 +36,7 @@ CASES = [
   ({"melodi_cache_tokens": 8}, "is a key of memory around a stock block"),
   ({"melodi_sink_tokens": 4}, "is a key of stock decoders, of memory around them"),
   ({"melodi_long_term_windows_drawn": "two"}, "must be numbers of windows"),
+  ({"melodi_long_term_layers": "none", "melodi_long_term_windows_drawn": "1"}, "has no queue to"),
   ({"melodi_neighbors": 4}, "is a key of memorizing_transformer"),
   ({"melodi_exact_neighbors": True}, "finds nothing without melodi_neighbors"),
   ({"melodi_recurrent_feedback": True}, "is a key of block_recurrent"),
@@ -114,6 +115,10 @@ AROUND = {"decoder_block": "llama2", "melodi_base_block": "llama2"}
 YARN = {"rope_type": "yarn", "max_position_embeddings": 64, "original_max_position_embeddings": 32}
 AROUND_CASES = [
   ({"melodi_adapter": "own"}, "set load_parameters_path to that"),
+  (
+    {"melodi_short_term_layers": "none", "melodi_cache_tokens": 8},
+    "of the layers of melodi_short_term_layers, and it names none",
+  ),
   ({"melodi_distill_weight": 1, "num_vocab_tiling": 2}, "never makes the logits that"),
   ({"melodi_distill_weight": 1, "max_target_length": 16}, "compares what stands behind the first"),
   ({"melodi_initial_temperature": 6}, "is for attention of our own"),

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from melodi_plugin.config.memory_keys import PAPER
+from melodi_plugin.config.memory_keys import PAPER, Layers
 from melodi_plugin.config.settings import as_written, parse_numbers
 from melodi_plugin.config.systems import (
   BLOCK_RECURRENT,
@@ -29,6 +29,11 @@ def _other_cache(config: Any) -> bool:
   if system_of(config) == MELODI:
     return config.melodi_base_block == PAPER
   return system_of(config) != TRANSFORMER_XL or config.melodi_reference_defects
+
+
+def _no_layer(layers: Layers) -> bool:
+  """Whether a user has written 'none', in any of the ways that it reaches us."""
+  return layers is None or layers in ("", "none")
 
 
 def _can_be_drawn(written: str) -> bool:
@@ -95,6 +100,22 @@ EVERY_BLOCK = (
     ),
     "melodi_long_term_windows_drawn={c.melodi_long_term_windows_drawn} must be numbers of windows, "
     "as in 8,32; change it, or leave it out.",
+  ),
+  Refusal(
+    lambda c: (
+      c.melodi_long_term_windows_drawn
+      and (not c.melodi_long_term_increment or _no_layer(c.melodi_long_term_layers))
+    ),
+    "melodi_long_term_windows_drawn={c.melodi_long_term_windows_drawn} has no queue to draw for: "
+    "melodi_long_term_increment={c.melodi_long_term_increment}, melodi_long_term_layers="
+    "{c.melodi_long_term_layers}; leave it out.",
+  ),
+  Refusal(
+    lambda c: (
+      max(c.melodi_cache_tokens, c.melodi_sink_tokens) > 0 and _no_layer(c.melodi_short_term_layers)
+    ),
+    "melodi_cache_tokens={c.melodi_cache_tokens} and melodi_sink_tokens={c.melodi_sink_tokens} are "
+    "of the layers of melodi_short_term_layers, and it names none; name some, or set both to 0.",
   ),
   Refusal(
     lambda c: c.melodi_adapter and c.melodi_base_block == PAPER,
