@@ -1,8 +1,12 @@
 """What goes wrong by a user's hand, and how a program ends then."""
 
 import contextlib
+import re
 import sys
 from collections.abc import Callable, Iterator
+
+# What XLA says on GPU, TPU (while it compiles) and CPU, whoever passes it on.
+_OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED: [^\n]*((?:Ran o|O)ut of memory[^\n\[]*)")
 
 
 class UserError(Exception):
@@ -39,6 +43,15 @@ def _sentence(error: Exception) -> str:
   return str(error)
 
 
+def _out_of_memory(error: Exception) -> UserError | None:
+  """The sentence for an error that says that a device's memory is too small."""
+  said = _OUT_OF_MEMORY.search(str(error))
+  return said and UserError(
+    f"the device cannot hold this: {said[1].rstrip(' .')}; lower per_device_batch_size or "
+    "max_target_length, or use more devices; `melodi bench compile` says what takes how much."
+  )
+
+
 def exit_status(program: Callable[[], int | None]) -> int:
   """Runs a program; a `UserError` becomes its sentence on standard error, and its status."""
   try:
@@ -52,3 +65,8 @@ def exit_status(program: Callable[[], int | None]) -> int:
   except KeyboardInterrupt:
     print("interrupted.", file=sys.stderr)
     return Interrupted.status
+  except Exception as error:
+    if (sentence := _out_of_memory(error)) is None:
+      raise
+    print(f"error: {sentence}", file=sys.stderr)
+    return sentence.status

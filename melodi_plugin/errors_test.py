@@ -1,0 +1,44 @@
+"""How a program ends."""
+
+import jax.numpy as jnp
+import pytest
+
+from melodi_plugin.errors import exit_status
+
+# As an H100 and the compiler for TPUs say it; MaxText blames its checkpoints for the first.
+GPU = (
+  "Checkpointing failed. RESOURCE_EXHAUSTED: Out of memory while trying to allocate 109.96GiB with "
+  "allocator GPU_0_bfc on device 0. [executable_name='jit_train_step']"
+)
+TPU = (
+  "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. "
+  "Used 20.00G of 15.75G hbm. Exceeded hbm capacity by 4.25G.\n\nTotal hbm usage >= 20.26G"
+)
+
+
+def fail(message: str):
+  def program():
+    raise RuntimeError(message)
+
+  return program
+
+
+@pytest.mark.parametrize(
+  "message, told", [(GPU, "allocate 109.96GiB with"), (TPU, "Used 20.00G of 15.75G hbm")]
+)
+def test_a_device_that_is_too_small_ends_in_a_sentence(message, told, capsys):
+  assert exit_status(fail(message)) == 2
+  said = capsys.readouterr().err
+  assert said.startswith("error: the device cannot hold this: ") and told in said
+  assert said.count("\n") == 1 and "lower per_device_batch_size" in said
+
+
+def test_what_jax_says_here_is_known(capsys):
+  assert exit_status(lambda: jnp.zeros((1 << 30, 1 << 18)).block_until_ready()) == 2
+  assert "Out of memory allocating" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("message", ["RESOURCE_EXHAUSTED: Quota exceeded", "out of memory"])
+def test_other_errors_stay_what_they_are(message):
+  with pytest.raises(RuntimeError, match=message):
+    exit_status(fail(message))
