@@ -301,11 +301,11 @@ def test_sizes_are_not_checked_without_melodi():
 
 def test_bad_config_ends_the_command_with_failure_and_the_sentence(tmp_path, capsys):
   file = running.write_yaml(
-    tmp_path / "bad.yml", **(running.TINY | running.MELODI | {"gradient_accumulation_steps": 2})
+    tmp_path / "bad.yml", **(running.TINY | running.MELODI | {"packing": True})
   )
   assert main(["train", str(file)]) == 2
   last = capsys.readouterr().err.splitlines()[-1]
-  assert "gradient_accumulation_steps=2 deals the rows of a batch out to" in last
+  assert "packing=true packs every row anew" in last
 
 
 def test_every_key_is_described_without_importing_maxtext():

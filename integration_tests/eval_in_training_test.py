@@ -54,15 +54,14 @@ def _config(tmp_path_factory):
   return write_config(folder, **EQUAL_LAYERS, **keys)
 
 
-def test_training_is_bit_identical_with_and_without_evaluation(config):
-  folder = config.parent
+@pytest.mark.parametrize("microbatches", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_training_is_bit_identical_with_and_without_evaluation(config, microbatches):
+  of_both = f"gradient_accumulation_steps={microbatches}", f"steps={STEPS}"
   runs = {"plain": [], "evaluated": ["eval_interval=1", "eval_per_device_batch_size=2"]}
   for name, arguments in runs.items():
-    running.train(str(config), f"run_name={name}", f"steps={STEPS}", *arguments)
-  last = str(STEPS - 1)
-  assert_same_checkpoint(
-    checkpoints(folder, "plain") / last, checkpoints(folder, "evaluated") / last
-  )
+    running.train(str(config), f"run_name={name}_{microbatches}", *of_both, *arguments)
+  one, other = (checkpoints(config.parent, f"{name}_{microbatches}") for name in runs)
+  assert_same_checkpoint(one / str(STEPS - 1), other / str(STEPS - 1))
 
 
 def scored_tokens(folder):
@@ -96,6 +95,14 @@ def test_number_of_rows_is_of_no_consequence_to_evaluation(config, plain):
   (wide, same_weights, fewer), _ = evaluate(initialize(config, eval_per_device_batch_size=2))
   assert weights == same_weights and fewer < batches
   np.testing.assert_allclose(wide, total, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_evaluation_reads_its_rows_at_once_whatever_the_number_of_microbatches(config, plain):
+  (total, weights, batches), again = evaluate(initialize(config, gradient_accumulation_steps=2))
+  assert again == (total, weights, batches)
+  assert (weights, batches) == plain[0][1:]
+  np.testing.assert_allclose(total, plain[0][0], rtol=1e-6)
 
 
 @pytest.mark.broad  # of `melodi evaluate` in evaluate_test

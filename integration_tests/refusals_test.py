@@ -74,7 +74,10 @@ CASES = [
     | EMERGENCY,
     "emergency and multi-tier checkpoints do not save",
   ),
-  ({"gradient_accumulation_steps": 2}, "deals the rows of a batch out to microbatches"),
+  (
+    {"gradient_accumulation_steps": 2, "use_tunix_gradient_accumulation": True},
+    "takes a mean of the means of microbatches",
+  ),
   (
     {"eval_interval": 2, "compiled_trainstep_file": "step.pickle"},
     "compiled_trainstep_file holds none",

@@ -42,6 +42,7 @@ CHANGED = {
   ("maxtext.utils.model_creation_utils", "from_pretrained"),
   ("maxtext.trainers.pre_train.train", "loss_fn"),
   ("maxtext.trainers.pre_train.train", "train_step"),
+  ("maxtext.trainers.pre_train.train", "gradient_accumulation_loss_and_grad"),
   ("maxtext.utils.train_utils", "jit_eval_step"),
   ("MetricLogger", "record_train_metrics"),
   ("AttentionOp", "generate_attention_mask"),
@@ -264,6 +265,16 @@ def other_flops(patch: pytest.MonkeyPatch) -> None:
   patch.setattr("maxtext.common.metric_logger.maxtext_utils", types.SimpleNamespace())
 
 
+def other_microbatches(patch: pytest.MonkeyPatch) -> None:
+  """A microbatch has other rows."""
+
+  def accumulate(_loss_fn, config, model, params, params_shardings, data, dropout_rng):
+    pass
+
+  name = "gradient_accumulation_loss_and_grad"
+  patch.setattr(f"maxtext.trainers.pre_train.train.{name}", accumulate)
+
+
 def other_stubs(fields: dict[str, Any]) -> Callable[[pytest.MonkeyPatch], None]:
   """What stands in for JetStream's API has other fields."""
   stubs = (None, types.SimpleNamespace(**fields), None, None, None)
@@ -391,6 +402,11 @@ BROKEN = {
   "trainers.pre_train.train.train_step": [
     gone("trainers.pre_train.train", "train_step"),
     other("trainers.pre_train.train", "train_step"),
+  ],
+  "trainers.pre_train.train.gradient_accumulation_loss_and_grad": [
+    gone("trainers.pre_train.train", "gradient_accumulation_loss_and_grad"),
+    other("trainers.pre_train.train", "gradient_accumulation_loss_and_grad"),
+    other_microbatches,
   ],
   "utils.train_utils.jit_eval_step": [
     gone("utils.train_utils", "jit_eval_step"),

@@ -117,9 +117,10 @@ def test_other_number_of_rows_needs_a_key_and_then_starts_with_empty_memory(fold
     jax.config.update("jax_default_prng_impl", "unsafe_rbg")  # as MaxText's trainer does
     with pytest.raises(StateMismatch) as error:
       trainer()
-    assert "rows in the batch (per_device_batch_size times devices) (8) than" in str(error.value)
-    assert "this run has (16)" in str(error.value)
-    assert "set melodi_restart_documents=true" in str(error.value)
+    said = str(error.value)
+    assert "rows in the batch (per_device_batch_size times gradient_accumulation_steps" in said
+    assert "times devices) (8) than this run has (16)" in said
+    assert "set melodi_restart_documents=true" in said
     with caplog.at_level(logging.WARNING):
       resumed = trainer(melodi_restart_documents=True)
     memory, params = resumed.memory(), resumed.params()

@@ -74,16 +74,17 @@ def test_parameters_are_those_of_the_model(name):
 def test_maxtext_reports_our_flops(name, capsys):
   from maxtext.common import metric_logger
 
-  config = running.initialize(**CASES[name] | dict(per_device_batch_size=2))
+  rows = dict(per_device_batch_size=2, gradient_accumulation_steps=3)
+  config = running.initialize(**CASES[name] | rows)
   work = model_work(MelodiConfig.from_maxtext(config), 64, config.vocab_size)
   total, weights, attention = metric_logger.maxtext_utils.calculate_tflops_training_per_device(
     config
   )
-  assert total * 1e12 == pytest.approx(2 * work.all.training)
-  assert weights * 1e12 == pytest.approx(2 * work.weights.training)
-  assert attention * 1e12 == pytest.approx(2 * work.attention.training)
+  assert total * 1e12 == pytest.approx(6 * work.all.training)
+  assert weights * 1e12 == pytest.approx(6 * work.weights.training)
+  assert attention * 1e12 == pytest.approx(6 * work.attention.training)
   assert "Total TFLOPs" in capsys.readouterr().out
-  assert sizes(config).training_flops_per_token * 128 == pytest.approx(2 * work.all.training)
+  assert sizes(config).training_flops_per_token * 64 == pytest.approx(work.all.training)
 
 
 @pytest.mark.parametrize("name", ["melodi", "memory around llama2", "a cache around llama2"])
@@ -100,6 +101,17 @@ def test_forward_products_of_the_whole_model_are_those_of_the_traced_program(nam
   found = counted(forward, (state, tokens, positions)) / 8
   ours = sizes(config).training_flops_per_token * 64 / 3
   assert ours == pytest.approx(found, rel=0.02)
+
+
+def test_microbatches_around_a_stock_block_are_counted():
+  from maxtext.common import metric_logger
+
+  count = metric_logger.maxtext_utils.calculate_tflops_training_per_device
+  one, two = (
+    count(running.initialize(**CASES["memory around llama2"], gradient_accumulation_steps=number))
+    for number in (1, 2)
+  )
+  assert two == pytest.approx(tuple(2 * part for part in one))
 
 
 def test_teacher_of_a_distillation_is_one_more_forward_pass_of_the_stock_model():

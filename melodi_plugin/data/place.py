@@ -14,7 +14,8 @@ Place = dict[str, Any]
 
 # What the parts of a fingerprint are called where a user sets them.
 _SET_BY = {
-  "rows": "rows in the batch (per_device_batch_size times devices)",
+  "rows": "rows in the batch (per_device_batch_size times gradient_accumulation_steps times "
+  "devices)",
   "window_length": "melodi_window_length",
   "shuffle": "enable_data_shuffling",
   "seed": "data_shuffle_seed",

@@ -54,7 +54,12 @@ def _others(log: Float[Array, "*B n"]) -> Float[Array, "*B 1"]:
   return jnp.log(jnp.maximum(1 - jnp.exp(log).sum(-1, keepdims=True), _LEAST))
 
 
-def mean_where(values: Float[Array, "B T"], where: Bool[Array, "B T"]) -> Float[Array, ""]:
-  """The mean of the values where a flag is set; 0 if it is set nowhere."""
-  count = where.sum(dtype=values.dtype)
+def mean_where(
+  values: Float[Array, "B T"], where: Bool[Array, "B T"], count: Float[Array, ""] | None = None
+) -> Float[Array, ""]:
+  """The mean of the values where a flag is set; 0 if it is set nowhere.
+
+  With `count` their sum by that.
+  """
+  count = where.sum(dtype=values.dtype) if count is None else count
   return jnp.where(where, values, 0).sum() / jnp.maximum(count, 1)

@@ -6,6 +6,7 @@ Read in this order; each file imports only what stands above it:
   apart           what MaxText's own layers do otherwise in rows of documents
   teacher         the same weights with full attention, to learn from
   drawn           how much of their queues the rows of a training step see
+  microbatch      the rows of a microbatch
   state           memory as state of a model
   cache           rows in the middle of their windows, as state of MaxText's engine
   base            what our decoders share

@@ -28,7 +28,9 @@ from melodi_plugin.core.schedules.segment import read_segment
 from melodi_plugin.core.stack import Section
 from melodi_plugin.maxtext.decoders.cache import CachedRows
 from melodi_plugin.maxtext.decoders.drawn import HIDDEN
+from melodi_plugin.maxtext.decoders.microbatch import MICROBATCH, part, with_part
 from melodi_plugin.maxtext.decoders.state import (
+  ROWS,
   MelodiMemory,
   by_name,
   empty_variables,
@@ -67,7 +69,7 @@ class MelodiDecoder(NNXDecoder):
       self._init_rows()
 
   def _init_memory(self) -> None:
-    batch, _ = max_utils.get_batch_seq_len_for_mode(self.config, self.model_mode)
+    batch = self.config.global_batch_size_to_train_on  # of all microbatches
     axes = memory_axes(self.melodi)
     dtype = self.config.melodi_memory_dtype
     for name, array in empty_variables(self.melodi, batch, dtype).items():
@@ -113,15 +115,18 @@ class MelodiDecoder(NNXDecoder):
 
   def memory(self, batch: int) -> Memory:
     """The memory of `batch` rows, before this segment."""
+    axes, number = memory_axes(self.melodi), self._given(MICROBATCH)
 
     def kept(name: str, empty: jax.Array) -> jax.Array:
       variable = getattr(self, name, None)
       array = empty if variable is None else variable[...]
+      if variable is not None and number is not None:
+        array = part(array, batch, axes[name].index(ROWS), number)
       if array.shape != empty.shape:
         raise ValueError(
           f"a batch of {batch} rows cannot use the memory of {self.memory_windows.shape[0]} rows: "
-          "memory belongs to the rows of the training batch, so keep per_device_batch_size and the "
-          "number of devices."
+          "memory belongs to the rows of the training batch, so keep per_device_batch_size times "
+          "gradient_accumulation_steps times the number of devices."
         )
       return array
 
@@ -130,11 +135,18 @@ class MelodiDecoder(NNXDecoder):
 
   def keep(self, memory: Memory) -> None:
     """Stores the memory after this segment."""
-    axes = memory_axes(self.melodi)
+    axes, number = memory_axes(self.melodi), self._given(MICROBATCH)
     for name, array in by_name(memory).items():
       variable = getattr(self, name, None)
       if variable is not None:
+        if number is not None:
+          array = with_part(variable[...], array, axes[name].index(ROWS), number)
         variable[...] = self.shard(array, axes[name])
+
+  def _given(self, name: str) -> jax.Array | None:
+    """What the loss of a training step has left here for this call."""
+    variable = getattr(self, name, None)
+    return None if variable is None else variable[...]
 
   def shard(self, array: jax.Array, axes: tuple[str | None, ...]) -> Any:
     """MaxText's sharding of an array with these logical axes."""
@@ -171,7 +183,7 @@ class MelodiDecoder(NNXDecoder):
       positions,
       segment_ids,
       reset_every_window=config.melodi_reset_every_window,
-      hidden=None if (drawn := getattr(self, HIDDEN, None)) is None else drawn[...],
+      hidden=self._given(HIDDEN),
       schedule=config.melodi_schedule,
       rng=None if dropout_rngs is None else dropout_rngs.dropout(),
       remat=self._remat,

@@ -16,6 +16,7 @@ from melodi_plugin.core import stack
 from melodi_plugin.systems.table import empty_memory, stored
 
 Axes = tuple[str | None, ...]
+ROWS = "activation_batch"  # the axis of the rows of a batch
 
 
 class MelodiMemory(nnx.BatchStat):
@@ -42,9 +43,8 @@ def with_names[T](tree: T, replace: Callable[[str, Any], Any]) -> T:
 def memory_axes(config: MelodiConfig) -> dict[str, Axes]:
   """The logical axes of every variable."""
   arrays = by_name(stack.stored(stored(config)))
-  rows = "activation_batch"
-  axes: dict[str, Axes] = {name: (None, rows, *leaf.axes[1:]) for name, leaf in arrays.items()}
-  axes["memory_windows"] = (rows,)
+  axes: dict[str, Axes] = {name: (None, ROWS, *leaf.axes[1:]) for name, leaf in arrays.items()}
+  axes["memory_windows"] = (ROWS,)
   return axes
 
 

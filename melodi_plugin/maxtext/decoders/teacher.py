@@ -5,7 +5,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from melodi_plugin.core.array_typing import Array, Float
+from melodi_plugin.core.array_typing import Array, Bool, Float
 from melodi_plugin.training.distillation import (
   counted,
   divergence,
@@ -17,21 +17,31 @@ STUDENT = "student_logits"  # where a decoder leaves them for the loss
 
 
 def distill(
-  model: Any, config: Any, batch: dict[str, Array], student: Float[Array, "B T V"]
+  model: Any,
+  config: Any,
+  batch: dict[str, Array],
+  student: Float[Array, "B T V"],
+  count: Float[Array, ""] | None = None,
 ) -> Float[Array, ""]:
-  """The divergence of a batch in nats: its mean over the tokens that count.
+  """The divergence of a batch in nats: its mean over the tokens that are compared.
 
   Args:
     model: MaxText's model with memory around its layers; it is not changed.
     config: MaxText's.
     batch: MaxText's arrays (B, T).
     student: the logits of the model with memory.
+    count: what the sum is divided by, if not by the number of those tokens.
   """
-  ids = batch["inputs_segmentation"]
-  teacher = _teacher_logits(model, batch["inputs"], ids)
+  teacher = _teacher_logits(model, batch["inputs"], batch["inputs_segmentation"])
   settings = config.melodi_distill_temperature, config.melodi_distill_top_k
-  where = counted(ids, batch["targets_segmentation"], config.melodi_window_length)
-  return mean_where(divergence(student, teacher, *settings), where)
+  where = compared(config, batch)
+  return mean_where(divergence(student, teacher, *settings), where, count)
+
+
+def compared(config: Any, batch: dict[str, Array]) -> Bool[Array, "B T"]:
+  """The tokens of a batch where student and teacher are compared."""
+  ids, targets = batch["inputs_segmentation"], batch["targets_segmentation"]
+  return counted(ids, targets, config.melodi_window_length)
 
 
 def _teacher_logits(model: Any, tokens: Array, segment_ids: Array) -> Float[Array, "B T V"]:

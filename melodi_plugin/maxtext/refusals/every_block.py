@@ -165,9 +165,9 @@ EVERY_BLOCK = (
     "order; set it to false.",
   ),
   Refusal(
-    lambda c: c.gradient_accumulation_steps > 1,
-    "gradient_accumulation_steps={c.gradient_accumulation_steps} deals the rows of a batch out to "
-    "microbatches that share one memory; set it to 1 and lower per_device_batch_size instead.",
+    lambda c: c.gradient_accumulation_steps > 1 and c.use_tunix_gradient_accumulation,
+    "use_tunix_gradient_accumulation=true takes a mean of the means of microbatches, which differ "
+    "in how many tokens they hold where documents end; set it to false.",
   ),
   Refusal(
     lambda c: c.eval_interval > 0 and c.compiled_trainstep_file,

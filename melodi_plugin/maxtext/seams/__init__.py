@@ -14,7 +14,7 @@ Read in this order; each file imports only what stands above it:
   saved/           what a checkpoint holds, and how a run goes on from it
   weights          stock weights in a model with memory
   optimizer        the paper's optimizer and learning rate, and those of what memory adds
-  loss             distillation from full attention
+  loss             microbatches, random compression, distillation from full attention
   flops            the products behind TFLOP/s
   logs             what is logged of a step
   engine           what MaxText's engine loads, and what it returns of a step

@@ -31,7 +31,7 @@ def apply_flops() -> Undo:
       if log:
         print(f"Operations of decoder_block: {config.decoder_block.value} are not counted.")
       return math.nan, math.nan, math.nan
-    rows = config.per_device_batch_size
+    rows = config.per_device_batch_size * config.gradient_accumulation_steps
     stock = TrainingFlops(0.0, 0.0)
     if has_base_block(config):
       stock = TrainingFlops(*(part * 1e12 / rows for part in original(config, log=False)[1:]))

@@ -65,6 +65,11 @@ SEAMS = (
   ),
   Seam("trainers.pre_train.train.loss_fn", loss.probe_loss, loss.apply_loss),
   Seam("trainers.pre_train.train.train_step", loss.probe_step, loss.apply_step),
+  Seam(
+    "trainers.pre_train.train.gradient_accumulation_loss_and_grad",
+    loss.probe_accumulation,
+    loss.apply_accumulation,
+  ),
   Seam("common.metric_logger.MetricLogger", logs.probe_metrics, logs.apply_metrics),
   Seam("common.gcloud_stub._jetstream_stubs", engine.probe_results, engine.apply_results),
   Seam(
