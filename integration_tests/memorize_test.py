@@ -20,6 +20,7 @@ from melodi_plugin.evaluation.probes.suites.questions import Question, Sample
 
 LENGTHS = {"a": 40, "b": 700, "c": 7, "d": 1100, "e": 150, "f": 5 * WINDOW - 1, "g": 1}
 NEAR = 1e-4
+TWO_ROWS = "per_device_batch_size=0.25"  # of eight devices, as MaxText counts
 
 
 @pytest.fixture(scope="module", name="model")
@@ -221,7 +222,7 @@ def test_evaluation_behind_a_memory_is_that_of_both_texts_in_one(
   memorize()
   memory = (documents / "b.txt").read_text()
   held_out = write(tmp_path / "held_out", {"x": 90, "y": 7, "z": 1300})
-  keys = [f"grain_eval_files={held_out}", "per_device_batch_size=2"]
+  keys = [f"grain_eval_files={held_out}", TWO_ROWS]
   assert model.run(["evaluate", *keys]) == 0
   path = f"{tmp_path}/memories/b.txt.memory"
   assert model.run(["evaluate", *keys, f"melodi_memory_file={path}"]) == 0
@@ -247,7 +248,7 @@ def test_evaluation_leaves_out_broken_documents(model, documents, memorize, tmp_
   memorize()
   held_out = write(tmp_path / "held_out", {"x": 90, "y": 20})
   (held_out / "bad.txt").write_bytes(b"\xff")
-  keys = [f"grain_eval_files={held_out}", "per_device_batch_size=2"]
+  keys = [f"grain_eval_files={held_out}", TWO_ROWS]
   keys += [f"melodi_memory_file={tmp_path}/memories/c.txt.memory"]
   assert model.run(["evaluate", *keys]) == 2
   assert model.run(["evaluate", *keys, "melodi_skip_broken_documents=true"]) == 0

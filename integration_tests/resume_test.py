@@ -87,7 +87,12 @@ def test_loaded_parameters_start_with_empty_memory(folder):
 
 
 @pytest.mark.parametrize(
-  "windows, trains", [(2, False), (8, False), pytest.param(8, True, marks=pytest.mark.slow)]
+  "windows, trains",
+  [
+    pytest.param(2, False, marks=pytest.mark.broad),
+    (8, False),
+    pytest.param(8, True, marks=pytest.mark.slow),
+  ],
 )
 def test_queue_of_another_length_keeps_its_newest_tokens(folder, windows, trains):
   keys = {"run_name": "through", "steps": STEPS + 1, "melodi_long_term_windows": windows}

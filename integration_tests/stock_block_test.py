@@ -240,7 +240,7 @@ def test_tapped_keys_and_values_are_those_that_the_block_makes(block):
       np.testing.assert_allclose(other, one[:, :SHORT], atol=1e-6)
 
 
-@each_block
+@pytest.mark.parametrize("block", broad_but(["llama2"], BLOCKS, slow=ALIKE))
 def test_reading_in_pieces_equals_one_window(block):
   """For x, u and the update, with both memories not empty and a short second row."""
   section, layer = section_with_queue(block)

@@ -69,6 +69,7 @@ def test_dropout_differs_between_windows_and_rows():
   assert len(np.unique(windows, axis=0)) == 15
 
 
+@pytest.mark.broad  # without dropout through MaxText in scan_test
 def test_checkpointed_cells_have_the_same_gradients():
   config = small_config(num_layers=1, short_term_layers=(0,), long_term_layers=(), dropout_rate=0.2)
   layers, x, summary, memory, positions, ids = inputs(config)

@@ -184,6 +184,7 @@ def test_documents_packed_in_a_row_give_what_each_gives_alone():
   assert_close(last(after, 0), last(alone_after, 1), 1e-12, 1e-12)
 
 
+@pytest.mark.broad  # without gradients around real blocks in stock_block_test
 def test_memory_that_is_hidden_has_finite_gradients_and_no_say():
   config = stock_config()
   layers, x, summary, memory, positions, ids = inputs(config)
