@@ -77,3 +77,11 @@ def float64():
   """Float64 for a test: rounding in float32 is as large as a wrong term may be."""
   with jax.enable_x64(True):
     yield
+
+
+def pytest_collection_modifyitems(items):
+  """A test is of one kind: CI runs what is broad, and would run what is slow, too."""
+  both = [
+    item.nodeid for item in items if {"broad", "slow"} <= {m.name for m in item.iter_markers()}
+  ]
+  assert not both, f"broad and slow at once: {both}"

@@ -14,8 +14,8 @@ from integration_tests import running
 from integration_tests.saved_runs import EQUAL_LAYERS, checkpoints, write_config
 from melodi_plugin.evaluation.evaluate import evaluate
 
-# One process over eight devices in sharding_test, rows of several in data/, both by default.
-pytestmark = pytest.mark.broad
+# By default one process is spread over eight devices in sharding_test, and rows of several are in
+# data/any_rows_test.
 STEPS, STOP = 6, 4
 ROWS = 4  # of one process, on its only device; the tests' own process has one on each of eight
 
@@ -70,6 +70,7 @@ def train_in_one(folder, run_name):
   running.train(str(folder / "config.yml"), *keys)
 
 
+@pytest.mark.broad
 def test_two_processes_train_as_one(folder):
   log = (checkpoints(folder, "moved").parent / "log.txt").read_text()
   found = re.findall(r"completed step: (\d+), .* total_weights: (\d+), loss: (\S+),", log)
@@ -88,6 +89,7 @@ def test_two_processes_train_as_one(folder):
       np.testing.assert_allclose(two[name], array, rtol=1e-4, atol=2e-6, err_msg=name)
 
 
+@pytest.mark.broad
 def test_processes_read_rows_of_their_own_that_together_are_all(folder):
   saved = checkpoints(folder, "moved") / str(STOP - 1) / "iter"
   rows = [
@@ -97,6 +99,7 @@ def test_processes_read_rows_of_their_own_that_together_are_all(folder):
   assert sorted(map(int, rows[0] | rows[1])) == list(range(2 * ROWS))
 
 
+@pytest.mark.broad
 def test_run_of_two_processes_goes_on_exactly_in_one(folder):
   train_in_one(folder, "moved")
   through, moved = (running.metrics(folder / f"{name}.jsonl") for name in ("through", "moved"))

@@ -19,7 +19,7 @@ from melodi_plugin.serving.snapshots import Snapshots
 from melodi_plugin.testing.slots import ByteTokenizer
 from melodi_plugin.testing.texts import Heard, heard
 
-pytestmark = pytest.mark.broad  # over HTTP in serve_test, over slots without a model in server/
+# By default over HTTP in serve_test, and over slots without a model in server/scheduler_test.
 SLOTS, BUDGET = 3, 100_000_000
 
 
@@ -72,6 +72,7 @@ def assert_same(text: Heard, other: Heard) -> None:
     np.testing.assert_array_equal(own, expected)
 
 
+@pytest.mark.broad
 def test_twelve_texts_on_three_slots_are_those_of_each_alone(engine):
   for text, alone in write_twelve(engine):
     assert_same(text, alone)
@@ -110,6 +111,7 @@ def write_twelve(engine: Engine) -> Iterator[tuple[Heard, Heard]]:
     yield text, alone
 
 
+@pytest.mark.broad
 def test_choices_of_one_prompt_are_those_of_each_alone(engine):
   first = heard(document(3, 50).tolist(), 12, seed=1)
   texts = [first, *(heard(first.prompt, 12, seed=seed) for seed in (2, 3, 0))]
@@ -122,6 +124,7 @@ def test_choices_of_one_prompt_are_those_of_each_alone(engine):
     assert_same(text, alone)
 
 
+@pytest.mark.broad
 def test_prefix_that_was_read_before_changes_no_bit(engine):
   snapshots, shared = Snapshots(BUDGET), document(5, 45).tolist()
   write(engine, heard(shared, 4), snapshots=snapshots)
@@ -133,6 +136,7 @@ def test_prefix_that_was_read_before_changes_no_bit(engine):
     assert_same(cached, alone)
 
 
+@pytest.mark.broad
 def test_conversation_goes_on_from_what_was_written(engine):
   """What was drawn was read token by token: near to the same text read at once."""
   snapshots, asked = Snapshots(BUDGET), document(7, 30).tolist()
