@@ -59,9 +59,15 @@ def test_training_is_bit_identical_with_and_without_evaluation(config, microbatc
   of_both = f"gradient_accumulation_steps={microbatches}", f"steps={STEPS}"
   runs = {"plain": [], "evaluated": ["eval_interval=1", "eval_per_device_batch_size=2"]}
   for name, arguments in runs.items():
-    running.train(str(config), f"run_name={name}_{microbatches}", *of_both, *arguments)
-  one, other = (checkpoints(config.parent, f"{name}_{microbatches}") for name in runs)
+    run = f"{name}_{microbatches}"
+    log = f"metrics_file={config.parent / run}.jsonl"
+    running.train(str(config), f"run_name={run}", log, *of_both, *arguments)
+  names = [f"{name}_{microbatches}" for name in runs]
+  one, other = (checkpoints(config.parent, name) for name in names)
   assert_same_checkpoint(one / str(STEPS - 1), other / str(STEPS - 1))
+  plain, evaluated = (running.metrics(config.parent / f"{name}.jsonl") for name in names)
+  assert len(plain) == STEPS
+  assert [line["learning/loss"] for line in plain] == [line["learning/loss"] for line in evaluated]
 
 
 def scored_tokens(folder):

@@ -45,6 +45,7 @@ CHANGED = {
   ("maxtext.trainers.pre_train.train", "gradient_accumulation_loss_and_grad"),
   ("maxtext.utils.train_utils", "jit_eval_step"),
   ("MetricLogger", "record_train_metrics"),
+  ("MetricLogger", "write_metrics_locally"),
   ("AttentionOp", "generate_attention_mask"),
   ("Qwen3NextGatedDeltaNet", "__call__"),
   ("DecoderBlockType", "MELODI"),
@@ -336,6 +337,9 @@ BROKEN = {
   "common.metric_logger.MetricLogger": [
     gone("common.metric_logger.MetricLogger", "record_train_metrics"),
     other("common.metric_logger.MetricLogger", "record_train_metrics"),
+    gone("common.metric_logger.MetricLogger", "write_metrics_locally"),
+    other("common.metric_logger.MetricLogger", "write_metrics_locally"),
+    gone("common.metric_logger", "_prepare_metrics_for_json"),
   ],
   "common.checkpointing.load_state_if_possible": [
     gone("common.checkpointing", "load_state_if_possible"),
