@@ -1,6 +1,7 @@
 """Stopped and resumed = never stopped, bit for bit, on documents, with dropout."""
 
 import logging
+import pathlib
 import re
 import shutil
 import signal
@@ -139,25 +140,93 @@ def test_other_number_of_rows_needs_a_key_and_then_starts_with_empty_memory(fold
   assert not np.asarray(batch["inputs_position"])[:, 0].any()
 
 
-# What of a run's configuration has changed, and what the sentence names.
-CHANGES = [
+# What has changed in a configuration, and what the sentence says: docs/data.md has this table.
+REFUSED = [
+  ({"melodi_window_length": 32}, "saved with another melodi_window_length (16) than this run has"),
+  ({"melodi_summary_tokens": 8}, "short_mixer/context_norm is (32, 2) in the checkpoint and miss"),
   ({"melodi_short_term_tokens": 8}, "short_mixer/bias is (4, 2) in the checkpoint and (8, 2)"),
+  ({"melodi_long_term_increment": 4}, "long_mixer/bias is (2, 1) in the checkpoint and (4, 1)"),
+  ({"melodi_long_term_layers": "1,2"}, "layers_0_to_0/attention_norm is missing in the checkpoint"),
+  ({"melodi_short_term_layers": "0,1"}, "short_mixer/bias is (4, 1) in the checkpoint and missing"),
   ({"base_emb_dim": 64}, "decoder_norm/scale is (32,) in the checkpoint and (64,) in the model"),
+  ({"scan_layers": False}, "layers_0/attention_norm is missing in the checkpoint and (32,) in the"),
   ({"opt_type": "sgd"}, "keep opt_type, or choose another run_name."),
+  ({"per_device_batch_size": 2}, "saved with another rows in the batch (per_device_batch_size"),
   (
     {"dataset_type": "synthetic", "per_device_batch_size": 2},
     "memory_long is (1, 8, 8, 32) in the checkpoint and (1, 16, 8, 32) in the model",
   ),
 ]
+CONVERTED = "and this run keeps it in bfloat16 ("
+SAID = [
+  ({"melodi_long_term_windows": 2}, "Queues hold 8 tokens in the checkpoint and 4 in this run"),
+  ({"melodi_memory_dtype": "bfloat16"}, CONVERTED),
+  ({"weight_dtype": "bfloat16", "sharding_tolerance": 1.0}, CONVERTED),
+  ({"mu_dtype": "bfloat16"}, CONVERTED),
+]
+EXACT = [({"max_target_length": 128},), ({"grain_worker_count": 1},), ({"remat_policy": "full"},)]
+BY_DEFAULT = ("melodi_window_length", "melodi_long_term_layers", "opt_type", "melodi_memory_dtype")
 
 
-@pytest.mark.parametrize("keys, words", CHANGES, ids=[",".join(keys) for keys, _ in CHANGES])
+def changes(table):
+  """Its rows as cases; what the default run does not show runs in the broad one."""
+  return [
+    pytest.param(
+      *row,
+      id=",".join(row[0]),
+      marks=() if next(iter(row[0])) in BY_DEFAULT else pytest.mark.broad,
+    )
+    for row in table
+  ]
+
+
+def resumed(folder, keys):
+  """A run that goes on with other keys."""
+  with running.maxtext_process():
+    jax.config.update("jax_default_prng_impl", "unsafe_rbg")  # as MaxText's trainer does
+    own = {"run_name": "through", "steps": STEPS + 1}
+    return running.Trainer(running.from_yaml(folder / "config.yml", **(own | keys)))
+
+
+@pytest.mark.parametrize("keys, words", changes(REFUSED))
 def test_another_model_is_refused_at_resume_in_a_sentence(folder, keys, words):
-  keys |= {"run_name": "through", "steps": STEPS + 1}
-  with running.maxtext_process(), pytest.raises(UserError) as error:
-    running.Trainer(running.from_yaml(folder / "config.yml", **keys))
-  assert "does not fit the configuration: " in str(error.value) and words in str(error.value)
-  assert "\n" not in str(error.value)
+  with pytest.raises((UserError, StateMismatch)) as error:
+    resumed(folder, keys)
+  if isinstance(error.value, UserError):
+    assert "does not fit the configuration: " in str(error.value)
+  assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("keys, words", changes(SAID))
+def test_what_is_converted_at_resume_is_said(folder, keys, words, caplog):
+  with caplog.at_level(logging.WARNING):
+    assert int(resumed(folder, keys).state["optimizer"]["step"][...]) == STEPS
+  said = [message for message in caplog.messages if words in message]
+  assert said and not any("\n" in message for message in said)
+
+
+@pytest.mark.parametrize("keys", changes(EXACT))
+def test_what_changes_no_number_goes_on_exactly(folder, keys, caplog):
+  saved = running.checkpoint(checkpoints(folder, "through") / str(STEPS - 1))
+  with caplog.at_level(logging.WARNING):
+    run = resumed(folder, keys)
+  assert not any(word in caplog.text for word in ("converted", "Queues hold", "anew"))
+  for name, array in run.memory().items():
+    np.testing.assert_array_equal(array, saved[f"nnx_aux/model/decoder/{name}"], err_msg=name)
+  for name, array in run.params().items():
+    np.testing.assert_array_equal(array, saved[f"params/params/{name}"], err_msg=name)
+  place = running.iterator_state(checkpoints(folder, "through") / str(STEPS - 1))
+  assert run.loader.data_iterator.local_iterator.get_state()["rows"] == place["rows"]
+
+
+def test_table_of_changes_in_the_docs_is_what_is_tested_here():
+  page = pathlib.Path(__file__).parents[1] / "docs" / "data.md"
+  rows = re.findall(r"^\| (`.+) \| (refused|said|exactly)", page.read_text(), re.MULTILINE)
+  tables = {"refused": REFUSED, "said": SAID, "exactly": EXACT}
+  for kind, table in tables.items():
+    told = {key for keys, k in rows if k == kind for key in re.findall(r"`(\w+)`", keys)}
+    tested = {key for keys, *_ in table for key in keys} - {"dataset_type", "sharding_tolerance"}
+    assert told == tested, kind
 
 
 @pytest.mark.parametrize(

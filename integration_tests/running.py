@@ -14,6 +14,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
+
+from melodi_plugin.data.place import read_place
 
 # A model that compiles in seconds: 3 layers of which the last has a queue, so two runs of layers;
 # 4 windows per segment; 8 rows on the 8 fake devices of conftest.py.
@@ -267,8 +270,10 @@ def checkpoint(folder: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def iterator_state(folder: pathlib.Path) -> dict[str, Any]:
-  """Where the loader was at one checkpoint."""
-  return json.loads((folder / "iter" / "process_0-of-1.json").read_text())
+  """Where the loaders of all processes were at one checkpoint."""
+  place = read_place(epath.Path(folder / "iter"))
+  assert place is not None
+  return place
 
 
 # -- Documents -------------------------------------------------------------------------------------

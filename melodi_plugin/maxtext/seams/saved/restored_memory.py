@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+from absl import logging
 
 from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.config.systems import is_counted
@@ -70,6 +71,7 @@ def of_checkpoint(
       shape = (*layers_and_rows, stored.shape[2], width)
       memory["memory_long"] = jax.ShapeDtypeStruct(shape, wanted.dtype, sharding=wanted.sharding)
     _check(items, tree, target, goes_on=goes_on)
+    _say_types(items, tree, target)
 
   return _restoring(change)
 
@@ -96,14 +98,35 @@ def _check(items: Any, there: dict[str, Any], here: dict[str, Any], *, goes_on: 
       )
 
 
+def _say_types(items: Any, there: dict[str, Any], here: dict[str, Any]) -> None:
+  """Arrays are converted where they are kept in another precision than before."""
+  for group in _KEEP:
+    old, new = (_arrays(tree, group) for tree in (there, here))
+    names = [name for name in new if name in old and old[name].dtype != new[name].dtype]
+    if names:
+      logging.warning(
+        "%s holds %s in %s and this run keeps it in %s (%d such arrays): the run goes on from "
+        "converted values, and not bit for bit.",
+        items,
+        names[0],
+        old[names[0]].dtype,
+        new[names[0]].dtype,
+        len(names),
+      )
+
+
 def _shapes(tree: dict[str, Any], group: str) -> dict[str, tuple[int, ...]]:
   """Names and shapes of one group of arrays."""
+  return {name: tuple(leaf.shape) for name, leaf in _arrays(tree, group).items()}
+
+
+def _arrays(tree: dict[str, Any], group: str) -> dict[str, Any]:
+  """One group of arrays by their names."""
   if group == "memory":
-    arrays = _memory(tree).items()
-    return {name: tuple(leaf.shape) for name, leaf in arrays if name.startswith("memory_")}
+    return {name: leaf for name, leaf in _memory(tree).items() if name.startswith("memory_")}
   leaves = jax.tree.leaves_with_path({group: tree.get(group, {})})
   return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+    jax.tree_util.keystr(path, simple=True, separator="/"): leaf
     for path, leaf in leaves
     if hasattr(leaf, "shape")
   }
@@ -117,6 +140,11 @@ def fit(state: Any, config: Any) -> None:
   long, windows = (decoder[f"memory_{field}"].get_value() for field in ("long", "windows"))
   if not isinstance(long, jax.Array) or long.shape[2] == sizes.queue_tokens:
     return  # it was left out, or fits
+  logging.warning(
+    "Queues hold %d tokens in the checkpoint and %d in this run: their newest tokens are kept.",
+    long.shape[2],
+    sizes.queue_tokens,
+  )
   new = resize(Memory(long, long, windows), sizes.queue_tokens, sizes.long_term_increment)
   decoder["memory_long"].set_value(jax.device_put(new.long, long.sharding))
   decoder["memory_windows"].set_value(jax.device_put(new.windows, windows.sharding))
