@@ -23,6 +23,7 @@ ENVIRONMENT = {  # as text, what becomes of it
   "melodi_long_term_increment": ("4", 4),
   "melodi_long_term_windows": ("2", 2),
   "melodi_long_term_windows_drawn": ("1,2", "1,2"),
+  "melodi_long_term_pairs": ("true", True),
   "melodi_long_term_layers": ("0,2", (0, 2)),
   "melodi_short_term_layers": ("1", (1,)),
   "melodi_summary_branching": ("false", False),
@@ -113,6 +114,7 @@ NEEDS = {
   "melodi_reference_defects": {"decoder_block": "transformer_xl"},
   "melodi_adapter": {"melodi_base_block": "llama2", "load_parameters_path": "x"},
   "melodi_distill_weight": {"melodi_base_block": "llama2"},
+  "melodi_long_term_pairs": {"melodi_base_block": "llama2"},
   "melodi_sliding_window": {"decoder_block": "llama2"},
   "melodi_sink_tokens": {"decoder_block": "llama2", "melodi_sliding_window": 8},
 }

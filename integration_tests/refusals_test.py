@@ -37,6 +37,7 @@ CASES = [
   ({"melodi_sink_tokens": 4}, "is a key of stock decoders, of memory around them"),
   ({"melodi_long_term_windows_drawn": "two"}, "must be numbers of windows"),
   ({"melodi_long_term_layers": "none", "melodi_long_term_windows_drawn": "1"}, "has no queue to"),
+  ({"melodi_long_term_pairs": True}, "is for the queue around a stock block"),
   ({"melodi_neighbors": 4}, "is a key of memorizing_transformer"),
   ({"melodi_exact_neighbors": True}, "finds nothing without melodi_neighbors"),
   ({"melodi_recurrent_feedback": True}, "is a key of block_recurrent"),

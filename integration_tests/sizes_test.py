@@ -33,7 +33,8 @@ CASES = {
   ),
   "llama2": STOCK,
   "memory around llama2": AROUND,
-  "a cache around llama2": AROUND | dict(melodi_cache_tokens=20, melodi_sink_tokens=4),
+  "a cache around llama2": AROUND
+  | dict(melodi_cache_tokens=20, melodi_sink_tokens=4, melodi_long_term_pairs=True),
 }
 
 

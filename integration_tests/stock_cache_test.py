@@ -210,3 +210,29 @@ def test_document_no_longer_than_cache_and_window_is_read_as_by_full_attention(c
   )
   assert np.abs(expected).max() > 0.1
   np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", BLOCKS)
+def test_queues_of_pairs_in_all_layers_are_those_of_tokens(block):
+  """The models have the same weights, and read two segments, each with the memory of the first."""
+  memory = {"melodi_cache_tokens": WINDOW, "melodi_sink_tokens": SINKS}
+  memory |= {"melodi_long_term_layers": "all"}
+  read, states = [], []
+  for pairs in (False, True):
+    more = memory | {"melodi_long_term_pairs": pairs}
+    model = stock_model.build(stock_model.new_config(block, **more))
+    assert model.decoder.melodi.long_term_pairs == pairs
+    stock_model.randomize(model)
+    read.append(stock_model.reader(model))
+    states.append(nnx.state(model))
+  length = model.decoder.config.max_target_length
+  tokens = np.random.default_rng(1).integers(0, 64, (2, 2 * length), np.int32)
+  positions = np.tile(np.arange(2 * length, dtype=np.int32), (2, 1))
+  for cut in (slice(0, length), slice(length, None)):
+    own = tokens[:, cut], positions[:, cut], np.ones_like(tokens[:, cut])
+    outputs = []
+    for kind in range(2):
+      logits, states[kind] = read[kind](states[kind], *map(jnp.asarray, own))
+      outputs.append(np.asarray(logits))
+    np.testing.assert_allclose(outputs[1], outputs[0], atol=2e-5 * np.abs(outputs[0]).max())

@@ -41,6 +41,11 @@ class MemoryKeys(BaseModel):
     "of its queues as it draws from this list, as in 8,32,128, so that one model serves with any "
     "of them as melodi_long_term_windows; more than that is all, and so is the default.",
   )
+  melodi_long_term_pairs: bool = Field(
+    False,
+    description="Queues around a stock block keep keys and values instead of tokens: fewer numbers "
+    "where the block has few heads of them, and the same as long as its weights are frozen.",
+  )
   melodi_long_term_layers: Layers = Field(
     "middle",
     description="Layers (from 0) that have a long-term queue: 'middle', 'all', 'none', '6' or "

@@ -62,6 +62,7 @@ class MelodiConfig:
   reference_defects: bool = False
   sink_tokens: int = 0  # A
   cache_tokens: int = 0  # C
+  long_term_pairs: bool = False  # the queue around a stock block holds keys and values
   own: Any = None  # the settings of a user's system: its keys, frozen
 
   def __post_init__(self):
@@ -139,6 +140,7 @@ class MelodiConfig:
       system=system,
       sink_tokens=config.melodi_sink_tokens if around_stock else 0,
       cache_tokens=config.melodi_cache_tokens if around_stock else 0,
+      long_term_pairs=config.melodi_long_term_pairs,
       own=own_settings(system, config),
     )
 
@@ -225,7 +227,8 @@ class MelodiConfig:
   @property
   def long_width(self) -> int:
     """Numbers of one slot of the queue; states are always tokens."""
-    return self._pair if self.stores_pairs and self.system != BLOCK_RECURRENT else self.emb_dim
+    pairs = self.long_term_pairs or (self.stores_pairs and self.system != BLOCK_RECURRENT)
+    return self._pair if pairs else self.emb_dim
 
   @property
   def _pair(self) -> int:

@@ -235,7 +235,15 @@ class LongMemory[P](Protocol):
     """What of it `Reader.read` gets."""
     ...
 
-  def close(self, params: P, u: Summary, window: OpenWindow, seen: Any, row: KeyValues) -> Any:
+  def close(
+    self,
+    reader: Reader[P],
+    params: P,
+    u: Summary,
+    window: OpenWindow,
+    seen: Any,
+    row: KeyValues,
+  ) -> Any:
     """`new`; `row` are short-term memory and the tokens of the window."""
     ...
 

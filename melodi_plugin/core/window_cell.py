@@ -292,7 +292,7 @@ class WindowCell[P]:
     update = Update(
       opened.tokens,
       self.short.close(params, u, opened),
-      self.long.close(params, u, opened, recall.long, row),
+      self.long.close(self.reader, params, u, opened, recall.long, row),
     )
     if self.spec.mixes_summary:
       mixture = Mixture(self.config, "summary_mixer", self.config.summary_tokens, True, self.dtype)

@@ -127,7 +127,8 @@ def paper_memory(config: MelodiConfig) -> MemoryNumbers:
   MELODI: S * D numbers per layer, and keys and values of the queue, 2 * M * D.  Other systems: keys
   and values of caches, 2 * W * D per layer, and of the queue, 2 * M * D; a recurrent layer counts
   for its R * D states, which are short-term memory, and not for its cache.  A cache around a stock
-  block, which the paper does not have, counts for its keys and values as they are.
+  block, which the paper does not have, counts for its keys and values as they are, and so does a
+  queue of them.
   """
   short = long = 0
   pair = 2 * config.emb_dim if config.base_block == PAPER else config.cache_width
@@ -136,7 +137,8 @@ def paper_memory(config: MelodiConfig) -> MemoryNumbers:
       short += spec.queue_tokens * config.emb_dim
     else:
       short += spec.mixed_tokens * config.emb_dim + spec.verbatim_tokens * pair
-      long += 2 * spec.queue_tokens * config.emb_dim
+      pairs = config.long_width if config.long_term_pairs else 2 * config.emb_dim
+      long += spec.queue_tokens * pairs
   return MemoryNumbers(short, long)
 
 

@@ -97,7 +97,7 @@ def memory_weights(config: MelodiConfig, spec: LayerSpec) -> Products:
 def stored_weights(config: MelodiConfig, spec: LayerSpec) -> Products:
   """Keys and values of what earlier segments stored; MELODI's z counts in its window."""
   if spec.mixed:
-    return Products(both=_pairs(config, spec.queue_tokens))
+    return Products(both=_pairs(config, 0 if config.long_term_pairs else spec.queue_tokens))
   if config.stores_pairs:
     return Products()
   queue = 0 if config.system == BLOCK_RECURRENT else spec.queue_tokens

@@ -32,7 +32,7 @@ from melodi_plugin.config.systems import (
 )
 from melodi_plugin.core import stack
 from melodi_plugin.core.cell import LongMemory, ShortMemory
-from melodi_plugin.core.memories.contents import Mixture, Verbatim
+from melodi_plugin.core.memories.contents import Mixture, ProjectedMixture, Verbatim
 from melodi_plugin.core.memories.nothing import Nothing
 from melodi_plugin.core.memories.queue import Queue
 from melodi_plugin.core.memories.rewritten import Rewritten
@@ -59,7 +59,8 @@ class Parts(NamedTuple):
 
 def mixtures(config: MelodiConfig, spec: LayerSpec, dtype: Any) -> Queue:
   """MELODI's long-term queue."""
-  contents = Mixture(config, "long_mixer", spec.increment, False, dtype)
+  kind = ProjectedMixture if config.long_term_pairs else Mixture
+  contents = kind(config, "long_mixer", spec.increment, False, dtype)
   return Queue(config, spec, contents, dtype=dtype)
 
 

@@ -63,6 +63,7 @@ STOCK = {
   "stock, no short-term memory": dict(short_term_tokens=0),
   "stock, no summary": dict(summary_tokens=0),
   "stock, sinks and a cache": dict(cache_tokens=8, sink_tokens=2, short_term_tokens=0),
+  "stock, a queue of pairs": dict(long_term_pairs=True),
   "stock, all": dict(cache_tokens=4, sink_tokens=2),
 }
 

@@ -26,10 +26,19 @@ class Contents(Protocol):
     """The tokens."""
     ...
 
+  def to_store(self, reader: Reader, params: Any, new: Contained) -> Float[Array, "B o _"]:
+    """What is stored of them."""
+    ...
+
   def new_heads(
-    self, reader: Reader, params: Any, new: Contained, tokens: KeyValues, rng: Rng | None
+    self,
+    reader: Reader,
+    params: Any,
+    new: Float[Array, "B o _"],
+    tokens: KeyValues,
+    rng: Rng | None,
   ) -> tuple[Heads, Heads]:
-    """Keys and values of what has just been made of a window of these tokens."""
+    """Keys and values of what is stored of a window of these tokens."""
     ...
 
   def old_heads(
@@ -77,6 +86,10 @@ class Mixture:
     own = share(mixer.kernel[: self.config.window_length], context, mixer.context_norm)
     return finish(mixer, own, u, self.residual)
 
+  def to_store(self, reader: Reader, params: Any, new: Contained) -> Contained:
+    """See `Contents.to_store`."""
+    return new
+
   def new_heads(
     self, reader: Reader, params: Any, new: Contained, tokens: KeyValues, rng: Rng | None
   ) -> tuple[Heads, Heads]:
@@ -88,6 +101,25 @@ class Mixture:
   ) -> tuple[Heads, Heads]:
     """See `Contents.old_heads`."""
     return reader.remembered(params, kept.astype(self.dtype), where, rng)
+
+
+@dataclasses.dataclass(frozen=True)
+class ProjectedMixture(Mixture):
+  """The same, stored as keys and values: fewer numbers where a block has few heads of them.
+
+  They are those that the tokens would have as long as the weights stay, and go stale as these move.
+  """
+
+  def to_store(self, reader: Reader, params: Any, new: Contained) -> Float[Array, "B o _"]:
+    """See `Contents.to_store`."""
+    heads = reader.remembered(params, new.astype(self.dtype), "long", None)
+    return pairs_of(KeyValues(*heads, jnp.ones(new.shape[:2], bool)))
+
+  def old_heads(
+    self, reader: Reader, params: Any, kept: Float[Array, "B s _"], where: str, rng: Rng | None
+  ) -> tuple[Heads, Heads]:
+    """See `Contents.old_heads`."""
+    return split_pairs(kept.astype(self.dtype), self.config.stored_heads)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +143,10 @@ class Verbatim:
     if self.config.stores_pairs:
       return pairs_of(window.tokens)
     return jnp.where(visible[..., None], window.below, 0)
+
+  def to_store(self, reader: Reader, params: Any, new: Contained) -> Contained:
+    """See `Contents.to_store`."""
+    return new
 
   def new_heads(
     self, reader: Reader, params: Any, new: Contained, tokens: KeyValues, rng: Rng | None

@@ -42,7 +42,13 @@ class Nothing:
     return
 
   def close(
-    self, params: Any, u: Summary, window: OpenWindow, seen: Empty, row: KeyValues
+    self,
+    reader: Reader,
+    params: Any,
+    u: Summary,
+    window: OpenWindow,
+    seen: Empty,
+    row: KeyValues,
   ) -> Empty:
     """See `LongMemory.close`."""
     return ()

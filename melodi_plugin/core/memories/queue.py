@@ -73,6 +73,7 @@ class Queue:
 
   def close(
     self,
+    reader: Reader,
     params: Any,
     u: Summary,
     window: OpenWindow,
@@ -80,7 +81,7 @@ class Queue:
     row: KeyValues,
   ) -> Float[Array, "B L _"]:
     """See `LongMemory.close`."""
-    return self.contents.close(params, u, window)
+    return self.contents.to_store(reader, params, self.contents.close(params, u, window))
 
   def write(self, kept: Float[Array, "B M _"], new: Float[Array, "B L _"]) -> Float[Array, "B M _"]:
     """See `LongMemory.write`."""

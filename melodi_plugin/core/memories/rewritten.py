@@ -74,7 +74,15 @@ class Rewritten[P]:
     """See `LongMemory.reads`."""
     return self.rule.reads(seen)
 
-  def close(self, params: P, u: Summary, window: OpenWindow, seen: Any, row: KeyValues) -> Any:
+  def close(
+    self,
+    reader: Reader[P],
+    params: P,
+    u: Summary,
+    window: OpenWindow,
+    seen: Any,
+    row: KeyValues,
+  ) -> Any:
     """See `LongMemory.close`."""
     return self.rule.rewrite(params, u, seen, row)
 

@@ -118,6 +118,11 @@ EVERY_BLOCK = (
     "of the layers of melodi_short_term_layers, and it names none; name some, or set both to 0.",
   ),
   Refusal(
+    lambda c: c.melodi_long_term_pairs and c.melodi_base_block == PAPER,
+    "melodi_long_term_pairs=true is for the queue around a stock block (melodi_base_block); set it "
+    "to false.",
+  ),
+  Refusal(
     lambda c: c.melodi_adapter and c.melodi_base_block == PAPER,
     "melodi_adapter={c.melodi_adapter} is what memory adds around a melodi_base_block; set that, "
     "or leave the adapter out.",

@@ -12,6 +12,7 @@ from melodi_plugin.conformance.stacks import document_rows, jit, read_rows
 from melodi_plugin.core.cell import KeyValues
 from melodi_plugin.core.memory import resize
 from melodi_plugin.systems.stock.reader import grouped_attention
+from melodi_plugin.systems.table import empty_memory
 from melodi_plugin.testing.cases import broad_but
 from melodi_plugin.testing.segments import draw, value_and_grads
 from melodi_plugin.testing.stock import (
@@ -101,6 +102,40 @@ def test_block_that_looks_positions_up_gives_the_same(schedule):
     for flag in (False, True)
   )
   assert_close(shifted, plain, 1e-12, 1e-12)
+
+
+# -- A queue of keys and values ------------------------------------------------------------------
+
+
+def test_a_queue_of_pairs_is_the_queue_of_tokens_while_weights_stay():
+  """Two windows of two documents, with gradients, and a segment that goes on in one of them."""
+  shape = (len(ROWS), 2 * W)
+  begun = np.broadcast_to(np.arange(2 * W, dtype=np.int32), shape), np.ones(shape, np.int32)
+
+  def both_segments(config, layers, x, summary, document):
+    read = reader(config)
+    empty = jax.tree.map(jnp.asarray, empty_memory(config, len(ROWS), jnp.float64))
+    first, memory = read(layers, x[:, : 2 * W], summary, empty, *begun)
+    second, memory = read(layers, x, summary, jax.lax.stop_gradient(memory), *document)
+    return first, second, memory.long
+
+  def read(config):
+    layers, x, summary, _, *document = inputs(config)
+
+    def loss(layers, x, summary):
+      first, second, long = both_segments(config, layers, x, summary, document)
+      return jnp.sum(jnp.sin(first)), (first, second, long)
+
+    grad = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)
+    return jit(grad)(layers, x, summary)
+
+  ((loss, (*outputs, tokens)), grads), ((same, (*found, pairs)), found_grads) = (
+    read(stock_config(long_term_pairs=flag)) for flag in (False, True)
+  )
+  assert_close((same, found, found_grads), (loss, outputs, grads), 1e-9, 1e-9)
+  config = stock_config()
+  assert tokens.shape[-1] == config.emb_dim
+  assert pairs.shape[-1] == 2 * config.stored_heads * config.head_dim != config.emb_dim
 
 
 # -- Random compression ----------------------------------------------------------------------------
