@@ -52,6 +52,7 @@ KEYS["llama2"] |= {"base_num_decoder_layers": 2, "melodi_long_term_layers": "0,1
 KEYS["llama2 with a cache"] = KEYS["llama2"] | {
   "melodi_cache_tokens": WINDOW + 3,  # not a whole number of windows
   "melodi_sink_tokens": 2,
+  "melodi_long_term_pairs": True,
 }
 KEYS |= {f"{name} unscanned": KEYS[name] | {"scan_layers": False} for name in ("melodi", "llama2")}
 

@@ -20,12 +20,15 @@ KEYS = {
   "dropout_rate": 0.0,
   "matmul_precision": "highest",
 }
+CACHED = {"melodi_cache_tokens": WINDOW + 3, "melodi_sink_tokens": 2}
+CACHED |= {"melodi_long_term_pairs": True}
 
 
 def keys_of(case: str) -> dict[str, Any]:
-  """The keys of a tiny model; `case` is a system or a base block, perhaps with `unscanned`."""
-  name, _, unscanned = case.partition(" ")
-  keys = KEYS | {"scan_layers": not unscanned, "max_target_length": SEGMENT}
+  """The keys of a tiny model: a system or a base block, perhaps `unscanned` or `cached`."""
+  name, _, how = case.partition(" ")
+  keys = KEYS | {"scan_layers": how != "unscanned", "max_target_length": SEGMENT}
+  keys |= CACHED if how == "cached" else {}
   if name in stock_model.BLOCKS:
     return stock_model.keys(name, **keys)
   own = running.MELODI if name == "melodi" else running.SYSTEMS[name]

@@ -48,7 +48,7 @@ CASES = [
   "melodi",
   *(
     pytest.param(name, marks=pytest.mark.slow)
-    for name in (*UNSCANNED, *running.SYSTEMS, *stock_model.BLOCKS)
+    for name in (*UNSCANNED, *running.SYSTEMS, *stock_model.BLOCKS, "llama2 cached")
   ),
 ]
 
