@@ -19,6 +19,7 @@ from integration_tests.saved_runs import (
   checkpoints,
   write_config,
 )
+from melodi_plugin.testing.cases import broad_but
 
 ROWS = 16  # of the batch; the tests' own process has eight devices
 ONE = {"ici_fsdp_parallelism": 1}
@@ -50,9 +51,8 @@ SYSTEMS = {
   "cache around llama2": AROUND | CACHED,
   "distilled": AROUND | DISTILLED,
 }
-DEFAULT = ("paper", "llama2")
 each_system = pytest.mark.parametrize(
-  "system", [s if s in DEFAULT else pytest.param(s, marks=pytest.mark.slow) for s in SYSTEMS]
+  "system", broad_but(["paper"], SYSTEMS, slow=[s for s in SYSTEMS if s not in ("paper", "llama2")])
 )
 
 
