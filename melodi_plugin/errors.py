@@ -1,6 +1,7 @@
 """What goes wrong by a user's hand, and how a program ends then."""
 
 import contextlib
+import errno
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -34,6 +35,16 @@ def user_errors(*kinds: type[Exception]) -> Iterator[None]:
     yield
   except kinds as error:
     raise UserError(_sentence(error)) from error
+
+
+def is_full(error: BaseException | None) -> bool:
+  """Whether a full disk has caused an error, of Python or of a library that reports it as text."""
+  while error is not None:
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or "No space left on device" in str(error):
+      return True
+    error = error.__cause__ or error.__context__
+  return False
 
 
 def _sentence(error: Exception) -> str:

@@ -6,6 +6,7 @@ uv run python -m integration_tests.soak.drive --kills 100 --minutes 60
 import argparse
 import collections
 import contextlib
+import itertools
 import os
 import pathlib
 import random
@@ -22,6 +23,7 @@ from integration_tests.soak.moments import MOMENTS, wait_for
 from integration_tests.soak.runs import KINDS, Kind, Run, prepare
 
 _RESERVE = 240.0  # seconds for all runs to end and be compared
+_FULL = {2, -signal.SIGKILL}  # an error in a sentence, or it has had nothing to save in its time
 _ENDS = {signal.SIGKILL: {-signal.SIGKILL}, signal.SIGTERM: {143, -signal.SIGTERM}}
 
 
@@ -45,6 +47,7 @@ class Soak:
     self._kinds = kinds
     self._through: dict[int, Run] = {}
     self._runs: dict[str, Run] = {}
+    self._numbers = itertools.count()
     self._start_seconds: dict[int, float] = {}  # to the first step, by processes
 
   def prepare(self) -> None:
@@ -67,7 +70,7 @@ class Soak:
     """One sitting, ended by a signal, by a full disk, or by its last step."""
     (kind,) = self._chance.choices(self._kinds, [kind.share for kind in self._kinds])
     if kind.name not in self._runs:
-      name = f"{kind.name.replace(' ', '_')}_{self.finished[kind.name]}"
+      name = f"{kind.name.replace(' ', '_')}_{next(self._numbers)}"
       self._runs[kind.name] = Run(self.folder, kind, name)
     run = self._runs[kind.name]
     moment = self._chance.choice(MOMENTS)
@@ -113,16 +116,16 @@ class Soak:
   def _check_status(self, run: Run, number: signal.Signals | None) -> None:
     """One process ends as the signal says; of two, one may be waiting for the other."""
     (status, *others) = run.statuses
-    if others or number is None or status in _ENDS[number] | {0}:
-      return
-    self.faults.append(f"{run.name}: status {status} after {number.name}; {_last_line(run)}")
+    expected = _ENDS[number] if number else _FULL
+    if not others and status not in expected | {0}:
+      how = number.name if number else "full disk"
+      self.faults.append(f"{run.name}: status {status} after {how}; {_last_line(run)}")
 
   def _ended_by_itself(self, run: Run) -> None:
     run.wait()
     if any(run.statuses):
       self.faults.append(f"{run.name} ended with {run.statuses}; {_last_line(run)}")
       del self._runs[run.kind.name]
-      self.finished[run.kind.name] += 0
       shutil.rmtree(run.checkpoints.parent, ignore_errors=True)
     else:
       self._compare(run)
@@ -135,6 +138,7 @@ class Soak:
     else:
       self.faults.append(f"{run.name} differs: {log.read_text()[-2000:]}")
     del self._runs[run.kind.name]
+    shutil.rmtree(run.checkpoints.parent)
 
   def finish(self) -> None:
     """Lets every run come to its end, and compares it."""

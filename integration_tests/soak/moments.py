@@ -22,7 +22,10 @@ def wait_for(moment: str, run: Run, chance: random.Random, seconds: float) -> bo
   if moment == "start":
     return _sleep(run, chance.uniform(0, seconds))
   if moment == "any":
-    return _sleep(run, chance.uniform(seconds, 1.5 * seconds))
+    while not run.steps():
+      if not _sleep(run, _POLL):
+        return False
+    return _sleep(run, chance.uniform(0, seconds / 4))
   happens = _happens(moment, run)
   again = chance.randrange(1, 4)  # there are several commits between two kills
   while again:

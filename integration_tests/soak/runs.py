@@ -1,9 +1,12 @@
 """What is trained, in how many processes, on which disk; what must be equal at the end."""
 
+import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 import random
+import shutil
 import subprocess
 from typing import Any
 
@@ -177,16 +180,9 @@ class Run:
 
   def fill_disk(self, chance: random.Random) -> None:
     """Leaves at most a part of a checkpoint free; `free_disk` undoes it."""
-    ballast = self.output / "ballast"
-    with ballast.open("wb") as file:
-      try:
-        while True:
-          file.write(bytes(2**14))
-          file.flush()
-      except OSError:
-        pass
-    with ballast.open("r+b") as file:
-      file.truncate(max(0, ballast.stat().st_size - chance.randrange(2**19)))
+    free = shutil.disk_usage(self.output).free
+    with contextlib.suppress(OSError), (self.output / "ballast").open("wb") as file:
+      os.posix_fallocate(file.fileno(), 0, max(1, free - chance.randrange(2**19)))
 
   def free_disk(self) -> None:
     (self.output / "ballast").unlink(missing_ok=True)

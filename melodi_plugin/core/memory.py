@@ -53,6 +53,15 @@ def push(queue: Float[Array, "B M D"], increment: Float[Array, "B L D"]) -> Floa
   return jnp.concatenate([queue[:, increment.shape[1] :], increment.astype(queue.dtype)], axis=1)
 
 
+def tokens_left(windows: Int[Array, "B"], each: int, most: int) -> Int[Array, "B"]:
+  """Tokens that so many windows have left, `each` of one: exact up to `most`, then at least that.
+
+  The product itself would not fit into an int32 after 2^31 tokens of one document.
+  """
+  enough = -(-most // max(each, 1))
+  return jnp.minimum(windows, enough) * each
+
+
 def resize(memory: Memory, tokens: int, increment: int) -> Memory:
   """The same memory with queues of another length: the newest tokens, behind empty slots if longer.
 

@@ -37,6 +37,8 @@ _KEYS = (
   "targets_segmentation",
 )
 
+_LAST_POSITION = np.iinfo(np.int32).max
+
 
 class StickyRows(grain.IterDataset[Batch]):
   """Batches whose rows go on, from batch to batch, where they stopped.
@@ -44,7 +46,7 @@ class StickyRows(grain.IterDataset[Batch]):
   Every element is a dict of int32 arrays [R, T]:
 
     inputs                tokens; 0 on padding
-    inputs_position       position in the document, 0, 1, 2, ...; 0 on padding; with
+    inputs_position       position in the document, 0, 1, 2, ... up to 2^31 - 1; 0 on padding; with
                           `segments_alone` in what the row has of the document in this batch
     inputs_segmentation   n for the n-th document within this row of this batch; 0 on padding
     targets               next token of the same document, also across the end of the segment
@@ -274,6 +276,6 @@ def _write(batch: Batch, row: int, start: int, nth: int, reading: OpenDocument, 
   batch["inputs_segmentation"][row, here] = nth
   batch["targets_segmentation"][row, aimed] = nth
   for key in ("inputs_position", "targets_position"):
-    batch[key][row, here] = np.arange(reading.offset, end)
+    batch[key][row, here] = np.minimum(np.arange(reading.offset, end), _LAST_POSITION)
   if "document_index" in batch:
     batch["document_index"][row, here] = reading.document

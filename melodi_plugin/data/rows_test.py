@@ -11,7 +11,8 @@ import pytest
 from melodi_plugin.data.documents import BrokenDocument, Document
 from melodi_plugin.data.place import BrokenPlace, StateMismatch, merge_states
 from melodi_plugin.data.read_ahead import Workers
-from melodi_plugin.data.rows import StickyRows
+from melodi_plugin.data.row import OpenDocument
+from melodi_plugin.data.rows import StickyRows, _write
 
 W, T = 4, 12
 # Shorter than a window, one window, one more, a multiple of W, of T, longer, the shortest.
@@ -371,6 +372,17 @@ def test_what_is_no_place_is_refused(state):
 def test_sizes_that_do_not_fit_are_refused(changes, sentence):
   with pytest.raises(ValueError, match=sentence):
     _rows(**changes)
+
+
+def test_positions_of_a_document_without_end_stay_positive():
+  """Position 0 empties memory, and past 2^31 tokens an int32 would come back to it."""
+  iterator = iter(_rows(rows=1))
+  batch, last = iterator.empty_batch(), 2**31 - 1
+  tokens = np.broadcast_to(np.int32(7), last + 20)
+  _write(batch, 0, 0, 1, OpenDocument(0, tokens, last - 3), last + T - 3)
+  expected = [last - 3, last - 2, last - 1, *[last] * (T - 3)]
+  assert batch["inputs_position"][0].tolist() == expected
+  assert batch["targets_position"][0].tolist() == expected
 
 
 def test_document_of_one_token_is_named():

@@ -12,7 +12,7 @@ import jax
 
 from melodi_plugin.data.corpus.presets import prepare_corpus
 from melodi_plugin.data.records import DocumentsError
-from melodi_plugin.errors import Interrupted, Terminated, UserError, user_errors
+from melodi_plugin.errors import Interrupted, Terminated, UserError, is_full, user_errors
 from melodi_plugin.maxtext import weights
 from melodi_plugin.maxtext.configs import load_config, read_config
 from melodi_plugin.maxtext.machine import written
@@ -82,6 +82,11 @@ def _run(config: Any, screen: Screen, lock: Lock | None) -> None:
     ) from end
   except DocumentsError as error:
     raise UserError(str(error)) from error
+  except Exception as error:
+    if not is_full(error):
+      raise
+    said = f"no space is left in {config.base_output_directory}: free some; {_left(config)}"
+    raise UserError(said) from error
   if session.stopped_by is not None:
     kind = Terminated if session.stopped_by == signal.SIGTERM else Interrupted
     raise kind(_left(config))

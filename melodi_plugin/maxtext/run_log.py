@@ -10,7 +10,7 @@ from typing import TextIO
 
 from absl import logging as absl_logging
 
-from melodi_plugin.errors import UserError
+from melodi_plugin.errors import UserError, is_full
 
 # Warnings of how MaxText calls Orbax, and of a key that an error says better.
 _UNTOLD = ("is deprecated", "Ignoring invalid/unsupported field")
@@ -24,12 +24,15 @@ class RunLog(io.TextIOBase):
     self._stream: TextIO = io.StringIO()
 
   def write(self, text: str) -> int:
-    """Keeps, or writes, the text."""
-    return self._stream.write(text)
+    """Keeps, or writes, the text; a full disk loses it."""
+    with _unless_full():
+      self._stream.write(text)
+    return len(text)
 
   def flush(self) -> None:
     """Writes what the system still holds."""
-    self._stream.flush()
+    with _unless_full():
+      self._stream.flush()
 
   def open(self, folder: str, process: int = 0) -> None:
     """Appends to `folder`/log.txt from now on; a remote folder's log is standard error.
@@ -56,7 +59,18 @@ class RunLog(io.TextIOBase):
     """Ends the file; what is still written is lost."""
     ended, self._stream = self._stream, io.StringIO()
     if ended is not sys.stderr:
-      ended.close()
+      with _unless_full():
+        ended.close()
+
+
+@contextlib.contextmanager
+def _unless_full() -> Iterator[None]:
+  """A log that cannot be written ends no training: what has to be saved says what is wrong."""
+  try:
+    yield
+  except OSError as error:
+    if not is_full(error):
+      raise
 
 
 @contextlib.contextmanager

@@ -121,9 +121,9 @@ def random_stock_layers(config) -> list[StockLayer]:
   return layers
 
 
-def reader_of(config, spec, **options) -> StockReader:
+def reader_of(config, spec, dtype=jnp.float64, **options) -> StockReader:
   """The reader around the block."""
-  return StockReader(config, spec, jnp.float64, TwoAttentions(config, **options))
+  return StockReader(config, spec, dtype, TwoAttentions(config, **options))
 
 
 def cell_of(config, spec, **options):
@@ -131,7 +131,7 @@ def cell_of(config, spec, **options):
   return make_cell(config, spec, jnp.float64, reader_of(config, spec, **options))
 
 
-def sections(layers, config, **options) -> list[Section]:
+def sections(layers, config, dtype=jnp.float64, **options) -> list[Section]:
   """One section per run of equal layers."""
-  make = functools.partial(reader_of, config, **options)
-  return stack_layers(layers, config, dtype=jnp.float64, reader_of=make)
+  make = functools.partial(reader_of, config, dtype=dtype, **options)
+  return stack_layers(layers, config, dtype=dtype, reader_of=make)

@@ -11,7 +11,7 @@ from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.core.array_typing import Array, Bool, Float, Heads, Int, Rng, Summary
 from melodi_plugin.core.cell import KeyValues, OpenWindow, Reader, join
 from melodi_plugin.core.memories.contents import Contents
-from melodi_plugin.core.memory import Stored, push, replay
+from melodi_plugin.core.memory import Stored, push, replay, tokens_left
 from melodi_plugin.core.segments import Windows
 
 
@@ -185,4 +185,5 @@ class Queue:
   def _filled(self, held: Int[Array, "B"]) -> Bool[Array, "B M"]:
     """The slots that `held` windows have filled: the newest end."""
     from_end = self.spec.queue_tokens - jnp.arange(self.spec.queue_tokens, dtype=jnp.int32)
-    return from_end[None] <= held[:, None] * self.spec.increment
+    left = tokens_left(held, self.spec.increment, self.spec.queue_tokens)
+    return from_end[None] <= left[:, None]

@@ -10,7 +10,7 @@ from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.core.array_typing import Array, Bool, Float, Heads, Int, Rng, Summary
 from melodi_plugin.core.cell import KeyValues, OpenWindow, Reader
 from melodi_plugin.core.memories.contents import Mixture, Verbatim, pairs_of
-from melodi_plugin.core.memory import Stored
+from melodi_plugin.core.memory import Stored, tokens_left
 from melodi_plugin.core.segments import select_rows
 
 
@@ -133,7 +133,7 @@ class Cache:
     """See `ShortMemory.filled`: the sinks, and the newest end of the cache but for sinks."""
     sinks, size = self.spec.sink_tokens, self.spec.short_tokens
     from_end = size - jnp.arange(size, dtype=jnp.int32)
-    read = held[:, None] * self.config.window_length
+    read = tokens_left(held, self.config.window_length, size)[:, None]
     in_cache = from_end <= read - sinks
     return jnp.where(from_end > size - sinks, read > 0, in_cache)
 
@@ -222,8 +222,9 @@ class MixedBesideCache:
 
   def filled(self, held: Int[Array, "B"]) -> Bool[Array, "B S"]:
     """See `ShortMemory.filled`."""
-    cache, read = self.spec.cache_tokens, held[:, None] * self.config.window_length
-    behind = read - jnp.arange(self.spec.sink_tokens, dtype=jnp.int32)  # of a sink's own token
+    cache, sinks = self.spec.cache_tokens, self.spec.sink_tokens
+    read = tokens_left(held, self.config.window_length, cache + sinks)[:, None]
+    behind = read - jnp.arange(sinks, dtype=jnp.int32)  # of a sink's own token
     from_end = cache - jnp.arange(cache, dtype=jnp.int32)
     parts = (read > 0) & (behind > cache), self._mixed.filled(held), from_end <= read
     return jnp.concatenate(parts, axis=1)
