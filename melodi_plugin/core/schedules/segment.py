@@ -13,7 +13,7 @@ from melodi_plugin.core.array_typing import Array, Float, Int, Rng
 from melodi_plugin.core.cell import Streams
 from melodi_plugin.core.memory import Memory, settle
 from melodi_plugin.core.schedules.layers import by_layers
-from melodi_plugin.core.schedules.walk import Walk, Wrap
+from melodi_plugin.core.schedules.walk import Walk, Weights, Wrap
 from melodi_plugin.core.schedules.windows import by_windows
 from melodi_plugin.core.segments import plan_windows
 from melodi_plugin.core.stack import Section, merge, split
@@ -35,6 +35,7 @@ def read_segment(
   schedule: str = "layers",
   rng: Rng | None = None,
   remat: Wrap = lambda function: function,
+  weights: Weights | None = None,
 ) -> tuple[Float[Array, "B T D"], Memory]:
   """Reads one segment of every row.
 
@@ -51,6 +52,7 @@ def read_segment(
     schedule: 'layers' or 'windows'.
     rng: for dropout; None turns dropout off.
     remat: wrapped around every cell.
+    weights: how those of a layer come together, in the schedule 'layers'.
 
   Returns:
     The context stream after the last layer, before the final norm, and the memory to carry on.
@@ -76,7 +78,7 @@ def read_segment(
   u_KBUD = jnp.broadcast_to(
     summary.astype(x.dtype), (num_windows, batch, config.summary_tokens, width)
   )
-  walk = Walk(windows, rng, remat)
+  walk = Walk(windows, rng, remat, weights)
   streams, memories = Streams(x_KBWD, u_KBUD), split(memory, sections)
   x_KBWD, memories = ORDERS[schedule](sections, streams, memories, walk)
   new = settle(memory, merge(memories, memory, sections), windows)

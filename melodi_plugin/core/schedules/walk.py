@@ -1,7 +1,7 @@
 """What every cell of a segment gets besides its streams, whatever the order of the walk."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +12,25 @@ from melodi_plugin.core.segments import Windows
 Wrap = Callable[[Callable], Callable]  # jax.checkpoint with a policy, or the identity
 
 
+class Weights(NamedTuple):
+  """How the weights of a layer come together where every device has a part of them.
+
+  Attributes:
+    whole: the weights of a layer of section i, from i and the device's part.
+    remat: wrapped around a layer, so that whole weights are not kept for the backward pass.
+  """
+
+  whole: Callable[[int, Any], Any]
+  remat: Wrap
+
+
 class Walk(NamedTuple):
-  """The plan of a segment, its random numbers, and what is wrapped around every cell."""
+  """The plan of a segment, its random numbers, and what is wrapped around cells and layers."""
 
   windows: Windows
   rng: Rng | None
-  remat: Wrap
+  remat: Wrap  # around every cell
+  weights: Weights | None = None  # None: every device can use them as they are
 
   @property
   def indices(self) -> Int[Array, "K"]:

@@ -9,6 +9,7 @@ Read in this order; each file imports only what stands above it:
   microbatch      the rows of a microbatch
   state           memory as state of a model
   cache           rows in the middle of their windows, as state of MaxText's engine
+  local           every device reads its own rows, and gathers a layer's weights once
   base            what our decoders share
   paper           a stack of the paper's layers, or of the systems that it is compared with
   stock_block     MaxText's own layers as pure functions with their attention open

@@ -28,6 +28,7 @@ from melodi_plugin.core.schedules.segment import read_segment
 from melodi_plugin.core.stack import Section
 from melodi_plugin.maxtext.decoders.cache import CachedRows
 from melodi_plugin.maxtext.decoders.drawn import HIDDEN
+from melodi_plugin.maxtext.decoders.local import places
 from melodi_plugin.maxtext.decoders.microbatch import MICROBATCH, part, with_part
 from melodi_plugin.maxtext.decoders.state import (
   ROWS,
@@ -152,9 +153,14 @@ class MelodiDecoder(NNXDecoder):
     """MaxText's sharding of an array with these logical axes."""
     return sharding.maybe_shard_with_logical(array, axes, self.mesh, self.config.shard_mode)
 
+  @property
+  def _recomputes(self) -> bool:
+    """Whether the backward pass computes anything again."""
+    return self.config.remat_policy not in (None, "none")  # MaxText reads the word none as null
+
   def _remat(self, function):
     """MaxText's remat policy, around every cell."""
-    if self.config.remat_policy in (None, "none"):  # MaxText reads the word none as null
+    if not self._recomputes:
       return function
     prevent_cse = maxtext_utils.should_prevent_cse_in_remat(self.config)
     return jax.checkpoint(function, policy=self.get_remat_policy(), prevent_cse=prevent_cse)
@@ -172,21 +178,33 @@ class MelodiDecoder(NNXDecoder):
     config, batch = self.config, x.shape[0]
     if segment_ids is None:
       segment_ids = jnp.ones_like(positions)
-    memory = self.memory(batch)
     dropout_rngs = None if deterministic else self.dropout.rngs  # also None at rate 0
-    x, memory = read_segment(
-      self.sections(),
-      self.melodi,
-      self.shard(x, _TOKENS),
-      self.summary(),
-      memory,
-      positions,
-      segment_ids,
-      reset_every_window=config.melodi_reset_every_window,
-      hidden=self._given(HIDDEN),
-      schedule=config.melodi_schedule,
-      rng=None if dropout_rngs is None else dropout_rngs.dropout(),
-      remat=self._remat,
+    rng = None if dropout_rngs is None else dropout_rngs.dropout()
+    sections = self.sections()
+    where = places(self, sections, batch)
+    weights = where.weights(self.get_remat_policy(), self._recomputes) if where else None
+
+    def walk(params, summary, rng, memory, by_row):
+      x, positions, segment_ids, hidden = by_row
+      return read_segment(
+        [own._replace(params=p) for own, p in zip(sections, params, strict=True)],
+        self.melodi,
+        x,
+        summary,
+        memory,
+        positions,
+        segment_ids,
+        reset_every_window=config.melodi_reset_every_window,
+        hidden=hidden,
+        schedule=config.melodi_schedule,
+        rng=rng,
+        remat=self._remat,
+        weights=weights,
+      )
+
+    params, by_row = [own.params for own in sections], (self.shard(x, _TOKENS), positions)
+    x, memory = (where.mapped(walk) if where else walk)(
+      params, self.summary(), rng, self.memory(batch), (*by_row, segment_ids, self._given(HIDDEN))
     )
     self.keep(memory)
     return self.shard(x, _TOKENS)
