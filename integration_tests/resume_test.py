@@ -19,8 +19,9 @@ from integration_tests.saved_runs import (
   write_config,
 )
 from melodi_plugin.cli.main import main
-from melodi_plugin.data.place import StateMismatch
+from melodi_plugin.data.place import StateMismatch, row_that_goes_on
 from melodi_plugin.errors import UserError
+from melodi_plugin.maxtext.decoders.state import row_axis
 
 STOP = 3
 
@@ -113,10 +114,41 @@ def test_queue_of_another_length_keeps_its_newest_tokens(folder, windows, trains
   np.testing.assert_array_equal(memory["memory_windows"], np.minimum(held, stored // increment))
 
 
+@pytest.mark.parametrize("trains", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_in_a_batch_of_twice_the_rows_those_of_the_checkpoint_go_on(folder, caplog, trains):
+  """Wherever the order has them; the others begin documents."""
+  path = checkpoints(folder, "through") / str(STEPS - 1)
+  saved, place = running.checkpoint(path), running.iterator_state(path)
+  keys = {"run_name": "through", "steps": STEPS + 1, "per_device_batch_size": 2}
+  with running.maxtext_process():
+    jax.config.update("jax_default_prng_impl", "unsafe_rbg")  # as MaxText's trainer does
+    with caplog.at_level(logging.WARNING):
+      trainer = running.Trainer(running.from_yaml(folder / "config.yml", **keys))
+    memory = trainer.memory()
+    shards = {name: leaf.sharding.shard_shape(leaf.shape) for name, leaf in memory.items()}
+    memory = {name: np.asarray(leaf) for name, leaf in memory.items()}
+    positions = np.asarray(next(trainer.loader.data_iterator)["inputs_position"])[:, 0]
+    if trains:
+      assert np.isfinite(trainer.step()["learning/loss"])
+  assert "more rows than the checkpoint: 8 go on with their documents" in caplog.text
+  from_rows = [row_that_goes_on(place, row, 16) for row in range(16)]
+  assert sorted(row for row in from_rows if row is not None) == list(range(8))
+  for name, leaf in memory.items():
+    axis = row_axis(name)
+    assert shards[name][axis] == 2, name
+    old = saved[f"nnx_aux/model/decoder/{name}"]
+    for row, own in enumerate(from_rows):
+      kept = 0 if own is None else old.take(own, axis)
+      np.testing.assert_array_equal(leaf.take(row, axis), kept, err_msg=name)
+  offsets = [0 if own is None else place["rows"][str(own)]["offset"] for own in from_rows]
+  assert positions.tolist() == offsets and any(offsets)
+
+
 def test_other_number_of_rows_needs_a_key_and_then_starts_with_empty_memory(folder, caplog):
   def trainer(**keys):
-    keys |= {"run_name": "through", "steps": STEPS + 2, "per_device_batch_size": 2}
-    return running.Trainer(running.from_yaml(folder / "config.yml", **keys))
+    keys |= {"run_name": "through", "steps": STEPS + 2, "per_device_batch_size": 1.5}
+    config = running.from_yaml(folder / "config.yml", **keys, ici_fsdp_parallelism=1)
+    return running.Trainer(config, jax.devices()[:1])
 
   saved = running.checkpoint(checkpoints(folder, "through") / str(STEPS - 1))
   with running.maxtext_process():
@@ -125,7 +157,7 @@ def test_other_number_of_rows_needs_a_key_and_then_starts_with_empty_memory(fold
       trainer()
     said = str(error.value)
     assert "rows in the batch (per_device_batch_size times gradient_accumulation_steps" in said
-    assert "times devices) (8) than this run has (16)" in said
+    assert "times devices) (8) than this run has (12)" in said
     assert "set melodi_restart_documents=true" in said
     with caplog.at_level(logging.WARNING):
       resumed = trainer(melodi_restart_documents=True)
@@ -133,7 +165,7 @@ def test_other_number_of_rows_needs_a_key_and_then_starts_with_empty_memory(fold
     assert int(resumed.state["optimizer"]["step"][...]) == STEPS
     batch = resumed.loader.load_next_batch()
   assert "Documents start anew, with empty memory." in caplog.text
-  assert memory["memory_windows"].shape == (16,)
+  assert memory["memory_windows"].shape == (12,)
   assert not any(np.asarray(value).any() for value in memory.values())
   for name, value in params.items():
     np.testing.assert_array_equal(np.asarray(value), saved[f"params/params/{name}"], err_msg=name)

@@ -11,6 +11,8 @@ from etils import epath
 from melodi_plugin.data.records import DocumentsError
 
 Place = dict[str, Any]
+# For every row that of a saved place which goes on as it, None for one that begins a document.
+FromRows = Sequence[int | None]
 
 # What the parts of a fingerprint are called where a user sets them.
 _SET_BY = {
@@ -96,6 +98,54 @@ def mismatch(
       f"`iter` is missing, so restore it, or {START_ANEW}."
     )
   return None
+
+
+def row_that_goes_on(place: Place, row: int, rows: int) -> int | None:
+  """Which row of a place goes on as `row` of a batch of `rows`; None if that begins documents.
+
+  A place that is read for ever, and `rows` a multiple of its own: row b of B reads every B-th
+  document, and of `rows` every `rows`-th one of those.  So what a row has left is dealt out to all
+  rows that have its number modulo B, and its last document is that of one of them.
+  """
+  own = place["fingerprint"]["rows"]
+  k = place["rows"][str(row % own)]["k"]
+  last = row % own + (k - 1) * own  # place of its last document in the order of all
+  return row % own if k and last % rows == row else None
+
+
+def grown(place: Place, rows: int) -> Place:
+  """The same place in a batch of more rows, of which some begin documents.
+
+  Every document that was not begun is still read once, and none again.
+  """
+  own = place["fingerprint"]["rows"]
+
+  def of(row: int) -> dict[str, Any]:
+    saved = place["rows"][str(row % own)]
+    first = row % own + saved["k"] * own  # of what it has left, in the order of all
+    k = max(0, -(-(first - row) // rows))
+    if row_that_goes_on(place, row, rows) is None:
+      return {"k": k, "offset": 0, "tokens": 0, "read": ""}
+    return {**saved, "k": k}
+
+  return {
+    "fingerprint": {**place["fingerprint"], "rows": rows},
+    "rows": {str(row): of(row) for row in range(rows)},
+  }
+
+
+def can_grow(place: Place, rows: int) -> bool:
+  """Whether a place has a meaning in a batch of `rows` rows: more, a multiple, read for ever."""
+  saved = place["fingerprint"]
+  whole = all(str(row) in place["rows"] for row in range(saved["rows"]))
+  return whole and saved["epochs"] is None and rows > saved["rows"] and rows % saved["rows"] == 0
+
+
+def in_batch_of(place: Place, rows: int) -> tuple[Place, FromRows]:
+  """The place for so many rows, where that is possible, and which rows go on."""
+  if not can_grow(place, rows):
+    return place, range(rows)
+  return grown(place, rows), [row_that_goes_on(place, row, rows) for row in range(rows)]
 
 
 def unchecked(state: Mapping[str, Any]) -> str | None:

@@ -23,7 +23,15 @@ from maxtext.utils import maxtext_utils
 
 from melodi_plugin.config.systems import is_melodi
 from melodi_plugin.data.documents import Document, DocumentSource, Fields, open_documents
-from melodi_plugin.data.place import START_ANEW, Place, StateMismatch, difference, read_place
+from melodi_plugin.data.place import (
+  START_ANEW,
+  FromRows,
+  Place,
+  StateMismatch,
+  difference,
+  in_batch_of,
+  read_place,
+)
 from melodi_plugin.data.read_ahead import Workers
 from melodi_plugin.data.rows import StickyRows
 from melodi_plugin.data.skipped import SkippedDocuments
@@ -205,13 +213,14 @@ def _check_same_everywhere(dataset: StickyRows) -> None:
     )
 
 
-def restore_place(config: Any, iterator: EndTogether, folder: epath.Path) -> bool:
+def restore_place(config: Any, iterator: EndTogether, folder: epath.Path) -> FromRows | None:
   """Goes on where the documents stood when the files of `folder` were saved, one per process.
 
-  The number of processes may have changed since: a row has the same documents everywhere.
+  The number of processes may have changed since: a row has the same documents everywhere.  The rows
+  may have become more, by a whole factor, where documents are read for ever.
 
   Returns:
-    Whether the documents go on; if not, they start anew, and memory has to be empty.
+    Which rows go on; None if the documents start anew, and memory has to be empty.
 
   Raises:
     BrokenPlace: if the saved place is damaged.
@@ -220,14 +229,22 @@ def restore_place(config: Any, iterator: EndTogether, folder: epath.Path) -> boo
     DocumentsError: if the document of a row cannot be read now.
   """
   try:
-    iterator.local_iterator.set_state(_saved_place(folder))
+    place, rows = in_batch_of(_saved_place(folder), config.global_batch_size_to_train_on)
+    iterator.local_iterator.set_state(place)
   except StateMismatch as problem:
     if not config.melodi_restart_documents:
       raise
     logging.warning("%s  Documents start anew, with empty memory.", problem)
     iterator.reset()
-    return False
-  return True
+    return None
+  if begin := sum(row is None for row in rows):
+    logging.warning(
+      "The batch has more rows than the checkpoint: %d go on with their documents and memory, and "
+      "%d begin documents.",
+      len(rows) - begin,
+      begin,
+    )
+  return rows
 
 
 def _saved_place(folder: epath.Path) -> Place:

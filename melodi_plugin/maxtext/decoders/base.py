@@ -31,11 +31,11 @@ from melodi_plugin.maxtext.decoders.drawn import HIDDEN
 from melodi_plugin.maxtext.decoders.local import places
 from melodi_plugin.maxtext.decoders.microbatch import MICROBATCH, part, with_part
 from melodi_plugin.maxtext.decoders.state import (
-  ROWS,
   MelodiMemory,
   by_name,
   empty_variables,
   memory_axes,
+  row_axis,
   with_names,
 )
 from melodi_plugin.maxtext.decoders.teacher import STUDENT
@@ -116,13 +116,13 @@ class MelodiDecoder(NNXDecoder):
 
   def memory(self, batch: int) -> Memory:
     """The memory of `batch` rows, before this segment."""
-    axes, number = memory_axes(self.melodi), self._given(MICROBATCH)
+    number = self._given(MICROBATCH)
 
     def kept(name: str, empty: jax.Array) -> jax.Array:
       variable = getattr(self, name, None)
       array = empty if variable is None else variable[...]
       if variable is not None and number is not None:
-        array = part(array, batch, axes[name].index(ROWS), number)
+        array = part(array, batch, row_axis(name), number)
       if array.shape != empty.shape:
         raise ValueError(
           f"a batch of {batch} rows cannot use the memory of {self.memory_windows.shape[0]} rows: "
@@ -141,7 +141,7 @@ class MelodiDecoder(NNXDecoder):
       variable = getattr(self, name, None)
       if variable is not None:
         if number is not None:
-          array = with_part(variable[...], array, axes[name].index(ROWS), number)
+          array = with_part(variable[...], array, row_axis(name), number)
         variable[...] = self.shard(array, axes[name])
 
   def _given(self, name: str) -> jax.Array | None:

@@ -16,7 +16,6 @@ from melodi_plugin.core import stack
 from melodi_plugin.systems.table import empty_memory, stored
 
 Axes = tuple[str | None, ...]
-ROWS = "activation_batch"  # the axis of the rows of a batch
 
 
 class MelodiMemory(nnx.BatchStat):
@@ -43,9 +42,15 @@ def with_names[T](tree: T, replace: Callable[[str, Any], Any]) -> T:
 def memory_axes(config: MelodiConfig) -> dict[str, Axes]:
   """The logical axes of every variable."""
   arrays = by_name(stack.stored(stored(config)))
-  axes: dict[str, Axes] = {name: (None, ROWS, *leaf.axes[1:]) for name, leaf in arrays.items()}
-  axes["memory_windows"] = (ROWS,)
+  rows = "activation_batch"
+  axes: dict[str, Axes] = {name: (None, rows, *leaf.axes[1:]) for name, leaf in arrays.items()}
+  axes["memory_windows"] = (rows,)
   return axes
+
+
+def row_axis(name: str) -> int:
+  """Which axis of a variable is that of rows; where there are layers, theirs is the first."""
+  return 0 if name == "memory_windows" else 1
 
 
 def empty_variables(config: MelodiConfig, batch: int, dtype: Any) -> dict[str, jax.Array]:

@@ -57,7 +57,8 @@ def apply_restore() -> Undo:
     if manager and reads_in_rows(maxtext_config):
       while (step := checkpointing.latest_step(manager)) is not None:
         try:
-          return _resume(restore, manager.directory / str(step), data_iterator, maxtext_config)
+          folder = manager.directory / str(step)
+          return _resume(restore, folder, data_iterator, maxtext_config, state)
         except _Broken as broken:
           _set_aside(manager, step, broken, maxtext_config)
     warm = path and is_melodi(maxtext_config)
@@ -71,8 +72,8 @@ def apply_restore() -> Undo:
   return replace(checkpointing, "load_state_if_possible", load)
 
 
-def _resume(restore: Any, folder: Any, data_iterator: Any, config: Any) -> Any:
-  """What MaxText restores of one checkpoint.
+def _resume(restore: Any, folder: Any, data_iterator: Any, config: Any, like: Any) -> Any:
+  """What MaxText restores of one checkpoint, into a state `like` this.
 
   Raises:
     _Broken: if it cannot be read.
@@ -81,19 +82,21 @@ def _resume(restore: Any, folder: Any, data_iterator: Any, config: Any) -> Any:
   from melodi_plugin.maxtext import pipeline
   from melodi_plugin.maxtext.seams.saved import restored_memory
 
-  goes_on, remembers = True, is_melodi(config)
+  rows, remembers = range(config.global_batch_size_to_train_on), is_melodi(config)
   if isinstance(data_iterator, pipeline.EndTogether):
     with _reading("its place in the documents"):
       read_place(folder / "iter")
     # From here on a fault is one of the documents, and not of the checkpoint.
-    goes_on = pipeline.restore_place(config, data_iterator, folder / "iter")
+    rows = pipeline.restore_place(config, data_iterator, folder / "iter")
     data_iterator = None  # done
   with _reading("the list of its arrays"):
     queues = remembers and is_counted(config)
-    keep = restored_memory.of_checkpoint(folder / "items", goes_on=goes_on, queues=queues)
+    keep = restored_memory.of_checkpoint(folder / "items", rows=rows, queues=queues)
   with _reading("an array"), keep:
     restored, params = restore(data_iterator)
   if remembers and restored:
+    if rows and None in rows:
+      restored_memory.spread(restored["items"], rows, like)
     restored_memory.fit(restored["items"], config)
   return restored, params
 

@@ -1,16 +1,19 @@
-"""Restores a checkpoint without its memory, or into a model whose memory has another length."""
+"""Restores a checkpoint without its memory, or into a model with longer memory or for more rows."""
 
 import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from absl import logging
 
 from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.config.systems import is_counted
 from melodi_plugin.core.memory import Memory, resize
+from melodi_plugin.data.place import FromRows
 from melodi_plugin.errors import UserError
+from melodi_plugin.maxtext.decoders.state import row_axis
 from melodi_plugin.maxtext.seams.seam import replace
 from melodi_plugin.maxtext.weights import mismatch
 
@@ -42,13 +45,13 @@ def _memory(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def of_checkpoint(
-  items: Any, *, goes_on: bool, queues: bool
+  items: Any, *, rows: FromRows | None, queues: bool
 ) -> contextlib.AbstractContextManager[None]:
-  """Memory is restored as it is in the checkpoint, queues at their old length; `fit` comes next.
+  """Memory is restored as it is in the checkpoint; `spread` and `fit` come next.
 
   Args:
     items: the folder of the checkpoint.
-    goes_on: whether memory is restored at all; if not, it keeps its zeros.
+    rows: which of the checkpoint's rows go on; if there are none, memory keeps its zeros.
     queues: whether long-term memory may be a queue; that of a user's system need not.
 
   Raises, when the checkpoint is asked:
@@ -62,18 +65,27 @@ def of_checkpoint(
 
   def change(target: dict[str, Any]) -> None:
     memory = _memory(target)
-    if not goes_on:
-      for name in [name for name in memory if name.startswith("memory_")]:
+    for name in [name for name in memory if name.startswith("memory_")]:
+      if not rows:
         del memory[name]
-    elif queues and stored is not None and "memory_long" in memory:
+      elif None in rows and name in _memory(tree):
+        memory[name] = _with_rows_of(_memory(tree)[name], memory[name], row_axis(name))
+    if rows and queues and stored is not None and "memory_long" in memory:
       wanted = memory["memory_long"]
       *layers_and_rows, _, width = wanted.shape
       shape = (*layers_and_rows, stored.shape[2], width)
       memory["memory_long"] = jax.ShapeDtypeStruct(shape, wanted.dtype, sharding=wanted.sharding)
-    _check(items, tree, target, goes_on=goes_on)
+    _check(items, tree, target, goes_on=bool(rows))
     _say_types(items, tree, target)
 
   return _restoring(change)
+
+
+def _with_rows_of(stored: Any, wanted: Any, axis: int) -> jax.ShapeDtypeStruct:
+  """The same array for as many rows as are stored; they may be too few for all devices."""
+  shape = (*wanted.shape[:axis], stored.shape[axis], *wanted.shape[axis + 1 :])
+  everywhere = jax.sharding.NamedSharding(wanted.sharding.mesh, jax.sharding.PartitionSpec())
+  return jax.ShapeDtypeStruct(shape, wanted.dtype, sharding=everywhere)
 
 
 _KEEP = {
@@ -130,6 +142,23 @@ def _arrays(tree: dict[str, Any], group: str) -> dict[str, Any]:
     for path, leaf in leaves
     if hasattr(leaf, "shape")
   }
+
+
+def spread(state: Any, rows: FromRows, like: Any) -> None:
+  """Gives restored memory to the rows that go on, and zeros to those that begin."""
+  index = jnp.asarray([row or 0 for row in rows])
+  goes_on = jnp.asarray([row is not None for row in rows])
+  decoder, wanted = state["model"]["decoder"], like["model"]["decoder"]
+  for name in [name for name in decoder if name.startswith("memory_")]:
+    array, axis = decoder[name].get_value(), row_axis(name)
+
+    def dealt(array: jax.Array, axis: int = axis) -> jax.Array:
+      taken = jnp.take(array, index, axis)
+      flags = goes_on.reshape([-1 if i == axis else 1 for i in range(array.ndim)])
+      return jnp.where(flags, taken, jnp.zeros_like(taken))
+
+    sharding = wanted[name].get_value().sharding
+    decoder[name].set_value(jax.jit(dealt, out_shardings=sharding)(array))
 
 
 def fit(state: Any, config: Any) -> None:
