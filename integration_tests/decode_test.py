@@ -14,7 +14,7 @@ import pytest
 from integration_tests import running, saved_model
 from integration_tests.saved_model import PROMPT, WINDOW, random_text
 from melodi_plugin.cli.main import main
-from melodi_plugin.serving.chat import Chat
+from melodi_plugin.data.chat import Chat
 
 NEAR = 1e-4  # of log probabilities in float32
 

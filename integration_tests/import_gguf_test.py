@@ -15,7 +15,7 @@ from melodi_plugin.cli.main import main
 from melodi_plugin.maxtext import loading, weights
 from melodi_plugin.maxtext.prepared import PreparedModel
 from melodi_plugin.serving.engine import Engine
-from melodi_plugin.testing.gguf_file import (
+from melodi_plugin.testing.files.gguf_file import (
   LAYERS,
   TOKENS,
   H,

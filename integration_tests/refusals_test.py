@@ -91,8 +91,11 @@ CASES = [
   ({"enable_diloco": True}, "enable_diloco=true splits the batch"),
   (MOE | {"capacity_factor": 1.0}, "drops tokens, and what is dropped depends"),
   (MOE, "the paper's layers have a dense feed-forward network"),
-  ({"use_sft": True}, "MaxText's post-training (SFT, DPO, RL, distillation)"),
-  ({"use_dpo": True}, "MaxText's post-training (SFT, DPO, RL, distillation)"),
+  (
+    {"use_sft": True, "use_tunix_gradient_accumulation": True},
+    "MaxText's post-training by Tunix (SFT, DPO, RL, distillation)",
+  ),
+  ({"use_dpo": True}, "MaxText's post-training by Tunix (SFT, DPO, RL, distillation)"),
   ({"attention": "vllm_rpa"}, "vLLM's attention keeps a cache of its own"),
   ({"mtp_num_layers": 1}, "multi-token prediction would run MELODI layers"),
   ({"quantization": "int8"}, "has not been shown to work with memory, and Qwix's trial "),

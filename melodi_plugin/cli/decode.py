@@ -12,13 +12,13 @@ from rich.console import Console
 
 from melodi_plugin.config.settings import parse_strings
 from melodi_plugin.config.systems import is_melodi
+from melodi_plugin.data.chat import Chat, chat_from
 from melodi_plugin.data.tokenizer import Tokenizer
 from melodi_plugin.errors import UserError, user_errors
 from melodi_plugin.maxtext.configs import load_config
 from melodi_plugin.maxtext.light import WITHOUT_DOCUMENTS
 from melodi_plugin.output.bars import text_bar, tokens_bar
 from melodi_plugin.output.files import check_writable
-from melodi_plugin.serving.chat import Chat, chat_from
 from melodi_plugin.serving.checkpoint import Checkpoint
 from melodi_plugin.serving.memorize import Memorizer
 from melodi_plugin.serving.prefixes import PrefixReader

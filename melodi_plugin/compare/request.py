@@ -47,6 +47,10 @@ SAME = (
   "add_bos",
   "add_eos",
   "melodi_special_tokens_in_text",
+  "use_sft",
+  "sft_train_on_completion_only",
+  "chat_template",
+  "chat_template_path",
 )
 
 

@@ -8,6 +8,8 @@ Read in this order; each file imports only what stands above it:
   formats     documents of one file of any format
   documents   all of them as one random-access sequence
   tokenizer   MaxText's tokenizer, with checked ids
+  spans       which characters of a text every token stands for
+  chat        a conversation becomes tokens, and which of them are answers
   read_ahead  documents tokenized before they are needed
   order       which document a row reads next
   place       the saved place of rows in their documents, checked

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 
 from melodi_plugin.data.files import File, is_remote, match_files
 from melodi_plugin.data.formats import open_format
-from melodi_plugin.data.records import BrokenDocument, Document, Fields, Format
+from melodi_plugin.data.records import BrokenDocument, Document, Fields, Format, Rules
 
 __all__ = [
   "BrokenDocument",
@@ -126,7 +126,12 @@ class DocumentSource:
 
 
 def open_documents(
-  pattern: str, fields: Fields = _FIELDS, *, max_bytes: int = 2**24, skip_broken: bool = False
+  pattern: str,
+  fields: Fields = _FIELDS,
+  *,
+  max_bytes: int = 2**24,
+  skip_broken: bool = False,
+  conversations: bool = False,
 ) -> DocumentSource:
   """Opens every document that `pattern` names, in the order of the sorted file names.
 
@@ -139,6 +144,8 @@ def open_documents(
     skip_broken: leave broken documents and files out (`source.broken` lists them) instead of
       raising the first.  What only reading shows (the text in Parquet, all of an ArrayRecord, a
       file that changed) still raises BrokenDocument then.
+    conversations: a document is a list of messages, {"role": ..., "content": ...}, in the field of
+      the text; formats without lists hold it as JSON.
 
   Raises:
     BrokenDocument: for the first broken document or file, without `skip_broken`.
@@ -147,9 +154,10 @@ def open_documents(
   """
   files = match_files(pattern)
   bar = _ScanBar(sum(file.size for file in files))
+  rules = Rules(fields, max_bytes, conversations)
 
   def scan(file: File) -> _Scanned:
-    return _scan(open_format(file, fields, max_bytes), bar.advance, skip_broken)
+    return _scan(open_format(file, rules), bar.advance, skip_broken)
 
   with bar:
     if any(is_remote(file.path) for file in files):  # A bucket answers many requests at once.

@@ -19,7 +19,6 @@ from melodi_plugin.data.records import (
   Advance,
   BrokenDocument,
   Document,
-  Fields,
   Format,
   Report,
   Rules,
@@ -28,10 +27,10 @@ from melodi_plugin.data.records import (
 )
 
 
-def open_format(file: File, fields: Fields, max_bytes: int) -> Format:
-  """The format of `file`, not yet scanned; a text may have `max_bytes` in UTF-8."""
+def open_format(file: File, rules: Rules) -> Format:
+  """The format of `file`, not yet scanned, whose records are checked against `rules`."""
   formats = {".jsonl": JsonLines, ".txt": TextFile, ".parquet": ParquetTable}
-  return formats.get(file.suffix, ArrayRecords)(file, Rules(fields, max_bytes))
+  return formats.get(file.suffix, ArrayRecords)(file, rules)
 
 
 class TextFile(Format):

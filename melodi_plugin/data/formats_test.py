@@ -329,3 +329,56 @@ def test_folder_is_found_whatever_letters_its_name_has(tmp_path, name):
   (tmp_path / name / "x.txt").write_text("the cat")
   assert len(open_documents(str(tmp_path / name))) == 1
   assert len(open_documents(str(tmp_path / name / "x.txt"))) == 1
+
+
+ASKED = {"role": "user", "content": "Wer ist da? ü"}
+ANSWERED = {"role": "assistant", "content": "Nay", "weight": 1}
+
+
+def test_conversations_are_read_from_lists_and_from_their_json(tmp_path):
+  messages = [ASKED, ANSWERED]
+  _jsonl(tmp_path / "a.jsonl", [{"messages": messages}, {"messages": json.dumps(messages)}])
+  _parquet(tmp_path / "b.parquet", {"messages": [json.dumps(messages)]})
+  found = list(open_documents(str(tmp_path), Fields(text="messages"), conversations=True))
+  assert [document.id for document in found] == ["a:1", "a:2", "b:1"]
+  assert [json.loads(document.text) for document in found] == [messages] * 3
+  assert "ü" in found[0].text
+
+
+LIST = "has no list of messages in 'messages'; make it one of objects with a 'role' and a 'content'"
+
+
+@pytest.mark.parametrize(
+  ("messages", "problem"),
+  [
+    ([], "has no message in 'messages'; remove the record or give it some."),
+    ("Who is there?", LIST),
+    (7, LIST),
+    (None, LIST),
+    ({"role": "user"}, LIST),
+    ([ASKED, "Nay"], LIST),
+    ([ASKED, {"role": "assistant"}], LIST),
+    ([ASKED, {"role": "assistant", "content": None}], LIST),
+    ([ASKED, {"role": "assistant", "content": [{"type": "text"}]}], LIST),
+    (
+      [ASKED, {"role": "tool", "content": "4"}, ANSWERED],
+      "has the role 'tool' in message 2 of 'messages'; use system, user, assistant.",
+    ),
+    ([ASKED], "has no message of the assistant in 'messages', so nothing to learn; add its"),
+    ([ANSWERED, ASKED, ANSWERED], "begins with an answer in 'messages'; put the message that it"),
+    ([ASKED, {"role": "assistant", "content": "\ud800"}], "has a lone surrogate"),
+    ([ASKED, {"role": "assistant", "content": "x" * 300}], "is too large"),
+  ],
+)
+def test_what_is_no_conversation_is_named_in_one_sentence(tmp_path, messages, problem):
+  path = _jsonl(tmp_path / "a.jsonl", [{"messages": [ASKED, ANSWERED]}, {"messages": messages}])
+  options = {"fields": Fields(text="messages"), "conversations": True, "max_bytes": 300}
+  _begins(_problem(path, **options), f"a.jsonl:2 {problem}")
+  source = open_documents(str(path), skip_broken=True, **options)
+  assert len(source) == len(source.broken) == 1
+
+
+def test_a_record_without_messages_is_told_so(tmp_path):
+  path = _jsonl(tmp_path / "a.jsonl", [{"text": "Who is there?"}])
+  options = {"fields": Fields(text="messages"), "conversations": True}
+  assert _problem(path, **options).startswith("a.jsonl:1 has no 'messages' field; give it one")

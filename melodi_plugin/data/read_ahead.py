@@ -17,10 +17,31 @@ from typing import NamedTuple
 import numpy as np
 from grain.sources import RandomAccessDataSource
 
+from melodi_plugin.data.chat import CannotRender
 from melodi_plugin.data.documents import BrokenDocument, Document
 from melodi_plugin.data.records import DocumentsError
 
+# One that has `with_scored` too says which tokens are to be predicted, as `chat.Conversations`.
 Tokenize = Callable[[str], Sequence[int] | np.ndarray]
+
+
+class DocumentTokens(NamedTuple):
+  """A document as tokens.
+
+  Attributes:
+    ids: int32 [N].
+    scored: bool [N], which of them are to be predicted; None for all.
+  """
+
+  ids: np.ndarray
+  scored: np.ndarray | None = None
+
+
+def document_tokens(tokenize: Tokenize, text: str) -> DocumentTokens:
+  """The tokens of a text; raises what `tokenize` raises."""
+  with_scored = getattr(tokenize, "with_scored", None)
+  ids, scored = with_scored(text) if with_scored else (tokenize(text), None)
+  return DocumentTokens(np.asarray(ids, np.int32), scored)
 
 
 class Workers(NamedTuple):
@@ -48,8 +69,8 @@ class TokenReader:
     name = getattr(self.source, "name", None)
     return name(index) if name else f"document {index}"
 
-  def __call__(self, index: int) -> np.ndarray | BrokenDocument:
-    """Tokens int32 [N] of document `index`, N >= 2, or what is wrong with it.
+  def __call__(self, index: int) -> DocumentTokens | BrokenDocument:
+    """Tokens of document `index`, N >= 2, or what is wrong with it.
 
     Raises:
       ValueError: if the tokenizer does not fit, which no single document is to blame for.
@@ -58,12 +79,17 @@ class TokenReader:
       document = self.source[index]
     except BrokenDocument as broken:
       return broken
-    tokens = np.asarray(self.tokenize(document.text), np.int32)
-    if len(tokens) < 2:
-      plural = "" if len(tokens) == 1 else "s"
+    try:
+      tokens = document_tokens(self.tokenize, document.text)
+    except CannotRender as error:
+      sentence = str(error).removesuffix(".")
+      problem = f"is no conversation to learn from: {sentence[0].lower()}{sentence[1:]}"
+      return BrokenDocument(self.name(index), problem)
+    if (count := len(tokens.ids)) < 2:
+      plural = "" if count == 1 else "s"
       return BrokenDocument(
         self.name(index),
-        f"has {len(tokens)} token{plural}, and 2 are needed to predict one; remove it",
+        f"has {count} token{plural}, and 2 are needed to predict one; remove it",
       )
     return tokens
 
@@ -78,7 +104,7 @@ def _set_reader(reader: TokenReader) -> None:
   signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _read(index: int) -> np.ndarray | BrokenDocument:
+def _read(index: int) -> DocumentTokens | BrokenDocument:
   assert _reader is not None
   return _reader(index)
 
@@ -113,7 +139,7 @@ class ReadAhead:
       failed.set_exception(error)
       return failed
 
-  def answer(self, future: Future) -> np.ndarray | BrokenDocument:
+  def answer(self, future: Future) -> DocumentTokens | BrokenDocument:
     """What `request` has asked for.
 
     Raises:

@@ -5,6 +5,7 @@ The formats share these checks, so that the same fault is reported in the same w
 
 import abc
 import contextlib
+import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ class Document(NamedTuple):
 
   Attributes:
     id: names it in messages and results.
-    text: its whole text.
+    text: its whole text; of a conversation, its messages as JSON.
     others: the other fields that were asked for; '' where the record has none.
   """
 
@@ -104,15 +105,24 @@ class Format(abc.ABC):
 
 
 class Rules(NamedTuple):
-  """What a record is checked against: its field names, and the most UTF-8 bytes of a text."""
+  """What a record is checked against.
+
+  Attributes:
+    fields: its field names.
+    max_bytes: the most UTF-8 bytes of a text.
+    conversations: whether the field of the text holds messages, as a list or as its JSON.
+  """
 
   fields: Fields
   max_bytes: int
+  conversations: bool = False
 
   def document(self, where: str, text: Any, id: Any, others: Iterable[Any] = ()) -> Document:
     """Checks text and id, given as str or bytes (the id also as int); raises BrokenDocument."""
     if isinstance(id, int) and not isinstance(id, bool):
       id = str(id)
+    if self.conversations:
+      text = _conversation(where, self.fields.text, text)
     text, size = _string(where, self.fields.text, text)
     if not text or text.isspace():
       problem = f"has an empty {self.fields.text!r}; remove the record or give it text"
@@ -136,6 +146,45 @@ class Rules(NamedTuple):
     return BrokenDocument(
       where, f"has no {field!r} field{found}; give it one, or name the field that holds the text"
     )
+
+
+_ROLES = ("system", "user", "assistant")
+
+
+def _conversation(where: str, field: str, value: Any) -> str:
+  """A conversation as JSON, from a list of messages or its JSON; raises BrokenDocument."""
+  if isinstance(value, bytes | str):
+    with contextlib.suppress(ValueError, RecursionError):
+      value = json.loads(value)
+  if not isinstance(value, list) or not all(map(_is_message, value)):
+    raise BrokenDocument(
+      where,
+      f"has no list of messages in {field!r}; make it one of objects with a 'role' and a 'content' "
+      "that are strings",
+    )
+  roles = [message["role"] for message in value]
+  for number, role in enumerate(roles, start=1):
+    if role not in _ROLES:
+      raise BrokenDocument(
+        where, f"has the role {role!r} in message {number} of {field!r}; use {', '.join(_ROLES)}"
+      )
+  if not roles:
+    raise BrokenDocument(where, f"has no message in {field!r}; remove the record or give it some")
+  if "assistant" not in roles:
+    raise BrokenDocument(
+      where, f"has no message of the assistant in {field!r}, so nothing to learn; add its answer"
+    )
+  if roles[0] == "assistant":
+    raise BrokenDocument(
+      where, f"begins with an answer in {field!r}; put the message that it answers before it"
+    )
+  return json.dumps(value, ensure_ascii=False)
+
+
+def _is_message(value: Any) -> bool:
+  return isinstance(value, dict) and all(
+    isinstance(value.get(part), str) for part in ("role", "content")
+  )
 
 
 def decode(where: str, raw: bytes) -> str:

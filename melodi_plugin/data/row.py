@@ -26,6 +26,9 @@ class OpenDocument(NamedTuple):
   document: int
   tokens: np.ndarray
   offset: int
+  scored: np.ndarray | None = (
+    None  # bool, as long as `tokens`: which are to be predicted; None for all
+  )
 
 
 class Row:
@@ -80,7 +83,7 @@ class Row:
     if isinstance(tokens, BrokenDocument):
       return tokens
     self._read = hashlib.blake2b(digest_size=8)
-    return OpenDocument(document, tokens, 0)
+    return OpenDocument(document, tokens.ids, 0, tokens.scored)
 
   def _leave_out(self, broken: BrokenDocument) -> None:
     assert self._on_broken is not None

@@ -51,10 +51,11 @@ class StickyRows(grain.IterDataset[Batch]):
     inputs_segmentation   n for the n-th document within this row of this batch; 0 on padding
     targets               next token of the same document, also across the end of the segment
     targets_position      the same as inputs_position
-    targets_segmentation  inputs_segmentation where there is a target, else 0
+    targets_segmentation  inputs_segmentation where there is a target that counts, else 0
     document_index        index into `source`; -1 on padding (only `with_document_index`)
 
-  Every token of a document but its first is a target exactly once.  `DocumentOrder`
+  Every token of a document but its first is a target exactly once; which of them count, a
+  `tokenize` with `with_scored` says (`read_ahead.document_tokens`), else all.  `DocumentOrder`
   says which documents a row reads; that depends on the row and not on the process that reads it.
 
   Args:
@@ -274,7 +275,8 @@ def _write(batch: Batch, row: int, start: int, nth: int, reading: OpenDocument, 
   batch["inputs"][row, here] = inputs
   batch["targets"][row, aimed] = targets
   batch["inputs_segmentation"][row, here] = nth
-  batch["targets_segmentation"][row, aimed] = nth
+  scored = True if reading.scored is None else reading.scored[reading.offset + 1 : end + 1]
+  batch["targets_segmentation"][row, aimed] = np.where(scored, nth, 0)
   for key in ("inputs_position", "targets_position"):
     batch[key][row, here] = np.minimum(np.arange(reading.offset, end), _LAST_POSITION)
   if "document_index" in batch:

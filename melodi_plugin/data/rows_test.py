@@ -31,7 +31,7 @@ def _tokenize(text):
   return [int(token) for token in text.split()]
 
 
-def _rows(lengths=LENGTHS, source=None, **changes):
+def _rows(lengths=LENGTHS, source=None, tokenize=_tokenize, **changes):
   arguments = {
     "rows": 3,
     "segment_length": T,
@@ -40,7 +40,7 @@ def _rows(lengths=LENGTHS, source=None, **changes):
     "seed": 0,
     "epochs": 1,
   }
-  return StickyRows(source or _source(lengths), _tokenize, **(arguments | changes))
+  return StickyRows(source or _source(lengths), tokenize, **(arguments | changes))
 
 
 def _equal(batches, others):
@@ -93,6 +93,33 @@ def test_batch_of_two_documents_in_a_row_spelled_out():
     "targets_segmentation": [1, 1, 1, 1, 1, 0, 0, 0, 2, 2, 2, 2],
   }
   assert all(value.dtype == np.int32 for value in batch.values())
+
+
+class _EveryThird:
+  """A tokenizer by which only tokens whose numbers are multiples of three are to be predicted."""
+
+  def __call__(self, text):
+    return self.with_scored(text)[0]
+
+  def with_scored(self, text):
+    ids = np.array(_tokenize(text), np.int32)
+    return ids, ids % 3 == 0
+
+
+@pytest.mark.parametrize("segment", [4, 12])
+def test_only_scored_tokens_count_as_targets_and_all_are_read(segment):
+  whole = list(_rows(segment_length=segment, with_document_index=True))
+  rows = _rows(segment_length=segment, with_document_index=True, tokenize=_EveryThird())
+  for batch, other in zip(rows, whole, strict=True):
+    counts = (other["targets_segmentation"] > 0) & (other["targets"] % 3 == 0)
+    expected = np.where(counts, other.pop("targets_segmentation"), 0)
+    np.testing.assert_array_equal(batch.pop("targets_segmentation"), expected)
+    _equal([batch], [other])
+  iterator = iter(rows)
+  next(iterator)
+  again = iter(rows)
+  again.set_state(iterator.get_state())
+  _equal(list(again), list(iterator))
 
 
 def test_documents_start_at_window_boundaries_and_padding_is_zero():

@@ -1,7 +1,8 @@
 """Evaluates the checkpoints that a config names.
 
 Reads the documents of `grain_eval_files` whole, in order, with memory carried from zeros.  Every
-token of a document but its first is scored exactly once.  Writes `evaluation.json` (a list, one
+token of a document but its first is scored exactly once; of conversations (`use_sft` with
+`sft_train_on_completion_only`) only the answers' count.  Writes `evaluation.json` (a list, one
 entry per checkpoint) into `<base_output_directory>/<run_name>`, and beside it `report.md`,
 `report.csv` and two pictures.
 
@@ -26,8 +27,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from melodi_plugin.config.systems import is_melodi
-from melodi_plugin.data.documents import DocumentSource, check_ids
-from melodi_plugin.data.tokenizer import Tokenizer
+from melodi_plugin.data.chat import Conversations, tokenizer_of
+from melodi_plugin.data.documents import BrokenDocument, DocumentSource, check_ids
+from melodi_plugin.data.read_ahead import TokenReader
 from melodi_plugin.errors import UserError
 from melodi_plugin.evaluation import report, statistics
 from melodi_plugin.evaluation.conditions import memory_of, step_of
@@ -101,20 +103,22 @@ def _conditions(config: Any) -> dict[str, Any]:
     "window": config.melodi_window_length,
     "chunk": None if is_melodi(config) else int(config.max_target_length),
     "new": tokens_per_batch(config),
+    "scored": "answers" if config.use_sft and config.sft_train_on_completion_only else "all",
   }
 
 
 def count_tokens(config: Any, source: Any) -> list[int]:
   """Tokens of every document, 0 for broken ones if they are left out; else raises ValueError."""
-  tokenize = Tokenizer(config)
+  reader = TokenReader(source, tokenizer_of(config))
   lengths = []
   for index in range(len(source)):
-    try:
-      lengths.append(len(tokenize(source[index].text)))
-    except ValueError:
+    tokens = reader(index)
+    if isinstance(tokens, BrokenDocument):
       if not config.melodi_skip_broken_documents:
-        raise
+        raise tokens
       lengths.append(0)
+    else:
+      lengths.append(len(tokens.ids))
   return lengths
 
 
@@ -134,7 +138,7 @@ def read_documents(
   Raises:
     AssertionError: if a document has not as many losses as tokens less one.
   """
-  began = time.monotonic()
+  began, tokenize = time.monotonic(), tokenizer_of(config)
   found: dict[int, statistics.DocumentScore] = {}
   with tokens_bar(description, sum(lengths), shown=jax.process_index() == 0) as advance:
     for document in scorer.score(batches, advance):
@@ -144,19 +148,29 @@ def read_documents(
           "scored twice; this is a bug of melodi_plugin"
         )
       keep(document)
+      text, scored = _what_counts(tokenize, document.text)
       found[document.index] = statistics.score_document(
         document.index,
         document.id,
-        document.text,
+        text,
         document.nats,
         document.hits,
         window=config.melodi_window_length,
+        scored=scored,
       )
   for others in _gather(found):
     found |= others
   if len(found) < len(lengths) and not config.melodi_skip_broken_documents:
     raise AssertionError("a document was not read; this is a bug of melodi_plugin")
   return list(found.values()), time.monotonic() - began
+
+
+def _what_counts(tokenize: Any, text: str) -> tuple[str, np.ndarray | None]:
+  """The text that is scored, and which of the targets, bool [N-1]; None for all."""
+  if not isinstance(tokenize, Conversations):
+    return text, None
+  _, scored = tokenize.with_scored(text)
+  return tokenize.scored_text(text), None if scored is None else scored[1:]
 
 
 def _gather(
@@ -220,9 +234,12 @@ def write(config: Any, evaluations: list[dict[str, Any]]) -> None:
 
 
 def _read_alike(some: list[dict[str, Any]], others: list[dict[str, Any]]) -> bool:
-  return [(e["checkpoint"], e["files"], e["window"]) for e in some] == [
-    (e["checkpoint"], e["files"], e["window"]) for e in others
-  ]
+  def read(evaluations: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    # Versions before 0.2 scored all tokens and did not say so.
+    own = ("checkpoint", "files", "window")
+    return [(*(e[key] for key in own), e.get("scored", "all")) for e in evaluations]
+
+  return read(some) == read(others)
 
 
 def show(evaluations: list[dict[str, Any]]) -> None:
@@ -247,6 +264,8 @@ def evaluate(argv: Sequence[str]) -> Any:
       "load_parameters_path=<run>/checkpoints/<step>/items."
     )
   if config.melodi_probe:
+    if config.use_sft:
+      raise UserError("probes read documents and no conversations; set use_sft=false.")
     if config.melodi_memory_file:
       raise UserError("melodi_probe reads with memory from zeros; leave melodi_memory_file out.")
     if jax.process_count() > 1:

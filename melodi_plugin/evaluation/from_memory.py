@@ -69,13 +69,13 @@ class MemoryScorer:
 
   def _documents(self, batches: StickyRows) -> Iterator["_Scoring"]:
     for index in range(len(batches.source)):
-      ids = batches.ahead.reader(index)
-      if not isinstance(ids, BrokenDocument):
-        yield _Scoring(index, batches.source[index], ids)
+      tokens = batches.ahead.reader(index)
+      if not isinstance(tokens, BrokenDocument):
+        yield _Scoring(index, batches.source[index], tokens.ids)
       elif batches.on_broken is None:
-        raise ids
+        raise tokens
       else:
-        batches.on_broken(ids)
+        batches.on_broken(tokens)
 
 
 class _Scoring:

@@ -120,6 +120,11 @@ def warnings(evaluations: Sequence[Evaluation]) -> list[str]:
       )
     if evaluation["skipped"]:
       found.append(f"{name}: {evaluation['skipped']:,} broken documents were left out.")
+  if any(evaluation.get("scored") == "answers" for evaluation in evaluations):
+    found.append(
+      "Of conversations only answers were scored, with the tokens that end them; words and bytes "
+      "are those of the answers."
+    )
   first, *others = evaluations
   if not all(same_tokens(first, other) for other in others):
     found.append(

@@ -30,7 +30,10 @@ class Bucket(NamedTuple):
 
 
 class DocumentScore(NamedTuple):
-  """What the losses of one document add up to; its first token has no loss and is not counted."""
+  """What the losses of one document add up to.
+
+  Its first token has no loss and is not counted, nor is what of a conversation is not scored.
+  """
 
   index: int
   id: str
@@ -51,33 +54,43 @@ def position_edges(window: int, length: int) -> list[int]:
 
 
 def score_document(
-  index: int, name: str, text: str, nats: np.ndarray, hits: np.ndarray, *, window: int
+  index: int,
+  name: str,
+  text: str,
+  nats: np.ndarray,
+  hits: np.ndarray,
+  *,
+  window: int,
+  scored: np.ndarray | None = None,
 ) -> DocumentScore:
   """Adds up one document.
 
   Args:
     index: of the document in its source.
     name: its id.
-    text: its raw text.
+    text: its raw text, or what of it counts.
     nats: [N-1] losses; nats[i] is that of the target at position i + 1.
     hits: [N-1] bool.
     window: W, the unit of the position buckets.
+    scored: [N-1] bool, which of them count; None for all.
   """
   nats = nats.astype(np.float64)
+  counts = np.ones(len(nats), bool) if scored is None else scored
   edges = position_edges(window, len(nats) + 1)
   buckets = []
   for first, end in itertools.pairwise(edges):
-    inside = nats[max(first - 1, 0) : end - 1]
+    here = slice(max(first - 1, 0), end - 1)
+    inside = nats[here][counts[here]]
     if inside.size:
       buckets.append(Bucket(first, end, inside.size, float(inside.sum())))
   return DocumentScore(
     index=index,
     id=name,
-    tokens=nats.size,
+    tokens=int(counts.sum()),
     words=len(text.split()),
     bytes=len(text.encode()),
-    nats=float(nats.sum()),
-    hits=int(hits.sum()),
+    nats=float(nats[counts].sum()),
+    hits=int(hits[counts].sum()),
     buckets=buckets,
   )
 

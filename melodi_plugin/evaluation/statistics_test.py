@@ -29,6 +29,14 @@ def test_a_document_adds_up_its_losses_and_measures_its_raw_text():
   assert (score.words, score.bytes) == (3, 16)
 
 
+def test_only_what_is_scored_adds_up_where_it_stands():
+  nats = np.asarray([1.0, 2.0, 4.0, 8.0], np.float32)
+  hits, scored = np.array([1, 1, 0, 0], bool), np.array([0, 1, 0, 1], bool)
+  score = scores.score_document(0, "d", "two words", nats, hits, window=2, scored=scored)
+  assert (score.tokens, score.nats, score.hits, score.words) == (2, 10.0, 1, 2)
+  assert [(b.first, b.end, b.tokens, b.nats) for b in score.buckets] == [(2, 4, 1, 2), (4, 8, 1, 8)]
+
+
 @pytest.mark.parametrize("window", [1, 4, 16])
 @pytest.mark.parametrize("tokens", [2, 4, 5, 17, 64, 65])
 def test_every_target_is_in_the_bucket_of_its_position(tokens, window):

@@ -22,6 +22,7 @@ from maxtext.input_pipeline.multihost_dataloading import MultiHostDataLoadIterat
 from maxtext.utils import maxtext_utils
 
 from melodi_plugin.config.systems import is_melodi
+from melodi_plugin.data.chat import tokenizer_of
 from melodi_plugin.data.documents import Document, DocumentSource, Fields, open_documents
 from melodi_plugin.data.place import (
   START_ANEW,
@@ -35,7 +36,6 @@ from melodi_plugin.data.place import (
 from melodi_plugin.data.read_ahead import Workers
 from melodi_plugin.data.rows import StickyRows
 from melodi_plugin.data.skipped import SkippedDocuments
-from melodi_plugin.data.tokenizer import Tokenizer
 
 # Keys of MaxText's Grain path that would ask for something else than these rows: (key, the values
 # under which nothing is asked, why).
@@ -74,6 +74,11 @@ def make_train_iterator(config: Any, mesh: Mesh, process_indices: list[int]) -> 
       "%d documents for a batch of %d rows: some rows read the same document at the same time.",
       len(source),
       rows,
+    )
+  if config.use_sft and not config.sft_train_on_completion_only:
+    logging.warning(
+      "The loss counts all tokens of conversations; with sft_train_on_completion_only=true it "
+      "counts answers only."
     )
   dataset = _make_rows(
     config,
@@ -117,6 +122,8 @@ def make_document_batches(
   For a stock decoder every document begins a segment, so that what is said of it does not depend
   on the documents before it.
 
+  Every token counts as a target, also in conversations: who reads the scores chooses.
+
   Args:
     config: gives tokenizer, T and W.
     documents: files, as for `open_documents`, or the documents themselves.
@@ -140,6 +147,7 @@ def make_document_batches(
     rows=rows,
     shuffle=False,
     epochs=1,
+    answers_only=False,
     local_rows=local_rows(maxtext_utils.get_mesh_from_config(config), rows) if several else None,
     workers=Workers(_worker_count(config.grain_worker_count_eval), config.grain_num_threads_eval),
     with_document_index=True,
@@ -271,21 +279,26 @@ def open_source(config: Any, pattern: str, columns: Sequence[str]) -> DocumentSo
   if len(columns) != 1:
     raise ValueError(
       f"train_data_columns and eval_data_columns name the one field that holds the text of a "
-      f"document, not {list(columns)}."
+      f"document, or its messages with use_sft, not {list(columns)}."
     )
   return open_documents(
     pattern,
     Fields(text=columns[0], id=config.melodi_id_field),
     max_bytes=config.melodi_max_document_bytes,
     skip_broken=config.melodi_skip_broken_documents,
+    conversations=config.use_sft,
   )
 
 
 def _make_rows(
-  config: Any, source: RandomAccessDataSource[Document], *, epochs: int | None, **how: Any
+  config: Any,
+  source: RandomAccessDataSource[Document],
+  *,
+  epochs: int | None,
+  answers_only: bool | None = None,
+  **how: Any,
 ) -> StickyRows:
-  tokenize = Tokenizer(config)
-  tokenize("A tokenizer that does not fit has to fail before training starts.")
+  tokenize = tokenizer_of(config, answers_only=answers_only)
   on_broken = None
   if config.melodi_skip_broken_documents:
     on_broken = SkippedDocuments(_skipped_path(config), getattr(source, "broken", ()))

@@ -18,6 +18,7 @@ from melodi_plugin.data.documents import BrokenDocument
 from melodi_plugin.data.place import StateMismatch
 from melodi_plugin.data.tokenizer import Tokenizer
 from melodi_plugin.maxtext import pipeline
+from melodi_plugin.testing.files import chats
 
 TEXTS = ["the cat sat on the mat", "a dog", "the dog sat on the cat and the cat sat on the dog"] * 2
 
@@ -65,6 +66,7 @@ def _config(tmp_path):
     train_data_columns=["text"],
     eval_data_columns=["text"],
     melodi_id_field="id",
+    use_sft=False,
     melodi_max_document_bytes=2**20,
     melodi_skip_broken_documents=False,
     melodi_restart_documents=False,
@@ -329,3 +331,85 @@ def test_what_does_not_fit_is_refused_before_training(config, mesh, key, value, 
   setattr(config, key, value)
   with pytest.raises(ValueError, match=sentence):
     pipeline.make_train_iterator(config, mesh, [0])
+
+
+TALKS = [
+  chats.conversation("abc", "de", "f", "gh"),
+  chats.conversation("a b c", "jj", system="i i"),
+  chats.conversation("bad", "egg", "bed", "h"),
+]
+
+
+@pytest.fixture(name="talks")
+def _talks(config, tmp_path):
+  """The config of a run on conversations."""
+  train = chats.write_conversations(tmp_path / "talks.jsonl", TALKS)
+  tokenizer = chats.write_chat_tokenizer(tmp_path / "tokenizer")
+  config.grain_train_files = config.grain_eval_files = str(train)
+  config.tokenizer_path, config.tokenizer_type = str(tokenizer), "huggingface"
+  config.train_data_columns = config.eval_data_columns = ["messages"]
+  config.use_sft = config.sft_train_on_completion_only = True
+  config.chat_template = config.chat_template_path = ""
+  return config
+
+
+def _aimed(batches):
+  """How often every token is a target that counts."""
+  counts = np.zeros(16, int)
+  for batch in batches:
+    np.add.at(counts, batch["targets"], batch["targets_segmentation"] > 0)
+  names = [*chats.SPECIAL, *"abcdefghij ", "<unk>"]
+  return {name: count for name, count in zip(names, counts.tolist(), strict=True) if count}
+
+
+def test_answers_and_their_ends_are_the_targets_of_conversations(talks, mesh):
+  (*batches,) = pipeline.make_eval_iterator(talks, mesh, [0])
+  expected = {"d": 1, "e": 2, "g": 3, "h": 2, "j": 2, "<|end|>": 5}
+  assert _aimed(batches) == expected
+  read = sum(int((batch["inputs_segmentation"] > 0).sum()) for batch in batches)
+  # A message has a token of its role, one of its end and one of each of its characters.
+  assert read == sum(2 + len(message["content"]) for talk in TALKS for message in talk)
+  talks.sft_train_on_completion_only = False
+  everything = _aimed(pipeline.make_eval_iterator(talks, mesh, [0]))
+  assert sum(everything.values()) == read - len(TALKS) and "<|user|>" in everything
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_training_on_conversations_goes_on_where_it_was(talks, mesh, tmp_path, workers):
+  talks.grain_worker_count = workers
+  iterator = pipeline.make_train_iterator(talks, mesh, [0])
+  _take(iterator, 3)
+  (tmp_path / "process_0-of-1.json").write_text(json.dumps(iterator.local_iterator.get_state()))
+  expected = _take(iterator, 5)
+  again = pipeline.make_train_iterator(talks, mesh, [0])
+  assert pipeline.restore_place(talks, again, epath.Path(tmp_path))
+  for batch, other in zip(_take(again, 5), expected, strict=True):
+    jax.tree.map(np.testing.assert_array_equal, batch, other)
+  talks.sft_train_on_completion_only = False
+  other = pipeline.make_train_iterator(talks, mesh, [0])
+  with pytest.raises(StateMismatch, match="digest of the tokenizer"):
+    pipeline.restore_place(talks, other, epath.Path(tmp_path))
+
+
+def test_evaluation_gets_every_token_of_conversations_as_a_target(talks):
+  batches = pipeline.make_document_batches(talks, talks.grain_eval_files, rows=2)
+  tokens = sum(2 + len(message["content"]) for talk in TALKS for message in talk)
+  assert sum(_aimed(batches).values()) == tokens - len(TALKS)
+
+
+def test_conversations_that_cannot_be_read_end_with_a_sentence(talks, mesh, tmp_path):
+  talks.tokenizer_path = str(chats.write_chat_tokenizer(tmp_path / "plain", template=None))
+  with pytest.raises(ValueError, match="has no chat template; set chat_template or"):
+    pipeline.make_train_iterator(talks, mesh, [0])
+  talks.chat_template = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('No system') }}{% endif %}"
+    + chats.TEMPLATE
+  )
+  words = r"talks\.jsonl:2 is no conversation to learn from: the chat template cannot render these"
+  with pytest.raises(BrokenDocument, match=rf"{words} messages \(No system\); give it"):
+    list(pipeline.make_eval_iterator(talks, mesh, [0]))
+  talks.melodi_skip_broken_documents = True
+  assert _aimed(pipeline.make_eval_iterator(talks, mesh, [0]))["<|end|>"] == 4
+  talks.train_data_columns = ["prompt", "completion"]
+  with pytest.raises(ValueError, match=r"or its messages with use_sft, not \['prompt'"):
+    pipeline.make_train_iterator(talks, mesh, [0])

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from melodi_plugin.data.chat import Chat, chat_from
 from melodi_plugin.data.tokenizer import Tokenizer
 from melodi_plugin.server.errors import Refused
 from melodi_plugin.server.metrics import Metrics
@@ -15,7 +16,6 @@ from melodi_plugin.server.scheduler import Scheduler
 from melodi_plugin.server.service import Access, ServeLimits, Service
 from melodi_plugin.server.states.store import Store
 from melodi_plugin.server.texts import Text
-from melodi_plugin.serving.chat import Chat, chat_from
 from melodi_plugin.serving.checkpoint import Checkpoint
 from melodi_plugin.serving.engine import Row
 from melodi_plugin.serving.snapshots import Snapshots

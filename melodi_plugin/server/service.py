@@ -6,11 +6,11 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from melodi_plugin.data.chat import Message
 from melodi_plugin.server.answers import Schedules
 from melodi_plugin.server.errors import Refused
 from melodi_plugin.server.metrics import Metrics
 from melodi_plugin.server.states.store import Store
-from melodi_plugin.serving.chat import Message
 from melodi_plugin.serving.text import Decodes
 
 
@@ -40,7 +40,7 @@ class Tokenizes(Decodes, Protocol):
 
 @runtime_checkable
 class Renders(Protocol):
-  """What routes need of a chat template; `serving.chat.Chat` is one."""
+  """What routes need of a chat template; `data.chat.Chat` is one."""
 
   extends: bool
   end_ids: tuple[int, ...]

@@ -10,7 +10,6 @@ Read in this order; each file imports only what stands above it:
   stock              a stock decoder in the place of an engine
   prefixes           texts that begin as others did, read only once
   text               tokens become text while they come; stop strings
-  chat               a conversation becomes tokens
   prompts            where the text that is read comes from
   checkpoint         a checkpoint with its tokenizer in an engine; its memory files
   writing            a text that goes on

@@ -16,5 +16,5 @@ Read in this order; each file imports only what stands above it:
   stock       a block of a few lines, for the cell around stock blocks
   stock_loops that cell in loops
   comparison  rows and results as MaxText would have left them
-  gguf_file   small GGUF files
+  files/      GGUF files, tokenizers and conversations, small
 """

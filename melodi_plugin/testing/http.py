@@ -7,12 +7,12 @@ from typing import Any
 
 import httpx
 
+from melodi_plugin.data.chat import Message
 from melodi_plugin.server.api.app import make_app
 from melodi_plugin.server.errors import KINDS
 from melodi_plugin.server.metrics import Metrics
 from melodi_plugin.server.scheduler import Scheduler
 from melodi_plugin.server.service import Service
-from melodi_plugin.serving.chat import Message
 from melodi_plugin.serving.snapshots import Snapshots
 from melodi_plugin.testing.slots import END, ByteTokenizer, FakeEngine
 

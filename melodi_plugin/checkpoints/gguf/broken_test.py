@@ -9,7 +9,7 @@ import pytest
 from melodi_plugin.checkpoints.gguf import importer
 from melodi_plugin.checkpoints.gguf import tokenizer as gguf_tokenizer
 from melodi_plugin.cli.main import main
-from melodi_plugin.testing.gguf_file import random_tensors, write_gguf
+from melodi_plugin.testing.files.gguf_file import random_tensors, write_gguf
 
 TENSOR_COUNT, KEY_COUNT = 8, 16  # where they stand in a file
 

@@ -10,7 +10,7 @@ from melodi_plugin.checkpoints.gguf import tokenizer as gguf_tokenizer
 from melodi_plugin.checkpoints.gguf.importer import model_keys, open_gguf
 from melodi_plugin.checkpoints.gguf.parameters import read_parameters, unpermute
 from melodi_plugin.cli.main import main
-from melodi_plugin.testing.gguf_file import (
+from melodi_plugin.testing.files.gguf_file import (
   LAYERS,
   TOKENS,
   D,

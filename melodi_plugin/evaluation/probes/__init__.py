@@ -7,7 +7,6 @@ Read in this order; each file imports only what stands above it:
   reading     how documents are scored
   mqar        key-value pairs, defined once and asked for later
   recall      the same, asked for after thousands of windows
-  spans       which characters a token stands for
   passkey     a number hidden in filler text
   rare_words  names in real documents: loss on their repetitions
   paired      the same tokens with memory and without: what it is worth

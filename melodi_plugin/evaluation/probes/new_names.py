@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from melodi_plugin.data.spans import Spans, tokens_of
 from melodi_plugin.data.tokenizer import Tokenizer
 from melodi_plugin.evaluation.probes import paired
 from melodi_plugin.evaluation.probes.paired import Pair
 from melodi_plugin.evaluation.probes.reading import Tokens, eval_documents, read_twice
 from melodi_plugin.evaluation.probes.result import doubling_ranges
-from melodi_plugin.evaluation.probes.spans import Spans, tokens_of
 from melodi_plugin.evaluation.reading import ScoredDocument
 
 _NAME = re.compile(r"[A-Za-z_][\w']{3,}")

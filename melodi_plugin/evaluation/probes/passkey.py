@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from melodi_plugin.data.documents import Document
+from melodi_plugin.data.spans import Spans, tokens_of
 from melodi_plugin.data.tokenizer import Tokenizer
 from melodi_plugin.evaluation.probes.reading import Tokens, read
 from melodi_plugin.evaluation.probes.result import Answer, points
-from melodi_plugin.evaluation.probes.spans import Spans, tokens_of
 
 DISTANCES = (0, 1, 2, 4, 8, 16, 32, 64, 128)
 FILLER = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from melodi_plugin.data.spans import Spans, tokens_of
 from melodi_plugin.data.tokenizer import Tokenizer
 from melodi_plugin.evaluation.probes.reading import Tokens, eval_documents, read
 from melodi_plugin.evaluation.probes.result import Answer, doubling_ranges, points, rates
-from melodi_plugin.evaluation.probes.spans import Spans, tokens_of
 from melodi_plugin.evaluation.reading import ScoredDocument
 
 _WORD = re.compile(r"[^\W\d]\w{4,}")  # five letters, digits and underscores, or more

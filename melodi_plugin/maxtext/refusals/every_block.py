@@ -202,11 +202,14 @@ EVERY_BLOCK = (
   ),
   Refusal(
     lambda c: (
-      c.use_sft or c.use_dpo or hasattr(c, "rl") or bool(c.student_overrides or c.teacher_overrides)
+      (c.use_sft and c.use_tunix_gradient_accumulation)
+      or c.use_dpo
+      or hasattr(c, "rl")
+      or bool(c.student_overrides or c.teacher_overrides)
     ),
-    "MaxText's post-training (SFT, DPO, RL, distillation) feeds rows that are not documents in "
-    "order and has not been shown to work with memory; pre-train with "
-    "`melodi train`.",
+    "MaxText's post-training by Tunix (SFT, DPO, RL, distillation) has a loop of its own that has "
+    "not been shown to work with memory; use `melodi train`, for conversations with use_sft=true "
+    "and use_tunix_gradient_accumulation=false.",
   ),
   Refusal(
     lambda c: str(as_written(c.attention)).startswith("vllm"),

@@ -17,6 +17,7 @@ from pydantic import Field
 from sse_starlette import ServerSentEvent
 from starlette.responses import Response
 
+from melodi_plugin.data.chat import Message
 from melodi_plugin.server.api.asking import (
   Asking,
   Completing,
@@ -38,7 +39,6 @@ from melodi_plugin.server.conversations import Conversation
 from melodi_plugin.server.errors import Refused
 from melodi_plugin.server.service import Renders, Service
 from melodi_plugin.server.texts import Event
-from melodi_plugin.serving.chat import Message
 from melodi_plugin.serving.writing import Written
 
 _UNKNOWN = ("tools", "functions", "audio", "prediction", "web_search_options")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from melodi_plugin.data.corpus import corpus_tokenizer
+from melodi_plugin.data.spans import Spans, tokens_of
 from melodi_plugin.data.tokenizer import Tokenizer
-from melodi_plugin.evaluation.probes.spans import Spans, tokens_of
 
 TEXT = "def fold_left(x):\n  return fold_left(xs)  # Ångström"
 WORDS = ("fold_left", "return", "xs", "Ångström")

@@ -17,11 +17,6 @@ class Spans:
 
   def __init__(self, config: Any):
     self._tokenizer = Tokenizer(config)
-    self._of = {
-      "sentencepiece": _sentencepiece,
-      "tiktoken": _tiktoken,
-      "huggingface": _huggingface,
-    }[self._tokenizer.kind]
 
   def __call__(self, text: str, tokens: np.ndarray) -> np.ndarray:
     """Begin and end of every token of `text`, in characters, int [N, 2].
@@ -33,14 +28,24 @@ class Spans:
     Raises:
       ValueError: if the tokenizer makes other tokens of it.
     """
-    ids, spans = self._of(self._tokenizer, text)
+    ids, spans = encode_with_spans(self._tokenizer, text)
     add_bos, add_eos = self._tokenizer.add_bos, self._tokenizer.add_eos
     inner = tokens[int(add_bos) : len(tokens) - int(add_eos)]
     if not np.array_equal(ids, inner):
       raise ValueError("the tokenizer cannot tell which token stands for which characters.")
     ends = [[(0, 0)] * add_bos, [(len(text), len(text))] * add_eos]
-    parts = [np.reshape(np.asarray(part, np.int64), (-1, 2)) for part in (ends[0], spans, ends[1])]
-    return np.concatenate(parts)
+    return np.concatenate([_array(ends[0]), spans, _array(ends[1])])
+
+
+def encode_with_spans(tokenizer: Tokenizer, text: str) -> tuple[list[int], np.ndarray]:
+  """Ids of `text` alone, as `Tokenizer.encode` gives them, and their spans, int64 [N, 2]."""
+  of = {"sentencepiece": _sentencepiece, "tiktoken": _tiktoken, "huggingface": _huggingface}
+  ids, spans = of[tokenizer.kind](tokenizer, text)
+  return ids, _array(spans)
+
+
+def _array(spans: list[tuple[int, int]]) -> np.ndarray:
+  return np.reshape(np.asarray(spans, np.int64), (-1, 2))
 
 
 def _sentencepiece(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]]]:

@@ -1,14 +1,15 @@
-"""Chat templates: which one, what they make of messages, and whether a session can go on."""
+"""Chat templates: which one, what they make of messages, where answers are, how sessions go on."""
 
 import json
 from importlib import resources
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from melodi_plugin.data.chat import CannotRender, Chat, chat_from, tokenizer_of
 from melodi_plugin.data.corpus import corpus_tokenizer
 from melodi_plugin.data.tokenizer import Tokenizer
-from melodi_plugin.serving.chat import Chat, chat_from
 
 ASSETS = resources.files("maxtext") / "assets" / "tokenizers"
 PLAIN = (
@@ -138,3 +139,102 @@ def test_a_file_without_a_template_is_a_sentence(qwen, tmp_path, name, content, 
   keys = SimpleNamespace(chat_template="", chat_template_path=str(tmp_path / name))
   with pytest.raises(ValueError, match=problem):
     chat_from(keys, qwen)
+
+
+TALK = [
+  {"role": "system", "content": "You are brief."},
+  *ASK,
+  {"role": "assistant", "content": "Nay, answer me."},
+  {"role": "user", "content": "Long live the king!"},
+  {"role": "assistant", "content": "He."},
+]
+
+
+CHATML = (
+  "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+  "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def slow_answers(chat, messages, end):
+  """Turn by turn: what a whole turn adds to the prompt that a client sends, up to `end`."""
+  answers = np.zeros(len(chat.with_answers(messages)[0]), bool)
+  for number, message in enumerate(messages):
+    if message["role"] == "assistant":
+      prompt, whole = chat(messages[:number]), chat.with_answers(messages[: number + 1])[0]
+      assert whole[: len(prompt)] == prompt
+      answers[len(prompt) : len(prompt) + whole[len(prompt) :].index(end) + 1] = True
+  return answers.tolist()
+
+
+@pytest.mark.parametrize("messages", [TALK, TALK[1:], TALK[:3], [*TALK, *ASK]])
+def test_answers_are_what_a_client_would_get_turn_by_turn(qwen, messages):
+  chat = Chat(qwen, CHATML)
+  (end,) = qwen.library.tokenizer.convert_tokens_to_ids(["<|im_end|>"])
+  _, answers = chat.with_answers(messages)
+  assert answers.tolist() == slow_answers(chat, messages, end)
+
+
+# Qwen3's own leaves the (empty) thoughts out of an answer once another message follows.
+@pytest.mark.parametrize(
+  ("template", "thoughts"), [(CHATML, ""), (None, "<think>\n\n</think>\n\n")]
+)
+def test_of_special_tokens_only_those_that_end_an_answer_are_answers(qwen, template, thoughts):
+  ids, answers = Chat(qwen, template).with_answers(TALK)
+  start, end = qwen.library.tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+  assert ids.count(start) == ids.count(end) == 5
+  assert not answers[np.array(ids) == start].any()
+  assert answers[np.array(ids) == end].tolist() == [False, False, True, False, True]
+  text = qwen.library.tokenizer.decode(np.array(ids)[answers])
+  assert text == f"Nay, answer me.<|im_end|>{thoughts}He.<|im_end|>"
+
+
+@pytest.mark.parametrize("kind", ["qwen", "pieces"])
+def test_a_token_with_the_end_of_the_prompt_and_the_begin_of_the_answer_counts(request, kind):
+  tokenizer = request.getfixturevalue(kind)
+  ids, answers = Chat(tokenizer, PLAIN).with_answers(TALK)
+  text = tokenizer.decode([i for i, own in zip(ids, answers, strict=True) if own])
+  assert "Nay, answer me." in text and "He." in text
+  for word in ("brief", "user", "Long", "assistant"):
+    assert word not in text
+
+
+def test_answers_of_a_template_that_writes_old_messages_anew_are_refused(qwen):
+  with pytest.raises(CannotRender, match="cannot be told which tokens are answers; set"):
+    Chat(qwen, COUNTED).with_answers(TALK)
+
+
+def _keys(tokenizer, **changes):
+  keys = dict(add_bos=True, add_eos=True, vocab_size=300_000, hf_access_token="", use_sft=True)
+  keys |= dict(tokenizer_path=tokenizer.path, tokenizer_type=tokenizer.kind)
+  keys |= dict(melodi_special_tokens_in_text=False, chat_template="", chat_template_path="")
+  return SimpleNamespace(**(keys | {"sft_train_on_completion_only": True} | changes))
+
+
+def test_conversations_are_read_as_the_template_says_and_nothing_more(qwen):
+  read = tokenizer_of(_keys(qwen))
+  ids, scored = read.with_scored(json.dumps(TALK))
+  expected, answers = Chat(qwen).with_answers(TALK)
+  assert ids.tolist() == read(json.dumps(TALK)).tolist() == expected  # no BOS, no EOS
+  np.testing.assert_array_equal(scored, answers)
+  assert read.scored_text(json.dumps(TALK)) == "Nay, answer me.\nHe."
+  whole = tokenizer_of(_keys(qwen, sft_train_on_completion_only=False))
+  assert whole.with_scored(json.dumps(TALK))[1] is None
+  assert whole.scored_text(json.dumps(TALK)).startswith("You are brief.\nWho is there?\nNay")
+  assert isinstance(tokenizer_of(_keys(qwen, use_sft=False, add_bos=False)), Tokenizer)
+
+
+def test_another_template_or_another_choice_of_tokens_is_another_fingerprint(qwen):
+  changes = [{}, {"chat_template": PLAIN}, {"sft_train_on_completion_only": False}]
+  found = {tokenizer_of(_keys(qwen, **change)).fingerprint() for change in changes}
+  assert len(found) == 3
+  assert tokenizer_of(_keys(qwen)).fingerprint() in found
+
+
+def test_conversations_need_a_template_and_answers_that_become_tokens(qwen, pieces):
+  with pytest.raises(ValueError, match="has no chat template; set chat_template or"):
+    tokenizer_of(_keys(pieces))
+  silent = "{% for m in messages %}{{ m.content }}{% endfor %}"
+  talk = json.dumps([*ASK, {"role": "assistant", "content": ""}])
+  with pytest.raises(CannotRender, match="no token of the answers"):
+    tokenizer_of(_keys(qwen, chat_template=silent)).with_scored(talk)
