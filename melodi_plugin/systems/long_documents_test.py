@@ -43,7 +43,11 @@ def make_reader(name, dtype):
   schedule = "windows" if name == "feedback" else "layers"
 
   def read(layers, summary, memory, x):
-    stack = stock.sections if name in GRAFTS else stack_layers
+    stack = stack_layers
+    if name in GRAFTS:  # a block casts its own parameters
+      stack = stock.sections
+      blocks = jax.tree.map(lambda leaf: leaf.astype(dtype), [layer.block for layer in layers])
+      layers = [layer._replace(block=block) for layer, block in zip(layers, blocks, strict=True)]
     sections = stack(layers, config, dtype=dtype)
     return read_rows(sections, config, x, summary, memory, plan, plan, schedule=schedule)
 
@@ -112,8 +116,8 @@ def test_memory_is_bounded_and_finite_after_ten_thousand_windows(name, dtype, is
   def segment(memory, key):
     x = jax.random.normal(key, (ROWS, WINDOWS * config.window_length, config.emb_dim), dtype)
     y, memory = read(layers, summary, memory, x)
-    largest = [jnp.abs(leaf).max() for leaf in jax.tree.leaves((y, memory.short, memory.long))]
-    return memory, jnp.stack([one.astype(jnp.float32) for one in largest if one.size])
+    leaves = [leaf for leaf in jax.tree.leaves((y, memory.short, memory.long)) if leaf.size]
+    return memory, jnp.stack([jnp.abs(leaf).max().astype(jnp.float32) for leaf in leaves])
 
   keys = jax.random.split(jax.random.key(0), LONG // WINDOWS)
   memory, largest = jit(lambda: jax.lax.scan(segment, empty_memory(config, ROWS), keys))()
