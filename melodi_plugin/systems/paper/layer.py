@@ -14,6 +14,7 @@ from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.core import attention
 from melodi_plugin.core.array_typing import Array, Float, Heads, Int, Rng
 from melodi_plugin.core.cell import KeyValues
+from melodi_plugin.core.many_slots import How, are_many, attend_to_many
 from melodi_plugin.core.token_mixer import TokenMixer
 
 
@@ -124,12 +125,15 @@ def attend_to_slots(
   params: PaperLayer, config: MelodiConfig, query: Heads, slots: KeyValues, rng: Rng | None
 ) -> Heads:
   """Cross-attention: all visible slots, whatever their order."""
-  own = params.long_temperature
+  own = params.temperature if params.long_temperature is None else params.long_temperature
+  if are_many(query.shape[1], slots.key.shape[1]):
+    how = How(null=True, dropout_rate=config.dropout_rate)
+    return attend_to_many(query, *slots[:2], jnp.abs(own), slots.visible, how, rng)
   return attention.attend(
     query,
     slots.key,
     slots.value,
-    params.temperature if own is None else own,
+    own,
     slots.visible[:, None],
     dropout_rng=rng,
     dropout_rate=config.dropout_rate,

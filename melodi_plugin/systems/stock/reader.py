@@ -23,6 +23,7 @@ from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.core.array_typing import Array, Bool, Float, Heads, Int, Rng
 from melodi_plugin.core.attention import MASKED_LOGIT, wide_dtype
 from melodi_plugin.core.cell import KeyValues, Row, of_heads
+from melodi_plugin.core.many_slots import How, are_many, attend_to_many
 from melodi_plugin.core.memories.contents import split_pairs
 from melodi_plugin.core.token_mixer import TokenMixer
 
@@ -181,7 +182,11 @@ class StockReader:
     own = grouped_attention(query, row, visible, attention.soft_cap, bias)
     if long is None or params.gate is None:
       return own
-    cross = grouped_attention(query, long, long.visible[:, None], attention.soft_cap, None)
+    if are_many(query.shape[1], long.key.shape[1]):
+      ones, how = jnp.ones(query.shape[2], wide_dtype(query)), How(attention.soft_cap)
+      cross = attend_to_many(query, *long[:2], ones, long.visible, how)
+    else:
+      cross = grouped_attention(query, long, long.visible[:, None], attention.soft_cap, None)
     reads = long.visible.any(-1)[:, None] & self._sees_memory(places)
     return mix_in(params.gate[index], own, cross, reads)
 
