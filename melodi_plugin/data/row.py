@@ -21,14 +21,12 @@ OnBroken = Callable[[BrokenDocument], None]
 
 
 class OpenDocument(NamedTuple):
-  """The document that a row is reading, and how far it is."""
+  """The document that a row is reading, and how far it is; `scored` as in `DocumentTokens`."""
 
   document: int
   tokens: np.ndarray
   offset: int
-  scored: np.ndarray | None = (
-    None  # bool, as long as `tokens`: which are to be predicted; None for all
-  )
+  scored: np.ndarray | None = None
 
 
 class Row:
