@@ -32,7 +32,7 @@ class Soak:
 
   Attributes:
     kills: number of kills by (kind, signal, moment).
-    inside: how many of them have left a checkpoint half written.
+    inside: after how many of them a half-written checkpoint lay there.
     finished: runs that were compared with the run left alone, and were equal.
     faults: sentences.
   """
@@ -150,7 +150,7 @@ class Soak:
   def report(self) -> str:
     """The figures, as Markdown."""
     total = sum(self.kills.values())
-    lines = [f"{total} kills, {self.inside} of them in the middle of a commit", ""]
+    lines = [f"{total} kills; a half-written checkpoint lay there after {self.inside}", ""]
     lines += ["| kind | signal | " + " | ".join(MOMENTS) + " |", "|---" * (len(MOMENTS) + 2) + "|"]
     for kind, how in sorted({(kind, how) for kind, how, _ in self.kills}):
       counts = " | ".join(str(self.kills[kind, how, moment]) for moment in MOMENTS)
