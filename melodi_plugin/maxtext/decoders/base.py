@@ -39,7 +39,7 @@ from melodi_plugin.maxtext.decoders.state import (
   with_names,
 )
 from melodi_plugin.maxtext.decoders.teacher import STUDENT
-from melodi_plugin.maxtext.refusals.blocks import check, check_serving
+from melodi_plugin.maxtext.refusals.blocks import check, check_mesh, check_serving
 from melodi_plugin.systems.table import empty_memory
 
 _TOKENS = ("activation_batch", "activation_length", "activation_embed")
@@ -182,6 +182,8 @@ class MelodiDecoder(NNXDecoder):
     rng = None if dropout_rngs is None else dropout_rngs.dropout()
     sections = self.sections()
     where = places(self, sections, batch)
+    if where is None:
+      check_mesh(self.mesh)
     weights = where.weights(self.get_remat_policy(), self._recomputes) if where else None
 
     def walk(params, summary, rng, memory, by_row):

@@ -152,3 +152,16 @@ def check(config: Any) -> None:
 def check_serving(config: Any) -> None:
   """The same for what breaks memory only in MaxText's modes of inference."""
   refuse(config, SERVING)
+
+
+def check_mesh(mesh: Any) -> None:
+  """Raises ValueError where a device that does not read its rows alone gets wrong gradients.
+
+  XLA's partitioner does so where rows lie over two axes and kernels of keys and values over both
+  the second of them and a third: forward passes are right (integration_tests/mesh_test.py).
+  """
+  if all(mesh.shape.get(axis, 1) > 1 for axis in ("data", "fsdp", "tensor")):
+    raise ValueError(
+      "parallelism over data, fsdp and tensor together gives wrong gradients unless every device "
+      "reads its rows alone; set melodi_schedule=layers, or one of the three to 1."
+    )
