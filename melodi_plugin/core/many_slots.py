@@ -91,6 +91,13 @@ class _Chunks(NamedTuple):
     seen = self.cut(visible, index) & (place >= index * self.size)[None]
     return seen[:, None, None, None]
 
+  def joined(self, parts: Float[Array, "C B c G H"]) -> Float[Array, "B s G H"]:
+    """The slots of all pieces, each once."""
+    repeated = self.size * self.count - self.slots
+    *leading, last = jnp.split(parts, [self.count - 1])
+    whole = jnp.moveaxis(leading[0], 0, 1).reshape(parts.shape[1], -1, *parts.shape[3:])
+    return jnp.concatenate([whole, last[0, :, repeated:]], axis=1)
+
   @property
   def indices(self) -> Array:
     return jnp.arange(self.count, dtype=jnp.int32)
@@ -137,37 +144,32 @@ def _forward(how, query, key, value, scale, visible, rng):
 def _backward(how, kept_back, given):
   query, key, value, scale, visible, rng, out, log_total = kept_back
   chunks = _Chunks.of(how, key.shape[1])
-  given = given.astype(scale.dtype)
   mean = jnp.moveaxis((given * out).sum(-1), 1, 3)[..., None]
+  given = given.astype(value.dtype)
 
   def step(carry, index):
-    (to_query, to_scale), to_slots = carry
+    to_query, to_scale = carry
     own_key, own_value = chunks.cut((key, value), index)
     logits, pull = jax.vjp(functools.partial(_scores, how), query, own_key, scale)
     weights = jnp.exp(logits - log_total[..., None])
     weights = jnp.where(chunks.seen(visible, index), weights, 0)
-    to_weights = jnp.einsum("BtGRH,BcGH->BGRtc", given, own_value.astype(given.dtype))
+    to_weights = jnp.einsum(
+      "BtGRH,BcGH->BGRtc", given, own_value, preferred_element_type=scale.dtype
+    )
     dropped = weights
     if (kept := _kept(how, rng, index, weights)) is not None:
       to_weights, dropped = to_weights * kept, weights * kept
-    new_value = jnp.einsum("BGRtc,BtGRH->BcGH", dropped, given)
-    new_query, new_key, new_scale = pull(weights * (to_weights - mean))
+    to_value = jnp.einsum("BGRtc,BtGRH->BcGH", dropped.astype(value.dtype), given)
+    new_query, to_key, new_scale = pull(weights * (to_weights - mean))
+    return (to_query + new_query, to_scale + new_scale), (to_key, to_value)
 
-    def add(whole, new):
-      at = chunks.start(index)
-      new += jax.lax.dynamic_slice_in_dim(whole, at, chunks.size, 1)
-      return jax.lax.dynamic_update_slice_in_dim(whole, new, at, 1)
-
-    to_slots = jax.tree.map(add, to_slots, (new_key.astype(scale.dtype), new_value))
-    return ((to_query + new_query, to_scale + new_scale), to_slots), None
-
-  zeros = functools.partial(jnp.zeros_like, dtype=scale.dtype)
-  start = (zeros(query), zeros(scale)), (zeros(key), zeros(value))
-  ((to_query, to_scale), (to_key, to_value)), _ = jax.lax.scan(step, start, chunks.indices)
+  start = jnp.zeros_like(query, dtype=scale.dtype), jnp.zeros_like(scale)
+  (to_query, to_scale), to_slots = jax.lax.scan(step, start, chunks.indices)
+  to_key, to_value = map(chunks.joined, to_slots)
   return (
     to_query.astype(query.dtype),
-    to_key.astype(key.dtype),
-    to_value.astype(value.dtype),
+    to_key,
+    to_value,
     to_scale,
     np.zeros(visible.shape, jax.dtypes.float0),
     None if rng is None else np.zeros(rng.shape, jax.dtypes.float0),
