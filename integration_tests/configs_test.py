@@ -35,6 +35,19 @@ def test_yaml_builds_and_has_the_parameters_of_the_closed_form(path):
   assert count == parameters(MelodiConfig.from_maxtext(config), config.vocab_size)
 
 
+def test_model_with_every_kind_of_memory_has_a_stock_decoder_beside_it():
+  with running.maxtext_process():
+    from maxtext.configs import pyconfig
+
+    from melodi_plugin.maxtext.stock_decoder import stock_keys
+
+    path = str(FOLDER / "melodi_smollm2_cache_queue.yml")
+    words = ["", path, "skip_jax_distributed_system=true", "grain_train_files=unread"]
+    words += ["melodi_distill_weight=1", "melodi_long_term_windows_drawn=8,32"]
+    stock = pyconfig.initialize([*words, *stock_keys(pyconfig.initialize(words))])
+  assert stock.decoder_block.value == "llama2" and stock.melodi_base_block == "paper"
+
+
 def test_every_ablation_is_a_small_melodi_of_its_own():
   found = []
   for path in ABLATIONS:

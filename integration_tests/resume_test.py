@@ -183,7 +183,6 @@ REFUSED = [
   ({"base_emb_dim": 64}, "decoder_norm/scale is (32,) in the checkpoint and (64,) in the model"),
   ({"scan_layers": False}, "layers_0/attention_norm is missing in the checkpoint and (32,) in the"),
   ({"opt_type": "sgd"}, "keep opt_type, or choose another run_name."),
-  ({"per_device_batch_size": 2}, "saved with another rows in the batch (per_device_batch_size"),
   (
     {"dataset_type": "synthetic", "per_device_batch_size": 2},
     "memory_long is (1, 8, 8, 32) in the checkpoint and (1, 16, 8, 32) in the model",
@@ -258,6 +257,7 @@ def test_table_of_changes_in_the_docs_is_what_is_tested_here():
   for kind, table in tables.items():
     told = {key for keys, k in rows if k == kind for key in re.findall(r"`(\w+)`", keys)}
     tested = {key for keys, *_ in table for key in keys} - {"dataset_type", "sharding_tolerance"}
+    tested -= {"per_device_batch_size"}  # whose row says more; the tests of rows hold it
     assert told == tested, kind
 
 

@@ -7,7 +7,10 @@ import sys
 from collections.abc import Callable, Iterator
 
 # What XLA says on GPU, TPU (while it compiles) and CPU, whoever passes it on.
-_OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED: [^\n]*((?:Ran o|O)ut of memory[^\n\[]*)")
+_OUT_OF_MEMORY = re.compile(
+  r"RESOURCE_EXHAUSTED: [^\n]*?"
+  r"((?:(?:Ran o|O)ut of memory|Error allocating|Failed to alloc)[^\n\[]*)"
+)
 
 
 class UserError(Exception):
@@ -59,7 +62,7 @@ def _out_of_memory(error: Exception) -> UserError | None:
   said = _OUT_OF_MEMORY.search(str(error))
   return said and UserError(
     f"the device cannot hold this: {said[1].rstrip(' .')}; lower per_device_batch_size or "
-    "max_target_length, or use more devices; `melodi bench compile` says what takes how much."
+    "max_target_length, or use more devices."
   )
 
 

@@ -24,7 +24,12 @@ def fail(message: str):
 
 
 @pytest.mark.parametrize(
-  "message, told", [(GPU, "allocate 109.96GiB with"), (TPU, "Used 20.00G of 15.75G hbm")]
+  "message, told",
+  [
+    (GPU, "allocate 109.96GiB with"),
+    (TPU, "Used 20.00G of 15.75G hbm"),
+    ("RESOURCE_EXHAUSTED: Error allocating device buffer: Attempting to allocate 1.2G.", "1.2G"),
+  ],
 )
 def test_a_device_that_is_too_small_ends_in_a_sentence(message, told, capsys):
   assert exit_status(fail(message)) == 2

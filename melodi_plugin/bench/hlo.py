@@ -131,8 +131,10 @@ def _turns(computations: dict[str, Computation], condition: str, body: str) -> i
   count = [own for own in computations[condition].values() if own.opcode == "get-tuple-element"]
   if len(count) != 1:
     return limit
-  *_, result = (own for own in computations[body].values() if own.opcode == "tuple")
+  *_, result = computations[body].values()
   place = count[0].number("index")
+  if result.opcode != "tuple":
+    return limit
   new = computations[body].get(result.operands[place or 0])
   step = _constants(computations[body], new.operands) if new and new.opcode == "add" else []
   return math.ceil(limit / step[0]) if step else limit  # XLA unrolls some of its own loops
@@ -149,7 +151,8 @@ def _limit(computations: dict[str, Computation], condition: str) -> int:
 
 def _constants(operations: Computation, names: Sequence[str]) -> list[int]:
   """Those of these operations that are whole numbers."""
-  constants = (own for name in names if (own := operations.get(name)) and own.opcode == "constant")
+  found = (own for name in names if (own := operations.get(name)) and own.opcode == "constant")
+  constants = (own for own in found if own.results[0].dtype[0] in "su")  # s32, u32 and the like
   return [int(found[1]) for own in constants if (found := re.match(r"\((\d+)\)", own.attributes))]
 
 

@@ -69,6 +69,12 @@ def test_command_takes_what_a_shell_makes_of_a_pattern(tmp_path, capsys):
   assert not (tmp_path / "run" / "gates.png").exists()
 
 
+def test_command_takes_one_run_at_a_time(tmp_path, capsys):
+  written = [str(write(tmp_path / run / "checkpoints", 1, scanned(2.0, 0.0))) for run in ("a", "b")]
+  assert main(["gates", *written]) == 2
+  assert "are checkpoints of several runs" in capsys.readouterr().err
+
+
 def test_command_warns_of_gates_that_have_hardly_moved(tmp_path, capsys):
   for step, gate in ((10, 1.99), (2, 2.0)):
     write(tmp_path / "run" / "checkpoints", step, scanned(gate, 0.0))

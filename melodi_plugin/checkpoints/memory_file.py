@@ -4,6 +4,7 @@ A file holds one row of `core.decoding.OpenRows`, every array under the number o
 layer.3.recall.long.key; so it does not depend on how layers are scanned, nor on the devices.
 """
 
+import dataclasses
 import datetime
 import importlib.metadata
 import json
@@ -23,7 +24,17 @@ from melodi_plugin.checkpoints.memory_format import (
   type_name,
 )
 from melodi_plugin.config.layers import Run
+from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.core.decoding import OpenRows
+
+# A setting that a version before did not have, it had as its default is.
+_DEFAULTS = to_jsonable_python(
+  {
+    field.name: field.default
+    for field in dataclasses.fields(MelodiConfig)
+    if field.default is not dataclasses.MISSING
+  }
+)
 
 
 class Identity(NamedTuple):
@@ -145,7 +156,8 @@ def check_identity(path: str, there: Metadata, here: Identity) -> None:
   """Raises BelongsElsewhere if what a file says of itself belongs to something else."""
   settings = json.loads(json.dumps(to_jsonable_python(here.settings)))
   for key in [*settings, *there.settings]:
-    own, other = (json.dumps(found.get(key)) for found in (settings, there.settings))
+    both = (found.get(key, _DEFAULTS.get(key)) for found in (settings, there.settings))
+    own, other = map(json.dumps, both)
     if own != other:
       raise BelongsElsewhere(
         f"{path} was written with {key}={other}, and here {key}={own}; use the configuration that "

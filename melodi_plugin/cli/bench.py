@@ -94,8 +94,9 @@ def compile_step(options: argparse.Namespace) -> None:
   if options.json:
     with user_errors(OSError):
       check_writable(options.json)
-  found = {figures.MEMORY: _compiled(words)}
-  found[figures.STOCK] = _compiled([*words, *stock_keys(config)])
+  stock = [*words, *stock_keys(config)]
+  load_config(stock, here=False)  # what is wrong with it is said before minutes of compiling
+  found = {figures.MEMORY: _compiled(words), figures.STOCK: _compiled(stock)}
   if options.json:
     text = json.dumps({name: own.as_json() for name, own in found.items()}, indent=2)
     write_file(options.json, text.encode())

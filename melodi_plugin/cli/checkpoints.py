@@ -44,6 +44,11 @@ def gates(options: argparse.Namespace) -> None:
   """Do the gates move?  A table and a picture."""
   with user_errors(ValueError, OSError):
     checkpoints = [path for pattern in options.checkpoints for path in find_checkpoints(pattern)]
+    folders = sorted({gates_of.run_folder(checkpoint) for checkpoint in checkpoints})
+    if len(folders) > 1:
+      raise UserError(
+        f"these are checkpoints of several runs, {folders[0]} and {folders[1]}; give those of one."
+      )
     series = sorted(map(gates_of.read_gates, checkpoints), key=lambda read: read.step)
     folder = options.folder or gates_of.run_folder(checkpoints[0])
     gates_of.show(series)

@@ -1,8 +1,8 @@
 """Memory between segments: explicit state that goes in and comes out.
 
 What a layer stores is up to its memories (`cell.ShortMemory.stored`, `cell.LongMemory.stored`).
-Those of this package hold raw tokens of the residual stream, not keys and values, so they do not go
-stale when weights change.  Empty slots are zeros.
+Those of this package hold raw tokens of the residual stream, which do not go stale when weights
+change; but caches and queues around stock blocks may hold keys and values.  Empty slots are zeros.
 """
 
 import dataclasses

@@ -16,8 +16,8 @@ FromRows = Sequence[int | None]
 
 # What the parts of a fingerprint are called where a user sets them.
 _SET_BY = {
-  "rows": "rows in the batch (per_device_batch_size times gradient_accumulation_steps times "
-  "devices)",
+  "rows": "number of rows in the batch (per_device_batch_size times gradient_accumulation_steps "
+  "times devices)",
   "window_length": "melodi_window_length",
   "shuffle": "enable_data_shuffling",
   "seed": "data_shuffle_seed",
@@ -27,9 +27,10 @@ _SET_BY = {
   "sizes": "digest of the sizes of files and documents",
   "tokenizer": "digest of the tokenizer",
   "special_tokens": "melodi_special_tokens_in_text",
+  "memory": "melodi_cache_tokens, melodi_sink_tokens or melodi_long_term_pairs",
 }
 # Versions before 0.2 did not save these.
-_NEWER = ("sizes", "tokenizer", "special_tokens")
+_NEWER = ("sizes", "tokenizer", "special_tokens", "memory")
 
 START_ANEW = "set melodi_restart_documents=true to start the documents anew with empty memory"
 

@@ -96,6 +96,7 @@ class StickyRows(grain.IterDataset[Batch]):
     on_broken: OnBroken | None = None,
     with_document_index: bool = False,
     segments_alone: bool = False,
+    memory: str | None = None,
   ):
     # The documents are a parent dataset, because MaxText asks for one when it closes a dataset.
     super().__init__(grain.MapDataset.source(source))
@@ -116,6 +117,7 @@ class StickyRows(grain.IterDataset[Batch]):
     self.on_broken = on_broken
     self.with_document_index = with_document_index
     self.segments_alone = segments_alone
+    self.memory = memory
 
   def __iter__(self) -> "StickyRowsIterator":
     return StickyRowsIterator(self)
@@ -124,7 +126,7 @@ class StickyRows(grain.IterDataset[Batch]):
     return f"StickyRows({self.order}, local_rows={self.local_rows})"
 
   def fingerprint(self) -> dict[str, Any]:
-    """All that decides which token comes where, and which tokens a row's memory has seen."""
+    """All that decides which token comes where, and what a row's memory is of which tokens."""
     order = self.order
     return {
       "rows": order.rows,
@@ -133,6 +135,7 @@ class StickyRows(grain.IterDataset[Batch]):
       "seed": order.seed,
       "epochs": order.epochs,
       "documents": order.documents,
+      "memory": self.memory,
       **self._fingerprint_of_texts,
     }
 

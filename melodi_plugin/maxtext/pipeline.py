@@ -313,6 +313,8 @@ def _make_rows(
     epochs=epochs,
     sizes=None if epochs is None else _sizes(source),
     on_broken=on_broken,
+    memory=f"{config.melodi_cache_tokens}, {config.melodi_sink_tokens}, "
+    f"{str(config.melodi_long_term_pairs).lower()}",
     **(lengths | how),
   )
 

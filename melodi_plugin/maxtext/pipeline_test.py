@@ -53,6 +53,9 @@ def _config(tmp_path):
     decoder_block="melodi",
     melodi_overlapping_chunks=False,
     melodi_window_length=4,
+    melodi_cache_tokens=0,
+    melodi_sink_tokens=0,
+    melodi_long_term_pairs=False,
     global_batch_size_to_load=2,
     global_batch_size_to_train_on=2,
     global_batch_size_to_load_eval=2,
@@ -413,3 +416,15 @@ def test_conversations_that_cannot_be_read_end_with_a_sentence(talks, mesh, tmp_
   talks.train_data_columns = ["prompt", "completion"]
   with pytest.raises(ValueError, match=r"or its messages with use_sft, not \['prompt'"):
     pipeline.make_train_iterator(talks, mesh, [0])
+
+
+def test_memory_of_another_kind_is_refused_though_its_arrays_look_alike(config, mesh, tmp_path):
+  iterator = pipeline.make_train_iterator(config, mesh, [0])
+  _take(iterator, 1)
+  place = tmp_path / "process_0-of-1.json"
+  place.write_text(json.dumps(iterator.local_iterator.get_state()))
+  config.melodi_long_term_pairs = True
+  with pytest.raises(StateMismatch, match=r"melodi_long_term_pairs \(0, 0, false\) than .*0, true"):
+    pipeline.restore_place(
+      config, pipeline.make_train_iterator(config, mesh, [0]), epath.Path(tmp_path)
+    )

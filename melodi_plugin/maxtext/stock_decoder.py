@@ -17,7 +17,11 @@ from melodi_plugin.maxtext.loading import new_model
 
 def stock_keys(config: Any) -> list[str]:
   """Keys that make of a model with memory the stock decoder of the same sizes, without memory."""
-  keys = ["melodi_base_block=paper", "packing=false"]
+  keys = [
+    *("melodi_base_block=paper", "packing=false", "melodi_cache_tokens=0", "melodi_sink_tokens=0"),
+    *("melodi_long_term_pairs=false", "melodi_long_term_windows_drawn="),
+    *("melodi_distill_weight=0", "melodi_adapter="),
+  ]
   if has_base_block(config):
     # Over the `melodi` of a file; MaxText lets it stand beside model_name only if told so.
     return [

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from melodi_plugin.config.memory_keys import PAPER, Layers
+from melodi_plugin.config.layers import LayerSpec
+from melodi_plugin.config.memory_keys import PAPER
+from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.config.settings import as_written, parse_numbers
 from melodi_plugin.config.systems import (
   BLOCK_RECURRENT,
@@ -31,9 +33,9 @@ def _other_cache(config: Any) -> bool:
   return system_of(config) != TRANSFORMER_XL or config.melodi_reference_defects
 
 
-def _no_layer(layers: Layers) -> bool:
-  """Whether a user has written 'none', in any of the ways that it reaches us."""
-  return layers is None or layers in ("", "none")
+def _layers(config: Any) -> tuple[LayerSpec, ...]:
+  """What the layers keep."""
+  return MelodiConfig.from_maxtext(config).layers
 
 
 def _can_be_drawn(written: str) -> bool:
@@ -103,19 +105,23 @@ EVERY_BLOCK = (
   ),
   Refusal(
     lambda c: (
-      c.melodi_long_term_windows_drawn
-      and (not c.melodi_long_term_increment or _no_layer(c.melodi_long_term_layers))
+      (c.melodi_long_term_windows_drawn or c.melodi_long_term_pairs)
+      and system_of(c) == MELODI
+      and not any(spec.queue_tokens for spec in _layers(c))
     ),
-    "melodi_long_term_windows_drawn={c.melodi_long_term_windows_drawn} has no queue to draw for: "
-    "melodi_long_term_increment={c.melodi_long_term_increment}, melodi_long_term_layers="
-    "{c.melodi_long_term_layers}; leave it out.",
+    "melodi_long_term_windows_drawn={c.melodi_long_term_windows_drawn} and melodi_long_term_pairs="
+    "{c.melodi_long_term_pairs} have no queue: melodi_long_term_increment="
+    "{c.melodi_long_term_increment}, melodi_long_term_windows={c.melodi_long_term_windows}, "
+    "melodi_long_term_layers={c.melodi_long_term_layers}; leave them out.",
   ),
   Refusal(
     lambda c: (
-      max(c.melodi_cache_tokens, c.melodi_sink_tokens) > 0 and _no_layer(c.melodi_short_term_layers)
+      max(c.melodi_cache_tokens, c.melodi_sink_tokens) > 0
+      and c.melodi_base_block != PAPER
+      and not any(spec.short_tokens for spec in _layers(c))
     ),
     "melodi_cache_tokens={c.melodi_cache_tokens} and melodi_sink_tokens={c.melodi_sink_tokens} are "
-    "of the layers of melodi_short_term_layers, and it names none; name some, or set both to 0.",
+    "kept in the layers of melodi_short_term_layers, which has none; name some, or set both to 0.",
   ),
   Refusal(
     lambda c: c.melodi_long_term_pairs and c.melodi_base_block == PAPER,
