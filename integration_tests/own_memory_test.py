@@ -90,6 +90,7 @@ def test_losses_and_memory_do_not_depend_on_the_mesh(words, tmp_path):
   training.assert_sharded_equals_alone(words, tmp_path, MESH, train)
 
 
+@pytest.mark.broad  # the sharded training above, and evaluation of every system, show its parts
 def test_command_trains_and_evaluates_with_memory_and_without(words, tmp_path, capsys):
   keys = ["steps=3", "enable_checkpointing=true", "melodi_evaluate_after_training=true"]
   with running.maxtext_process():

@@ -95,7 +95,7 @@ def test_dropout_drops_weights_and_its_gradients_are_those_of_what_is_left():
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("make", [paper, around_stock])
+@pytest.mark.parametrize("make", [paper, pytest.param(around_stock, marks=pytest.mark.broad)])
 def test_a_segment_is_the_same_whether_its_slots_are_many_or_few(make, monkeypatch):
   asked = []
 
