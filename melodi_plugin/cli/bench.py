@@ -89,8 +89,7 @@ def compile_step(options: argparse.Namespace) -> None:
   quiet_logs()
   words = ["", options.config, *options.keys, WITHOUT_DOCUMENTS]
   config = load_config(words, here=False)
-  if not is_melodi(config):
-    raise UserError(f"decoder_block: {config.decoder_block} has no memory; give a config with one.")
+  _check_memory(config)
   if options.json:
     with user_errors(OSError):
       check_writable(options.json)
@@ -106,6 +105,11 @@ def compile_step(options: argparse.Namespace) -> None:
   print(figures.buffers_table(found).markdown(), end="")
 
 
+def _check_memory(config: Any) -> None:
+  if not is_melodi(config):
+    raise UserError(f"decoder_block: {config.decoder_block} has no memory; give a config with one.")
+
+
 def _compiled(words: list[str]) -> Costs:
   began = time.perf_counter()
   with off_the_screen():
@@ -119,8 +123,7 @@ def decode(options: argparse.Namespace) -> None:
   words = ["", options.config or _BASE, WITHOUT_DOCUMENTS, "enable_checkpointing=false"]
   words += options.keys if options.config else [*_SMALL, *options.keys]
   config = load_config(words)
-  if not is_melodi(config):
-    raise UserError(f"decoder_block: {config.decoder_block} has no memory; give a config with one.")
+  _check_memory(config)
   with user_errors(ValueError, OSError), decoding.Compiles().counted() as compiles:
     machine = f"{_started()}, load {os.getloadavg()[0]:.1f}"
     found = _with_memory(config, options, compiles)

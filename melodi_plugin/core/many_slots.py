@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from melodi_plugin.core.array_typing import Array, Bool, Float, Heads, Rng
-from melodi_plugin.core.attention import MASKED_LOGIT, NULL_LOGIT, wide_dtype
+from melodi_plugin.core.attention import MASKED_LOGIT, NULL_LOGIT, dropout, wide_dtype
 
 CHUNK = 512  # slots
 _FEW = CHUNK * CHUNK  # logits of one head and row that may be in memory
@@ -107,8 +107,7 @@ def _kept(how: How, rng: Rng | None, index: Array, like: Array) -> Array | None:
   """What dropout multiplies the weights of a chunk with."""
   if rng is None:
     return None
-  keep = jax.random.bernoulli(jax.random.fold_in(rng, index), 1.0 - how.dropout_rate, like.shape)
-  return keep.astype(like.dtype) / (1.0 - how.dropout_rate)
+  return dropout(jax.random.fold_in(rng, index), how.dropout_rate, jnp.ones_like(like))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

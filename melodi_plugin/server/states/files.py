@@ -1,7 +1,6 @@
 """The folder of a store: one process at a time, files of states, and files that are coming in."""
 
 import contextlib
-import errno
 import fcntl
 import os
 import re
@@ -11,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from melodi_plugin.checkpoints.memory_format import BelongsElsewhere
+from melodi_plugin.errors import is_full
 from melodi_plugin.server.errors import Refused
 
 Save = Callable[[str, Any, Sequence[int], str], None]
@@ -132,8 +132,7 @@ def disk_errors() -> Iterator[None]:
   try:
     yield
   except (OSError, sqlite3.Error) as error:
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-    if full or getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+    if is_full(error) or getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
       message = "The disk of the server is full, so nothing was stored; try again later."
       raise Refused(503, message, code="disk_full") from error
     message = "The server cannot read or write its disk, so nothing was stored; try again later."
