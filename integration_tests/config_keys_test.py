@@ -2,6 +2,7 @@
 
 import json
 import math
+import pathlib
 import subprocess
 import sys
 
@@ -238,6 +239,22 @@ def test_texts_on_the_command_line_are_what_is_written(text):
   file = ROOT / "configs/yaml/melodi_shakespeare_cpu.yml"
   config = load_config(["", str(file), f"prompt={text}", f"melodi_stop={text}"], here=False)
   assert (config.prompt, config.melodi_stop) == (text, text)
+
+
+@pytest.mark.parametrize("name", ["007", "1e3", "[1]", "a,b", "[a]/b: c", "a;b", "yes"])
+def test_runs_and_files_on_the_command_line_have_the_names_that_are_written(name):
+  file = ROOT / "configs/yaml/melodi_shakespeare_cpu.yml"
+  keys = ("run_name", "grain_train_files", "tokenizer_path", "base_output_directory")
+  config = load_config(["", str(file), *(f"{key}={name}" for key in keys)], here=False)
+  assert [getattr(config, key) for key in keys[:3]] == [name] * 3
+  assert config.checkpoint_dir == f"{pathlib.Path(name).absolute()}/{name}/checkpoints/"
+
+
+@pytest.mark.parametrize("written, found", [("${run_name}.jsonl", "a.jsonl"), ("null", None)])
+def test_files_on_the_command_line_may_refer_to_other_keys_and_be_none(written, found):
+  file = ROOT / "configs/yaml/melodi_shakespeare_cpu.yml"
+  config = load_config(["", str(file), "run_name=a", f"metrics_file={written}"], here=False)
+  assert config.metrics_file == found
 
 
 def test_maxtext_has_a_prompt_that_nobody_asked_for():

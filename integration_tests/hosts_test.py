@@ -39,14 +39,17 @@ def start_process(index, arguments, cwd):
     )
 
 
-def train_in_two(config, *keys):
-  """Trains STOP steps of `moved` in two processes."""
-  arguments = [str(config), "skip_jax_distributed_system=False", "run_name=moved", f"steps={STOP}"]
-  arguments.append(f"per_device_batch_size={ROWS}")
-  cwd = config.parent
-  processes = [start_process(index, [*arguments, *keys], cwd) for index in range(2)]
-  codes = [process.wait(timeout=600) for process in processes]
-  assert codes == [0, 0], (cwd / "process_1.txt").read_text()[-3000:]
+def start_two(config, *keys):
+  """Two processes that train together."""
+  arguments = [str(config), "skip_jax_distributed_system=False", *keys]
+  return [start_process(index, arguments, config.parent) for index in range(2)]
+
+
+def train_in_two(config, *keys, run_name="moved", rows=ROWS):
+  """Trains STOP steps in two processes."""
+  own = (f"run_name={run_name}", f"steps={STOP}", f"per_device_batch_size={rows}")
+  codes = [process.wait(timeout=600) for process in start_two(config, *own, *keys)]
+  assert codes == [0, 0], (config.parent / "process_1.txt").read_text()[-3000:]
 
 
 def write(folder, **keys):
@@ -70,9 +73,8 @@ def train_in_one(folder, run_name):
   running.train(str(folder / "config.yml"), *keys)
 
 
-@pytest.mark.broad
-def test_two_processes_train_as_one(folder):
-  log = (checkpoints(folder, "moved").parent / "log.txt").read_text()
+def assert_trained_as_one_process(folder, run_name):
+  log = (checkpoints(folder, run_name).parent / "log.txt").read_text()
   found = re.findall(r"completed step: (\d+), .* total_weights: (\d+), loss: (\S+),", log)
   assert [int(step) for step, _, _ in found] == list(range(STOP))
   for (_, weights, loss), line in zip(
@@ -81,7 +83,7 @@ def test_two_processes_train_as_one(folder):
     assert int(weights) == line["learning/total_weights"]
     assert loss == f"{line['learning/loss']:.3f}"
   one, two = (
-    running.checkpoint(checkpoints(folder, name) / str(STOP - 1)) for name in ("through", "moved")
+    running.checkpoint(checkpoints(folder, name) / str(STOP - 1)) for name in ("through", run_name)
   )
   assert one.keys() == two.keys()
   for name, array in one.items():
@@ -89,14 +91,31 @@ def test_two_processes_train_as_one(folder):
       np.testing.assert_allclose(two[name], array, rtol=1e-4, atol=2e-6, err_msg=name)
 
 
-@pytest.mark.broad
-def test_processes_read_rows_of_their_own_that_together_are_all(folder):
-  saved = checkpoints(folder, "moved") / str(STOP - 1) / "iter"
+def assert_all_rows_are_read(folder, run_name):
+  saved = checkpoints(folder, run_name) / str(STOP - 1) / "iter"
   rows = [
     json.loads((saved / f"process_{index}-of-2.json").read_text())["rows"] for index in range(2)
   ]
   assert not rows[0].keys() & rows[1].keys()
   assert sorted(map(int, rows[0] | rows[1])) == list(range(2 * ROWS))
+
+
+@pytest.mark.broad
+def test_two_processes_train_as_one(folder):
+  assert_trained_as_one_process(folder, "moved")
+
+
+@pytest.mark.broad
+def test_processes_read_rows_of_their_own_that_together_are_all(folder):
+  assert_all_rows_are_read(folder, "moved")
+
+
+@pytest.mark.slow
+def test_two_processes_with_two_microbatches_train_as_one_without(folder):
+  keys = {"run_name": "accumulated", "rows": ROWS // 2}
+  train_in_two(folder / "config.yml", "gradient_accumulation_steps=2", **keys)
+  assert_trained_as_one_process(folder, "accumulated")
+  assert_all_rows_are_read(folder, "accumulated")
 
 
 @pytest.mark.broad
@@ -117,8 +136,7 @@ def test_run_of_two_processes_goes_on_exactly_in_one(folder):
 @pytest.mark.slow
 def test_sigterm_of_one_process_ends_both_at_one_step_and_is_saved(tmp_path):
   config = write(tmp_path, steps=100_000, log_period=1)
-  keys = ["skip_jax_distributed_system=False", "run_name=ended", f"per_device_batch_size={ROWS}"]
-  processes = [start_process(index, [str(config), *keys], tmp_path) for index in range(2)]
+  processes = start_two(config, "run_name=ended", f"per_device_batch_size={ROWS}")
   saved = checkpoints(tmp_path, "ended")
   try:
     while all(process.poll() is None for process in processes) and not (saved / "3").exists():

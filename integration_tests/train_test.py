@@ -1,6 +1,8 @@
 """`melodi train`: what its screen shows, how it is stopped and goes on, and what it refuses."""
 
+import errno
 import math
+import os
 import pathlib
 import re
 import signal
@@ -127,6 +129,24 @@ def test_what_cannot_be_trained_is_one_sentence(capsys, words, sentence):
   assert status == 2
   assert len(screen) == 1 and screen[0].startswith("error: ") and sentence in screen[0]
   assert not pathlib.Path("runs/wrong/checkpoints/0").exists()
+
+
+@pytest.mark.parametrize("call, file", [("makedirs", ""), ("fsync", "/lock.json")])
+def test_a_disk_that_is_full_before_the_first_step_is_one_sentence(
+  folder, monkeypatch, capsys, call, file
+):
+  original = getattr(os, call)
+
+  def full(path, *more, **keys):
+    if call == "fsync" or str(path).endswith("full"):
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), *([path] if call != "fsync" else ()))
+    return original(path, *more, **keys)
+
+  monkeypatch.setattr(os, call, full)
+  status, screen = train(capsys, "hardware=cpu", "run_name=full")
+  assert status == 2
+  left = "free some; no step of this run is saved."
+  assert screen == [f"error: no space is left for {folder}/runs/full{file}: {left}"]
 
 
 def test_second_process_in_the_folder_of_a_run_is_one_sentence(folder, monkeypatch, capsys):

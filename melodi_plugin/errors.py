@@ -11,6 +11,9 @@ _OUT_OF_MEMORY = re.compile(
   r"RESOURCE_EXHAUSTED: [^\n]*?"
   r"((?:(?:Ran o|O)ut of memory|Error allocating|Failed to alloc)[^\n\[]*)"
 )
+_FULL = "No space left on device"
+# How TensorStore names the file, and how Python does where its error has become text.
+_FULL_FILE = re.compile(rf"\"(/[^\"\n]+)\"[^\n]*{_FULL}|{_FULL}[^\n]*?: '(/[^'\n]+)'")
 
 
 class UserError(Exception):
@@ -42,12 +45,28 @@ def user_errors(*kinds: type[Exception]) -> Iterator[None]:
 
 def is_full(error: BaseException | None) -> bool:
   """Whether a full disk has caused an error, of Python or of a library that reports it as text."""
+  return any(map(_says_full, _causes(error)))
+
+
+def unwritten(error: BaseException | None) -> str | None:
+  """The file that a full disk has not taken, where the error or a cause of it says which."""
+  for cause in filter(_says_full, _causes(error)):
+    if isinstance(cause, OSError) and cause.filename:
+      return str(cause.filename)
+    if found := _FULL_FILE.search(str(cause)):
+      return found[1] or found[2]
+  return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
   while error is not None:
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if full or "No space left on device" in str(error):
-      return True
+    yield error
     error = error.__cause__ or error.__context__
-  return False
+
+
+def _says_full(error: BaseException) -> bool:
+  full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+  return full or _FULL in str(error)
 
 
 def _sentence(error: Exception) -> str:

@@ -1,9 +1,11 @@
 """How a program ends."""
 
+import errno
+
 import jax.numpy as jnp
 import pytest
 
-from melodi_plugin.errors import exit_status
+from melodi_plugin.errors import exit_status, is_full, unwritten
 
 # As an H100 and the compiler for TPUs say it; MaxText blames its checkpoints for the first.
 GPU = (
@@ -13,6 +15,12 @@ GPU = (
 TPU = (
   "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. "
   "Used 20.00G of 15.75G hbm. Exceeded hbm capacity by 4.25G.\n\nTotal hbm usage >= 20.26G"
+)
+
+TENSORSTORE = (
+  'RESOURCE_EXHAUSTED: Error writing local file "/run/3.tmp/items/d/0": Failed writing: '
+  '"/run/3.tmp/items/d/0.__lock": Failed to write 1296896 bytes to file 3: No space left on device '
+  "[os_error_code='28']"
 )
 
 
@@ -47,3 +55,34 @@ def test_what_jax_says_here_is_known(capsys):
 def test_other_errors_stay_what_they_are(message):
   with pytest.raises(RuntimeError, match=message):
     exit_status(fail(message))
+
+
+def full(*of) -> OSError:
+  return OSError(errno.ENOSPC, "No space left on device", *of)
+
+
+def caused(message: str, cause: Exception) -> Exception:
+  error = RuntimeError(message)
+  error.__cause__ = cause
+  return error
+
+
+@pytest.mark.parametrize(
+  "error, file",
+  [
+    (full("/a/b c.txt"), "/a/b c.txt"),
+    (full(), None),
+    (caused("cannot save", full("/a/b")), "/a/b"),
+    (caused(f"failed: {full()}", full("/a/b")), "/a/b"),
+    (RuntimeError(f"failed: {full('/a/b')}"), "/a/b"),
+    (ValueError(TENSORSTORE), "/run/3.tmp/items/d/0"),
+    (OSError(errno.EDQUOT, "Disk quota exceeded", "/a"), "/a"),
+  ],
+)
+def test_a_full_disk_is_known_and_the_file_where_it_is_said(error, file):
+  assert is_full(error) and unwritten(error) == file
+
+
+def test_other_errors_are_no_full_disk():
+  error = caused("no", OSError(errno.EACCES, "Permission denied", "/a"))
+  assert not is_full(error) and unwritten(error) is None

@@ -74,7 +74,7 @@ class Soak:
       self._runs[kind.name] = Run(self.folder, kind, name)
     run = self._runs[kind.name]
     moment = self._chance.choice(MOMENTS)
-    if kind.small_disk and moment != "start":
+    if kind.small_disk and (moment != "start" or self._chance.random() < 0.5):
       number, how = None, "full disk"
     else:
       number = self._chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])

@@ -118,7 +118,7 @@ class Saved:
 class AnyRows(RuleBasedStateMachine):
   """Processes read, save and are resumed as others, while documents change between two runs."""
 
-  processes = 0  # of workers
+  processes = 0  # that tokenize
 
   @initialize(data=st.data())
   def begin(self, data: st.DataObject) -> None:
@@ -282,3 +282,14 @@ def check(machine: type[RuleBasedStateMachine], examples: int, steps: int) -> No
 @pytest.mark.parametrize("examples", [25, pytest.param(1000, marks=pytest.mark.slow)])
 def test_rows_are_what_the_model_says_or_a_sentence(examples):
   check(AnyRows, examples, 20)
+
+
+class WithWorkers(AnyRows):
+  """The same with a process that tokenizes, for every process that reads."""
+
+  processes = 1
+
+
+@pytest.mark.slow
+def test_rows_are_the_same_with_processes_that_tokenize():
+  check(WithWorkers, 10, 10)

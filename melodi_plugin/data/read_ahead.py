@@ -85,13 +85,19 @@ class TokenReader:
       sentence = str(error).removesuffix(".")
       problem = f"is no conversation to learn from: {sentence[0].lower()}{sentence[1:]}"
       return BrokenDocument(self.name(index), problem)
-    if (count := len(tokens.ids)) < 2:
-      plural = "" if count == 1 else "s"
-      return BrokenDocument(
-        self.name(index),
-        f"has {count} token{plural}, and 2 are needed to predict one; remove it",
-      )
+    if problem := self._useless(tokens.ids):
+      return BrokenDocument(self.name(index), problem)
     return tokens
+
+  def _useless(self, ids: np.ndarray) -> str:
+    """Why there is nothing to learn from a document, '' if there is."""
+    if len(ids) < 2:
+      plural = "" if len(ids) == 1 else "s"
+      return f"has {len(ids)} token{plural}, and 2 are needed to predict one; remove it"
+    is_text = getattr(self.tokenize, "is_text", None)
+    if is_text and not any(map(is_text, ids.tolist())):
+      return "has special tokens only, and no text; remove it"
+    return ""
 
 
 _reader: TokenReader | None = None  # of a worker process

@@ -5,6 +5,7 @@ import io
 import pickle
 from importlib import resources
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ import sentencepiece
 import tokenizers
 import transformers
 
+from melodi_plugin.data.read_ahead import TokenReader
+from melodi_plugin.data.records import BrokenDocument, Document
 from melodi_plugin.data.tokenizer import Tokenizer
 
 ASSETS = resources.files("maxtext") / "assets" / "tokenizers"
@@ -140,6 +143,27 @@ def test_texts_of_special_tokens_or_of_nothing_do_not_fail(hugging_face_model, s
   ends |= {"melodi_special_tokens_in_text": special}
   tokenize = _tokenizer(hugging_face_model, "huggingface", **ends)
   assert tokenize(text).dtype == np.int32
+
+
+@pytest.mark.parametrize(
+  "text, ends, problem",
+  [
+    ("<s>", False, "has 1 token, and 2 are needed"),
+    ("</s><s>", False, "has special tokens only"),
+    ("<s>", True, "has special tokens only"),
+    ("the <s>", True, None),
+  ],
+)
+def test_a_text_of_special_tokens_only_is_a_broken_document(
+  hugging_face_model, text, ends, problem
+):
+  keys = {"add_bos": ends, "add_eos": ends, "melodi_special_tokens_in_text": True}
+  documents: Any = [Document("a", text)]
+  found = TokenReader(documents, _tokenizer(hugging_face_model, "huggingface", **keys))(0)
+  if problem is None:
+    assert not isinstance(found, BrokenDocument)
+  else:
+    assert isinstance(found, BrokenDocument) and problem in str(found)
 
 
 def test_a_file_of_another_kind_is_refused_in_a_sentence(sentencepiece_model):

@@ -18,6 +18,18 @@ from melodi_plugin.maxtext.machine import every_chip_draws_its_own, on_this_mach
 from melodi_plugin.maxtext.registration import UnsupportedMaxText, register
 from melodi_plugin.maxtext.run_log import off_the_screen
 
+# Keys of MaxText that name runs and files, and how its files say that there is none.
+_NAMES = {
+  "run_name",
+  "base_output_directory",
+  "grain_train_files",
+  "grain_eval_files",
+  "tokenizer_path",
+  "load_parameters_path",
+  "metrics_file",
+}
+_NULLS = ("", "null", "~")
+
 
 def load_config(argv: Sequence[str], *, here: bool = True) -> Any:
   """Registers the plugin and reads a MaxText config.
@@ -48,13 +60,17 @@ def read_config(argv: Sequence[str], *, here: bool) -> Any:
 
 
 def _texts_as_written(argv: Sequence[str]) -> list[str]:
-  """Quotes what stands behind a key of text: MaxText reads it as YAML, where `a: b` is none."""
+  """Quotes what stands behind a key of text: MaxText reads it as YAML, where `a: b` is none.
+
+  Names of runs and paths too: YAML has no text in `run_name=007`, and none in `[a]/b`.
+  """
   texts = {name for name, field in MelodiKeys.model_fields.items() if field.annotation is str}
   texts |= {"prompt", "chat_template"}
   words = []
   for word in argv:
     key, equals, value = word.partition("=")
-    words.append(f'{key}="{_quoted(value)}"' if equals and key in texts else word)
+    named = key in _NAMES and value not in _NULLS and "${" not in value
+    words.append(f'{key}="{_quoted(value)}"' if equals and (named or key in texts) else word)
   return words
 
 

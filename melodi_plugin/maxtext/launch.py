@@ -5,14 +5,21 @@ import importlib.util
 import os
 import pathlib
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 
 from melodi_plugin.data.corpus.presets import prepare_corpus
 from melodi_plugin.data.records import DocumentsError
-from melodi_plugin.errors import Interrupted, Terminated, UserError, is_full, user_errors
+from melodi_plugin.errors import (
+  Interrupted,
+  Terminated,
+  UserError,
+  is_full,
+  unwritten,
+  user_errors,
+)
 from melodi_plugin.maxtext import weights
 from melodi_plugin.maxtext.configs import load_config, read_config
 from melodi_plugin.maxtext.machine import written
@@ -33,18 +40,33 @@ def train(argv: Sequence[str]) -> Any:
     config = read_config(argv, here=True)
     _check(config)
     folder = os.path.join(config.base_output_directory, config.run_name)
-    log.open(folder, jax.process_index())
-    # The processes of one run are one owner, for which the first speaks.
-    own = locked(folder) if jax.process_index() == 0 else contextlib.nullcontext()
-    with own as lock, Screen(config.steps, config.log_period) as screen:
-      if (done := _steps_done(config)) >= config.steps:
-        screen.say(
-          f"{config.run_name} is done: its last checkpoint is of step {done}, and steps="
-          f"{config.steps}.  Set more steps to go on, or another run_name to begin anew."
-        )
-      else:
-        _run(config, screen, lock)
+    with _full_disk(config):
+      log.open(folder, jax.process_index())
+      # The processes of one run are one owner, for which the first speaks.
+      own = locked(folder) if jax.process_index() == 0 else contextlib.nullcontext()
+      with own as lock, Screen(config.steps, config.log_period) as screen:
+        if (done := _steps_done(config)) >= config.steps:
+          screen.say(
+            f"{config.run_name} is done: its last checkpoint is of step {done}, and steps="
+            f"{config.steps}.  Set more steps to go on, or another run_name to begin anew."
+          )
+        else:
+          _run(config, screen, lock)
   return config
+
+
+@contextlib.contextmanager
+def _full_disk(config: Any) -> Iterator[None]:
+  """A disk without space ends a run in one sentence, whatever file it was."""
+  try:
+    yield
+  except UserError:
+    raise
+  except Exception as error:
+    if not is_full(error):
+      raise
+    where = unwritten(error) or f"a file of this run, most likely in {config.base_output_directory}"
+    raise UserError(f"no space is left for {where}: free some; {_left(config)}") from error
 
 
 def _check(config: Any) -> None:
@@ -82,11 +104,6 @@ def _run(config: Any, screen: Screen, lock: Lock | None) -> None:
     ) from end
   except DocumentsError as error:
     raise UserError(str(error)) from error
-  except Exception as error:
-    if not is_full(error):
-      raise
-    said = f"no space is left in {config.base_output_directory}: free some; {_left(config)}"
-    raise UserError(said) from error
   if session.stopped_by is not None:
     kind = Terminated if session.stopped_by == signal.SIGTERM else Interrupted
     raise kind(_left(config))

@@ -39,6 +39,7 @@ class RunLog(io.TextIOBase):
 
     Raises:
       UserError: if the folder cannot be written.
+      OSError: if its disk is full.
     """
     kept = self._stream.getvalue() if isinstance(self._stream, io.StringIO) else ""
     if "://" in folder:
@@ -49,11 +50,13 @@ class RunLog(io.TextIOBase):
         os.makedirs(folder, exist_ok=True)
         self._stream = open(os.path.join(folder, name), "a", encoding="utf-8", buffering=1)  # noqa: SIM115, closed by `close`
       except OSError as error:
+        if is_full(error):
+          raise
         raise UserError(
           f"{folder} cannot be written ({error.strerror}); set base_output_directory to a folder "
           "of your own."
         ) from error
-    self._stream.write(kept)
+    self.write(kept)
 
   def close(self) -> None:
     """Ends the file; what is still written is lost."""

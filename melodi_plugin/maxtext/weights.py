@@ -224,8 +224,10 @@ def reading(checkpoint: str) -> tuple[str, str]:
 
 def _matching(pattern: str) -> list[str]:
   files, path = fsspec.core.url_to_fs(pattern)
-  names = [path] if files.exists(path) else map(str, files.glob(path))
+  names = [path] if files.exists(path) else [str(name) for name in files.glob(path)]
   names = [name for name in names if not _NOT_WHOLE.search(name)]
+  if pattern.startswith("gs://"):
+    names = [name for name in names if name == path or _is_committed(files, name)]
   if not names:
     raise ValueError(
       f"load_parameters_path: there is no checkpoint {pattern}; give "
@@ -236,6 +238,12 @@ def _matching(pattern: str) -> list[str]:
     name = f"{name}/items" if files.isdir(f"{name}/items") else name
     found.append(files.unstrip_protocol(name) if "://" in pattern else os.path.abspath(name))
   return found
+
+
+def _is_committed(files: Any, name: str) -> bool:
+  """Whether a step in a bucket is whole: Orbax cannot rename it there, and writes a file last."""
+  step = name.removesuffix("/items")
+  return not os.path.basename(step).isdecimal() or files.exists(f"{step}/commit_success.txt")
 
 
 def find_checkpoint(paths: str) -> str:

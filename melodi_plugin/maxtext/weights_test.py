@@ -1,5 +1,6 @@
 """Parameters that memory adds are told from the stock model's by their path, and nothing else."""
 
+import fsspec
 import jax
 import jax.numpy as jnp
 import pytest
@@ -92,6 +93,17 @@ def test_checkpoints_are_found_whatever_their_run_is_called(tmp_path, folder):
   for items in expected:
     assert weights.find_checkpoints(items) == [items]
     assert weights.find_checkpoints(items.removesuffix("/items")) == [items]
+
+
+def test_step_in_a_bucket_is_whole_once_a_file_says_so(monkeypatch):
+  files = fsspec.filesystem("memory")
+  run = "/bucket/whole_once/checkpoints"
+  for name in ("3/items/d", "3/commit_success.txt", "6/items/d", "6/items/commit_success.txt"):
+    files.pipe_file(f"{run}/{name}", b"")
+  monkeypatch.setattr(fsspec.core, "url_to_fs", lambda url: (files, url.removeprefix("gs:/")))
+  assert weights.run_checkpoints(f"gs:/{run}") == [f"memory://{run}/3/items"]
+  # Who names one has copied it there, perhaps.
+  assert weights.find_checkpoints(f"gs:/{run}/6/items") == [f"memory://{run}/6/items"]
 
 
 def test_patterns_are_joined_by_commas(tmp_path):

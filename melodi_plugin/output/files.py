@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import fsspec
@@ -51,12 +52,22 @@ def check_writable(path: str) -> None:
       pass
 
 
+@contextlib.contextmanager
+def writing(path: str) -> Iterator[None]:
+  """Errors of the system name the file, which a full disk leaves out."""
+  try:
+    yield
+  except OSError as error:
+    error.filename = path
+    raise
+
+
 def _replace(path: str, content: bytes) -> None:
   """Writes beside it first, and leaves nothing there; on the disk when it returns."""
   folder = os.path.dirname(path)
   beside = os.path.join(folder, f".{uuid.uuid4().hex}.part")
   try:
-    with open(beside, "xb") as file:
+    with writing(path), open(beside, "xb") as file:
       file.write(content)
       file.flush()
       os.fsync(file.fileno())

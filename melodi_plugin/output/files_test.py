@@ -1,5 +1,6 @@
 """A file is the old one or the new one, whenever its writer stops."""
 
+import errno
 import os
 
 import fsspec
@@ -32,6 +33,15 @@ def test_interrupted_writer_leaves_the_old_file_and_nothing_else(
   assert os.listdir(tmp_path / "new") == ["a.bin"] and read_file(path) == b"old"
   write_file(path, b"new")
   assert os.listdir(tmp_path / "new") == ["a.bin"] and read_file(path) == b"new"
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, monkeypatch):
+  def full(_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  monkeypatch.setattr(os, "fsync", full)
+  with pytest.raises(OSError, match=r"No space left on device: '.*/a\.bin'"):
+    write_file(str(tmp_path / "a.bin"), b"new")
 
 
 def test_file_is_on_the_disk_before_it_takes_the_name(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import json
 
 from melodi_plugin.config.systems import reads_in_rows
 from melodi_plugin.maxtext.seams.seam import Undo, all_of, parameters, replace
+from melodi_plugin.output.files import writing
 from melodi_plugin.training.progress import INPUT_WAIT
 
 
@@ -36,12 +37,14 @@ def apply_metrics() -> Undo:
   def write_metrics_locally(self, metrics, step):
     # MaxText empties the file at step 0, also at that of every evaluation.
     evaluation = any(name.startswith("eval/") for name in metrics["scalar"])
-    if not (evaluation and reads_in_rows(self.config)):
-      write(self, metrics, step)
-      return
-    line = metric_logger._prepare_metrics_for_json(metrics, step, self.config.run_name)
-    with open(self.config.metrics_file, "a", encoding="utf8") as file:
-      file.write(json.dumps(line) + "\n")
+    path = self.config.metrics_file
+    with writing(path):
+      if not (evaluation and reads_in_rows(self.config)):
+        write(self, metrics, step)
+        return
+      line = metric_logger._prepare_metrics_for_json(metrics, step, self.config.run_name)
+      with open(path, "a", encoding="utf8") as file:
+        file.write(json.dumps(line) + "\n")
 
   return all_of(
     [

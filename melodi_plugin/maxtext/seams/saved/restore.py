@@ -23,8 +23,14 @@ _RESTORE = (
 
 
 # Errors that are no damage: of this machine, and of a store that does not answer.
-_OF_THE_MACHINE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-_OF_A_STORE = ("PERMISSION_DENIED", "UNAVAILABLE", "UNAUTHENTICATED", "RESOURCE_EXHAUSTED")
+_OF_THE_MACHINE = (
+  *(errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+  *(errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ECONNRESET, errno.EHOSTDOWN),
+)
+_OF_A_STORE = (
+  *("PERMISSION_DENIED", "UNAUTHENTICATED"),
+  *("UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"),
+)
 
 
 class _Broken(Exception):  # noqa: N818, it is the checkpoint that is broken
@@ -79,16 +85,15 @@ def _resume(restore: Any, folder: Any, data_iterator: Any, config: Any, like: An
     _Broken: if it cannot be read.
   """
   from melodi_plugin.data.place import read_place
-  from melodi_plugin.maxtext.pipeline import EndTogether
+  from melodi_plugin.maxtext import pipeline
   from melodi_plugin.maxtext.seams.saved import restored_memory
-  from melodi_plugin.maxtext.seams.saved.restored_place import restore_place
 
   rows, remembers = range(config.global_batch_size_to_train_on), is_melodi(config)
-  if isinstance(data_iterator, EndTogether):
+  if isinstance(data_iterator, pipeline.EndTogether):
     with _reading("its place in the documents"):
       read_place(folder / "iter")
     # From here on a fault is one of the documents, and not of the checkpoint.
-    rows = restore_place(config, data_iterator, folder / "iter")
+    rows = pipeline.restore_place(config, data_iterator, folder / "iter")
     data_iterator = None  # done
   with _reading("the list of its arrays"):
     queues = remembers and is_counted(config)
@@ -104,7 +109,11 @@ def _resume(restore: Any, folder: Any, data_iterator: Any, config: Any, like: An
 
 @contextlib.contextmanager
 def _reading(what: str) -> Iterator[None]:
-  """Whatever a library raises because of what it reads becomes `_Broken`."""
+  """Whatever a library raises because of what it reads becomes `_Broken`.
+
+  Raises:
+    UserError: if it cannot be read now, which is no fault of the checkpoint.
+  """
   from melodi_plugin.data.place import BrokenPlace
 
   try:
@@ -112,11 +121,14 @@ def _reading(what: str) -> Iterator[None]:
   except BrokenPlace as error:
     raise _Broken(f"{what} {error}") from error
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
     of_store = any(word in str(error) for word in _OF_A_STORE)
     if of_store or getattr(error, "errno", None) in _OF_THE_MACHINE:
-      raise  # the next start may read what this one could not
-    reason = str(error).strip().partition("\n")[0]
-    raise _Broken(f"{what} cannot be read ({reason[:200] or type(error).__name__})") from error
+      raise UserError(
+        f"the last checkpoint cannot be read now, {what} of it: {reason}; mend that, and the same "
+        "command goes on."
+      ) from error
+    raise _Broken(f"{what} cannot be read ({reason})") from error
 
 
 def _set_aside(manager: Any, step: int, broken: _Broken, config: Any) -> None:
