@@ -5,7 +5,7 @@ import json
 import pytest
 
 from integration_tests import running
-from integration_tests.compile_test import QUIET
+from integration_tests.topology import QUIET
 
 pytest.importorskip("libtpu", reason="libtpu is not installed (extra tpu-compile of this project)")
 

@@ -6,21 +6,13 @@ import re
 import pytest
 
 from integration_tests import running
+from integration_tests.topology import QUIET
 from melodi_plugin.cost.paper_rows import FOLDER
 
 pytest.importorskip("libtpu", reason="libtpu is not installed (extra tpu-compile of this project)")
 pytestmark = pytest.mark.slow
 
 ROOT = pathlib.Path(__file__).parents[1]
-
-# For a machine that is none of Google's, and several tests at once.
-QUIET = {
-  "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-  "TPU_SKIP_MDS_QUERY": "1",
-  "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-  "TPU_WORKER_HOSTNAMES": "localhost",
-  "TPU_WORKER_ID": "0",
-}
 
 
 @pytest.mark.parametrize("schedule", ["layers", "windows"])

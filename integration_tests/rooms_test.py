@@ -120,6 +120,14 @@ def test_maxtext_is_visible_in_one_room_only():
       assert not roots & FOREIGN.get(named, set()), relative
 
 
+def test_tests_import_no_tests():
+  """What several of them need stands in `testing/`, or beside the integration tests."""
+  importing = re.compile(r"^ *(?:from|import) .*\b\w+_test\b", re.MULTILINE)
+  for folder in ("melodi_plugin", "integration_tests", "examples"):
+    for path in (ROOT.parent / folder).rglob("*_test.py"):
+      assert not importing.findall(path.read_text()), path
+
+
 def _says_why(lines: list[str], at: int) -> bool:
   """Whether a comment stands beside the import in line `at`, or above it and its neighbours."""
   first = at

@@ -10,8 +10,13 @@ from melodi_plugin.compare import plots, table
 from melodi_plugin.compare.results import put_together
 from melodi_plugin.config.keys import MelodiKeys
 from melodi_plugin.cost.paper_rows import BASE, BATCH, FOLDER, ROWS
-from melodi_plugin.evaluation.probes.result_test import make as make_probe
-from melodi_plugin.testing.comparison import make_evaluation, make_request, make_result, make_row
+from melodi_plugin.testing.comparison import (
+  make_evaluation,
+  make_probe,
+  make_request,
+  make_result,
+  make_row,
+)
 
 CHANGED = "melodi_long_term_windows=8"
 

@@ -11,11 +11,11 @@ from jax.test_util import check_grads
 from melodi_plugin.core.attention import attend
 from melodi_plugin.core.cell import KeyValues
 from melodi_plugin.core.many_slots import How, are_many, attend_to_many
-from melodi_plugin.core.schedules.masks_test import around_stock, paper
 from melodi_plugin.systems.paper import layer as paper_layer
 from melodi_plugin.systems.stock import reader as stock_reader
 from melodi_plugin.systems.stock.reader import grouped_attention
 from melodi_plugin.testing import segments
+from melodi_plugin.testing.remat import around_stock, paper
 
 BATCH, COUNT, HEADS, SIZE = 2, 5, 4, 3
 

@@ -1,153 +1,22 @@
-"""The rows under MaxText's own iterator, tokenizer and checkpoint classes."""
+"""The rows under MaxText's own iterator and tokenizer classes."""
 
-import io
 import json
-from types import SimpleNamespace
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
-import sentencepiece
-from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
-from maxtext.common import grain_utility
-from orbax.checkpoint import v1 as ocp
 
 from melodi_plugin.data.documents import BrokenDocument
-from melodi_plugin.data.place import StateMismatch
 from melodi_plugin.data.tokenizer import Tokenizer
 from melodi_plugin.maxtext import pipeline
 from melodi_plugin.testing.files import chats
-
-TEXTS = ["the cat sat on the mat", "a dog", "the dog sat on the cat and the cat sat on the dog"] * 2
-
-
-@pytest.fixture(name="config")
-def _config(tmp_path):
-  lines = [json.dumps({"id": f"d{i}", "text": text}) for i, text in enumerate(TEXTS)]
-  (tmp_path / "train.jsonl").write_text("\n".join(lines))
-  (tmp_path / "eval.jsonl").write_text("\n".join(lines[:3]))
-  model = io.BytesIO()
-  sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(TEXTS),
-    model_writer=model,
-    vocab_size=300,
-    model_type="bpe",
-    byte_fallback=True,
-    minloglevel=2,
-    hard_vocab_limit=False,
-  )
-  (tmp_path / "tokenizer.model").write_bytes(model.getvalue())
-  return SimpleNamespace(
-    grain_train_files=str(tmp_path / "train.jsonl"),
-    grain_eval_files=str(tmp_path / "eval.jsonl"),
-    tokenizer_path=str(tmp_path / "tokenizer.model"),
-    tokenizer_type="sentencepiece",
-    add_bos=True,
-    add_eos=True,
-    hf_access_token="",
-    melodi_special_tokens_in_text=False,
-    vocab_size=300,
-    max_target_length=8,
-    decoder_block="melodi",
-    melodi_overlapping_chunks=False,
-    melodi_window_length=4,
-    melodi_cache_tokens=0,
-    melodi_sink_tokens=0,
-    melodi_long_term_pairs=False,
-    global_batch_size_to_load=2,
-    global_batch_size_to_train_on=2,
-    global_batch_size_to_load_eval=2,
-    global_batch_size_to_eval_on=2,
-    enable_data_shuffling=True,
-    data_shuffle_seed=3,
-    num_epoch=1,
-    generate_padding_batch_train=False,
-    generate_padding_batch_eval=False,
-    expansion_factor_real_data=-1.0,
-    train_data_columns=["text"],
-    eval_data_columns=["text"],
-    melodi_id_field="id",
-    use_sft=False,
-    melodi_max_document_bytes=2**20,
-    melodi_skip_broken_documents=False,
-    melodi_restart_documents=False,
-    base_output_directory=str(tmp_path / "runs"),
-    run_name="run",
-    grain_worker_count=0,
-    grain_num_threads=2,
-    grain_worker_count_eval=0,
-    grain_num_threads_eval=2,
-    enable_rampup_batch_size=False,
-    colocated_python_data_input=False,
-    grain_use_elastic_iterator=False,
-    grain_train_mixture_config_path="",
-    tokenize_train_data=True,
-    tokenize_eval_data=True,
-  )
-
-
-@pytest.fixture(name="mesh")
-def _mesh():
-  return jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
+from melodi_plugin.testing.files.rows import TALKS, TEXTS, take
 
 
 def _batch_sharding(mesh):
   return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-
-
-def _take(iterator, count):
-  return [jax.tree.map(np.asarray, next(iterator)) for _ in range(count)]
-
-
-def test_training_goes_on_past_an_epoch_and_resumes_from_maxtexts_checkpoint(
-  config, mesh, tmp_path
-):
-  iterator = pipeline.make_train_iterator(config, mesh, [0])
-  _take(iterator, 7)
-  (tmp_path / "run").mkdir()
-  ocp.save_checkpointables(
-    tmp_path / "run" / "7", {"iter": grain_utility.for_save(7, iterator, -1)}
-  )
-  expected = _take(iterator, 20)
-  local: Any = iterator.local_iterator
-  assert max(row["k"] for row in local.get_state()["rows"].values()) > len(TEXTS) / 2
-
-  fresh = pipeline.make_train_iterator(config, mesh, [0])
-  assert pipeline.restore_place(config, fresh, epath.Path(tmp_path / "run" / "7" / "iter"))
-  for batch, other in zip(_take(fresh, 20), expected, strict=True):
-    jax.tree.map(np.testing.assert_array_equal, batch, other)
-
-
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_interrupted_at_twenty_random_steps_is_never_interrupted(config, mesh, tmp_path, workers):
-  """Every interruption is a new iterator, as in a new process; batches are equal byte by byte."""
-  config.grain_worker_count = workers
-  chance = np.random.default_rng(0)
-  lengths = chance.integers(1, 60, 40)
-  texts = [" ".join(chance.choice(["the", "cat", "sat", "dog"], n)) for n in lengths]
-  lines = [json.dumps({"id": i, "text": text}) for i, text in enumerate(texts)]
-  (tmp_path / "train.jsonl").write_text("\n".join(lines))
-  steps = 60
-  through = _take(pipeline.make_train_iterator(config, mesh, [0]), steps)
-
-  place, iterator = tmp_path / "process_0-of-1.json", None
-  interruptions = set(chance.choice(np.arange(1, steps), 20, replace=False).tolist())
-  for step in range(steps):
-    if step in interruptions:
-      assert iterator is not None
-      place.write_text(json.dumps(iterator.local_iterator.get_state()))
-      iterator.close()
-      iterator = None
-    if iterator is None:
-      iterator = pipeline.make_train_iterator(config, mesh, [0])
-      assert step == 0 or pipeline.restore_place(config, iterator, epath.Path(tmp_path))
-    (batch,) = _take(iterator, 1)
-    assert batch.keys() == through[step].keys()
-    for key, array in batch.items():
-      assert array.tobytes() == through[step][key].tobytes(), (step, key)
-  assert place.stat().st_size < 1000
 
 
 def test_larger_num_epoch_ends_after_that_many(config, mesh):
@@ -178,9 +47,9 @@ def test_document_batches_name_the_document_of_every_token(config):
 
 
 def test_stock_decoder_trains_on_the_same_batches_with_positions_of_its_own(config, mesh):
-  batches = _take(pipeline.make_train_iterator(config, mesh, [0]), 9)
+  batches = take(pipeline.make_train_iterator(config, mesh, [0]), 9)
   config.decoder_block = "llama2"
-  stock = _take(pipeline.make_train_iterator(config, mesh, [0]), 9)
+  stock = take(pipeline.make_train_iterator(config, mesh, [0]), 9)
   goes_on = False
   for one, other in zip(batches, stock, strict=True):
     for key in one.keys() - {"inputs_position", "targets_position"}:
@@ -229,52 +98,6 @@ def test_document_batches_have_no_more_rows_than_documents_need(config, rows, us
   assert sum(int((b["targets_segmentation"] > 0).sum()) for b in batches) == sum(
     len(Tokenizer(config)(text)) - 1 for text in TEXTS[:3]
   )
-
-
-def test_place_that_does_not_fit_stops_the_run_or_starts_the_documents_anew(
-  config, mesh, tmp_path, caplog
-):
-  iterator = pipeline.make_train_iterator(config, mesh, [0])
-  first = _take(iterator, 4)
-  state = iterator.local_iterator.get_state()
-  (tmp_path / "process_0-of-1.json").write_text(json.dumps(state))
-  config.global_batch_size_to_load = config.global_batch_size_to_train_on = 3
-  other = pipeline.make_train_iterator(config, mesh, [0])
-  with pytest.raises(StateMismatch, match=r"rows in the batch .* than this run has .3.*anew"):
-    pipeline.restore_place(config, other, epath.Path(tmp_path))
-  config.melodi_restart_documents = True
-  with caplog.at_level("WARNING"):
-    assert not pipeline.restore_place(config, other, epath.Path(tmp_path))
-  assert "Documents start anew, with empty memory" in caplog.text
-  (batch,) = _take(other, 1)
-  assert not batch["inputs_position"][:, 0].any()
-  np.testing.assert_array_equal(batch["inputs"][0], first[0]["inputs"][0])
-
-
-@pytest.mark.parametrize("epochs", [1, 2])
-@pytest.mark.parametrize("step", range(4))
-def test_edited_file_of_as_many_documents_is_refused_whenever_it_was_saved(
-  config, mesh, tmp_path, step, epochs
-):
-  config.num_epoch = epochs
-  iterator = pipeline.make_train_iterator(config, mesh, [0])
-  _take(iterator, step)
-  (tmp_path / "process_0-of-1.json").write_text(json.dumps(iterator.local_iterator.get_state()))
-  path = epath.Path(config.grain_train_files)
-  path.write_text(path.read_text().replace("a dog", "a dog, and another dog"))
-  other = pipeline.make_train_iterator(config, mesh, [0])
-  with pytest.raises(StateMismatch, match="digest of the sizes of files and documents"):
-    pipeline.restore_place(config, other, epath.Path(tmp_path))
-
-
-def test_other_tokenizer_of_as_many_tokens_is_refused(config, mesh, tmp_path):
-  iterator = pipeline.make_train_iterator(config, mesh, [0])
-  (tmp_path / "process_0-of-1.json").write_text(json.dumps(iterator.local_iterator.get_state()))
-  path = epath.Path(config.tokenizer_path)
-  path.write_bytes(path.read_bytes().replace("▁cat".encode(), "▁tac".encode()))
-  other = pipeline.make_train_iterator(config, mesh, [0])
-  with pytest.raises(StateMismatch, match="digest of the tokenizer"):
-    pipeline.restore_place(config, other, epath.Path(tmp_path))
 
 
 def test_processes_that_read_other_files_are_refused(config, mesh, monkeypatch):
@@ -336,26 +159,6 @@ def test_what_does_not_fit_is_refused_before_training(config, mesh, key, value, 
     pipeline.make_train_iterator(config, mesh, [0])
 
 
-TALKS = [
-  chats.conversation("abc", "de", "f", "gh"),
-  chats.conversation("a b c", "jj", system="i i"),
-  chats.conversation("bad", "egg", "bed", "h"),
-]
-
-
-@pytest.fixture(name="talks")
-def _talks(config, tmp_path):
-  """The config of a run on conversations."""
-  train = chats.write_conversations(tmp_path / "talks.jsonl", TALKS)
-  tokenizer = chats.write_chat_tokenizer(tmp_path / "tokenizer")
-  config.grain_train_files = config.grain_eval_files = str(train)
-  config.tokenizer_path, config.tokenizer_type = str(tokenizer), "huggingface"
-  config.train_data_columns = config.eval_data_columns = ["messages"]
-  config.use_sft = config.sft_train_on_completion_only = True
-  config.chat_template = config.chat_template_path = ""
-  return config
-
-
 def _aimed(batches):
   """How often every token is a target that counts."""
   counts = np.zeros(16, int)
@@ -375,23 +178,6 @@ def test_answers_and_their_ends_are_the_targets_of_conversations(talks, mesh):
   talks.sft_train_on_completion_only = False
   everything = _aimed(pipeline.make_eval_iterator(talks, mesh, [0]))
   assert sum(everything.values()) == read - len(TALKS) and "<|user|>" in everything
-
-
-@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_training_on_conversations_goes_on_where_it_was(talks, mesh, tmp_path, workers):
-  talks.grain_worker_count = workers
-  iterator = pipeline.make_train_iterator(talks, mesh, [0])
-  _take(iterator, 3)
-  (tmp_path / "process_0-of-1.json").write_text(json.dumps(iterator.local_iterator.get_state()))
-  expected = _take(iterator, 5)
-  again = pipeline.make_train_iterator(talks, mesh, [0])
-  assert pipeline.restore_place(talks, again, epath.Path(tmp_path))
-  for batch, other in zip(_take(again, 5), expected, strict=True):
-    jax.tree.map(np.testing.assert_array_equal, batch, other)
-  talks.sft_train_on_completion_only = False
-  other = pipeline.make_train_iterator(talks, mesh, [0])
-  with pytest.raises(StateMismatch, match="digest of the tokenizer"):
-    pipeline.restore_place(talks, other, epath.Path(tmp_path))
 
 
 def test_evaluation_gets_every_token_of_conversations_as_a_target(talks):
@@ -416,15 +202,3 @@ def test_conversations_that_cannot_be_read_end_with_a_sentence(talks, mesh, tmp_
   talks.train_data_columns = ["prompt", "completion"]
   with pytest.raises(ValueError, match=r"or its messages with use_sft, not \['prompt'"):
     pipeline.make_train_iterator(talks, mesh, [0])
-
-
-def test_memory_of_another_kind_is_refused_though_its_arrays_look_alike(config, mesh, tmp_path):
-  iterator = pipeline.make_train_iterator(config, mesh, [0])
-  _take(iterator, 1)
-  place = tmp_path / "process_0-of-1.json"
-  place.write_text(json.dumps(iterator.local_iterator.get_state()))
-  config.melodi_long_term_pairs = True
-  with pytest.raises(StateMismatch, match=r"melodi_long_term_pairs \(0, 0, false\) than .*0, true"):
-    pipeline.restore_place(
-      config, pipeline.make_train_iterator(config, mesh, [0]), epath.Path(tmp_path)
-    )

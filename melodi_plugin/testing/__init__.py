@@ -15,6 +15,7 @@ Read in this order; each file imports only what stands above it:
   checks      what must hold for each of them
   stock       a block of a few lines, for the cell around stock blocks
   stock_loops that cell in loops
-  comparison  rows and results as MaxText would have left them
+  remat       two rows that read a segment, every cell rematerialized
+  comparison  rows, results and probes as MaxText would have left them
   files/      GGUF files, tokenizers and conversations, small
 """

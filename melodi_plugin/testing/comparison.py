@@ -11,6 +11,7 @@ from melodi_plugin.compare.request import Request
 from melodi_plugin.compare.results import Result
 from melodi_plugin.compare.runs import Row, Run, RunError
 from melodi_plugin.evaluation import statistics as scores
+from melodi_plugin.evaluation.probes import result as probe
 
 SIZES = {
   "parameters": 1000,
@@ -56,6 +57,26 @@ def make_evaluation(nats: float, tokens: int = 50) -> dict[str, Any]:
       scores.score_document(index, f"play {index}", "be " * 40, losses, losses > 0, window=16)
     )
   return scores.summarise(documents) | {"window": 16, "new": 64, "memory": "carried"}
+
+
+def make_probe(run: str, **changes: Any) -> dict[str, Any]:
+  """What the file of a recall probe holds."""
+  answers = [probe.Answer(d, (d + i) % 3 > 0, 0.5 * d) for d in range(4) for i in range(5)]
+  return {
+    "probe": "mqar",
+    "run": run,
+    "memory": "carried",
+    "checkpoint": f"{run}/checkpoints/7/items",
+    "step": "7",
+    "window": 6,
+    "queue": 2,
+    "what": "Keys and values.",
+    "chance": 0.1,
+    "documents": 9,
+    "tokens": 54,
+    "tokens_read": 54,
+    "points": probe.points(answers, [(d, d) for d in range(5)]),
+  } | changes
 
 
 def make_result(row: Row, seed: int, nats: float, **measured: Any) -> Result:

@@ -2,11 +2,12 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from melodi_plugin.checkpoints.memory_format import BelongsElsewhere
 from melodi_plugin.output.files import read_file, write_file
+from melodi_plugin.server.errors import Refused
 
 
 class TextRow(NamedTuple):
@@ -33,6 +34,23 @@ def load(path: str) -> tuple[TextRow, tuple[int, ...], str]:
   if row.text == "foreign":
     raise BelongsElsewhere(f"{path} was written with another model; use that.")
   return row, tuple(found["pending"]), found["title"]
+
+
+def add(
+  store: Any, text: str, owner: str = "ann", kind: str = "response", size: int = 200, **rest: Any
+) -> Any:
+  """Puts the row of a text into a store."""
+  return store.add(owner, kind, TextRow(text, 3, size), (7,), tokens=4, **rest)
+
+
+def refused(status: int, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Refused:
+  """The error with this status with which a call is refused."""
+  try:
+    call(*args, **kwargs)
+  except Refused as error:
+    assert error.status == status, error.message  # noqa: PT017
+    return error
+  raise AssertionError("it was not refused")
 
 
 def files_in(folder: str | os.PathLike[str]) -> set[str]:

@@ -5,7 +5,7 @@ import pytest
 
 from melodi_plugin.evaluation.probes import new_names, pages, paired
 from melodi_plugin.evaluation.probes.paired import Pair
-from melodi_plugin.evaluation.probes.result_test import make
+from melodi_plugin.testing.comparison import make_probe
 
 
 def found(text: str, window: int = 10) -> list[tuple[int | None, str]]:
@@ -69,7 +69,7 @@ def test_pairs_say_what_memory_is_worth():
 def test_results_show_the_gain():
   pairs = [Pair(d, d, True, 1.0, 1.5 + 0.1 * d) for d in range(3)] * 2
   own = {"points": paired.points(pairs, [(0, 0), (1, 2)]), "first_use": paired.rates(pairs)}
-  result = make("a", probe="new_names", **own)
+  result = make_probe("a", probe="new_names", **own)
   _, gain = pages.tables([result])
   assert gain.rows[0][1] == "first use" and gain.rows[2][-1].startswith("+0.650 (+0.6")
   assert paired.picture([result], ["a"]).startswith(b"\x89PNG")

@@ -11,25 +11,7 @@ from melodi_plugin.cli import report as command
 from melodi_plugin.cli.main import main
 from melodi_plugin.evaluation.probes import pages, result
 from melodi_plugin.evaluation.probes.result import Answer
-
-
-def make(run: str, **changes):
-  answers = [Answer(d, (d + i) % 3 > 0, 0.5 * d) for d in range(4) for i in range(5)]
-  return {
-    "probe": "mqar",
-    "run": run,
-    "memory": "carried",
-    "checkpoint": f"{run}/checkpoints/7/items",
-    "step": "7",
-    "window": 6,
-    "queue": 2,
-    "what": "Keys and values.",
-    "chance": 0.1,
-    "documents": 9,
-    "tokens": 54,
-    "tokens_read": 54,
-    "points": result.points(answers, [(d, d) for d in range(5)]),
-  } | changes
+from melodi_plugin.testing.comparison import make_probe
 
 
 def test_points_leave_out_distances_without_answers():
@@ -60,7 +42,7 @@ def test_files_hold_the_result(tmp_path):
   config = types.SimpleNamespace(
     base_output_directory=str(tmp_path), run_name="a", melodi_reset_every_window=False
   )
-  found = make("a")
+  found = make_probe("a")
   pages.write(config, found)
   assert json.loads((tmp_path / "a/probe_mqar.json").read_text()) == found
   assert (tmp_path / "a/probe_mqar.csv").read_text().count("\n") == 5
@@ -72,7 +54,9 @@ def test_files_hold_the_result(tmp_path):
 
 
 def test_first_uses_have_a_row_of_their_own():
-  found = make("a", probe="rare_words", first_use=result.rates(np.array([False]), np.array([9.0])))
+  found = make_probe(
+    "a", probe="rare_words", first_use=result.rates(np.array([False]), np.array([9.0]))
+  )
   table = result.table([found])
   assert table.rows[0] == ["first use", "1", "0.0%", "9.00"]
   assert ",,,1,0.0" in pages.table_csv([found]).splitlines()[1]
@@ -82,7 +66,7 @@ def test_compare_puts_results_side_by_side(tmp_path):
   paths = []
   for run, memory in (("a", "carried"), ("b", "none")):
     path = tmp_path / f"{run}.json"
-    path.write_text(json.dumps(make(run, memory=memory)))
+    path.write_text(json.dumps(make_probe(run, memory=memory)))
     paths.append(str(path))
   main(["probes", paths[0], f"without=memory={paths[1]}", f"out={tmp_path}/both.png"])
   text = (tmp_path / "both.md").read_text()
@@ -106,6 +90,6 @@ def test_results_of_different_probes_are_refused(tmp_path):
   paths = []
   for probe in ("mqar", "passkey"):
     paths.append(tmp_path / f"{probe}.json")
-    paths[-1].write_text(json.dumps(make("a", probe=probe)))
+    paths[-1].write_text(json.dumps(make_probe("a", probe=probe)))
   with pytest.raises(ValueError, match="mqar and passkey"):
     command.compare([*map(str, paths)], ["", ""], str(tmp_path / "x.png"))

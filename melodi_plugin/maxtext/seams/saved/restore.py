@@ -85,15 +85,16 @@ def _resume(restore: Any, folder: Any, data_iterator: Any, config: Any, like: An
     _Broken: if it cannot be read.
   """
   from melodi_plugin.data.place import read_place
-  from melodi_plugin.maxtext import pipeline
+  from melodi_plugin.maxtext.pipeline import EndTogether
   from melodi_plugin.maxtext.seams.saved import restored_memory
+  from melodi_plugin.maxtext.seams.saved.restored_place import restore_place
 
   rows, remembers = range(config.global_batch_size_to_train_on), is_melodi(config)
-  if isinstance(data_iterator, pipeline.EndTogether):
+  if isinstance(data_iterator, EndTogether):
     with _reading("its place in the documents"):
       read_place(folder / "iter")
     # From here on a fault is one of the documents, and not of the checkpoint.
-    rows = pipeline.restore_place(config, data_iterator, folder / "iter")
+    rows = restore_place(config, data_iterator, folder / "iter")
     data_iterator = None  # done
   with _reading("the list of its arrays"):
     queues = remembers and is_counted(config)
