@@ -16,9 +16,9 @@ from flax import nnx
 from integration_tests import running, stock_model
 from integration_tests.pages import ROOT
 from melodi_plugin.config.memory_keys import PAPER
-from melodi_plugin.evaluation.reading import read_batch
 from melodi_plugin.maxtext import loading
 from melodi_plugin.maxtext.prepared import PreparedModel
+from melodi_plugin.maxtext.steps import read_batch
 from melodi_plugin.serving import programs
 from melodi_plugin.serving.engine import Engine
 

@@ -50,6 +50,7 @@ RUN_BY = {
   "memory": "melodi_plugin/cli/memory_test.py",
   "sizes": "integration_tests/sizes_test.py",
   "bench windows": "melodi_plugin/cli/verbs_test.py",
+  "bench systems": "integration_tests/bench_systems_test.py",
   "bench compile": "integration_tests/bench_compile_test.py",
   "bench decode": "integration_tests/bench_decode_test.py",
   "bench serve": "integration_tests/bench_serve_test.py",

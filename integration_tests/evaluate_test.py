@@ -138,13 +138,13 @@ def test_the_model_is_compiled_once(trained):
     config = evaluate.evaluation_config(["", str(trained / "own.yml"), path])
     batches = make_document_batches(config, config.grain_eval_files, rows=8)
     scorer = Scorer(config, rows=batches.order.rows)
-    programs = scorer._step._cache_size()  # of other tests
+    programs = scorer._reader._step._cache_size()  # of other tests
     first = {d.index: d for d in scorer.score(batches)}
     scorer.change_checkpoint(checkpoints[1])
     second = {d.index: d for d in scorer.score(batches)}
     scorer.change_checkpoint(checkpoints[0])
     again = {d.index: d for d in scorer.score(batches)}
-  assert scorer._step._cache_size() == programs + 1
+  assert scorer._reader._step._cache_size() == programs + 1
   for index, document in first.items():
     assert (document.nats == again[index].nats).all() and (document.hits == again[index].hits).all()
     assert (document.nats != second[index].nats).any()

@@ -1,7 +1,6 @@
 """Runs MaxText for the tests of this folder: in this process, or as a user's command."""
 
 import contextlib
-import functools
 import json
 import os
 import pathlib
@@ -17,6 +16,7 @@ import numpy as np
 from etils import epath
 
 from melodi_plugin.data.place import read_place
+from melodi_plugin.maxtext.steps import TrainingStep
 
 # A model that compiles in seconds: 3 layers of which the last has a queue, so two runs of layers;
 # 4 windows per segment; 8 rows on the 8 fake devices of conftest.py.
@@ -156,43 +156,13 @@ def train(*argv: str) -> None:
     trainer.main(["", *argv])
 
 
-class Trainer:
-  """MaxText's state, loader and compiled train step, on devices of our choice."""
-
-  def __init__(self, config, devices: list[jax.Device] | None = None):
-    from flax import nnx
-    from maxtext.utils import sharding, train_utils
-
-    self.config = config
-    parts = train_utils.setup_train_loop(config, None, devices)
-    _, _, shardings, _, self.mesh, _, _, self.loader, _, self.eval_iterator, train_state = parts
-    self.graphdef, self.state = nnx.split(train_state)
-    params, self.shardings = sharding.maybe_update_params_sharding_with_opt(config, shardings)
-    self._params_shardings = params
-
-  @functools.cached_property
-  def _step(self):
-    from maxtext.trainers.pre_train import train as trainer
-    from maxtext.utils import train_utils
-
-    return train_utils.jit_train_and_eval_step(
-      self.config,
-      self.graphdef,
-      self.mesh,
-      self.state,
-      self.shardings,
-      trainer.train_step,
-      params_shardings=self._params_shardings,
-    )[0]
+class Trainer(TrainingStep):
+  """MaxText's training step on devices of our choice, and what it has made of the state."""
 
   def step(self) -> dict[str, float]:
     """Trains on the next batch; returns MaxText's metrics of it."""
-    from flax.linen import logical_axis_rules
-
-    batch = self.loader.load_next_batch()
-    with jax.set_mesh(self.mesh), logical_axis_rules(self.config.logical_axis_rules):
-      self.state, metrics = self._step(self.state, batch)
-    return {name: float(value) for name, value in metrics["scalar"].items()}
+    metrics = self.train_on(self.loader.load_next_batch())
+    return {name: float(value) for name, value in metrics.items()}
 
   def memory(self) -> dict[str, jax.Array]:
     """The memory variables."""

@@ -2,7 +2,10 @@
 
 Read in this order; each file imports only what stands above it:
 
+  timing    seconds by the clock and of all cores; how fast this machine multiplies
   windows   trace, compile, step time and memory against the number of windows
+  peers     the systems that are put side by side, as keys
+  systems   they train and read whole documents, in turn
   decode    time, bytes and programs per token that is written, against what was read
   waits     what is measured of a server
   serve     what clients of a server wait for

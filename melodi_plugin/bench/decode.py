@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from melodi_plugin.bench.timing import Watch
 from melodi_plugin.maxtext.stock_decoder import StockDecoder
 from melodi_plugin.serving.engine import Engine
 
@@ -72,26 +73,11 @@ class Compiles:
     self.count += event == _COMPILED
 
 
-class _Watch:
-  """Takes the time of tokens."""
-
-  def __init__(self):
-    self.seconds: list[float] = []
-    self.cpu = 0.0
-
-  @contextlib.contextmanager
-  def token(self) -> Iterator[None]:
-    """One token of every slot."""
-    cpu, start = time.process_time(), time.perf_counter()
-    yield
-    self.seconds.append(time.perf_counter() - start)
-    self.cpu += time.process_time() - cpu
-
-  def point(self, tokens: int, state_bytes: int, compiles: Compiles) -> Point:
-    """What it has seen."""
-    median, least, p99 = map(float, 1e3 * np.quantile(self.seconds, (0.5, 0, 0.99)))
-    cpu = 1e3 * self.cpu / len(self.seconds)
-    return Point(tokens, median, least, p99, cpu, state_bytes, compiles.count)
+def _point(watch: Watch, tokens: int, state_bytes: int, compiles: Compiles) -> Point:
+  """What a watch has seen of tokens."""
+  clock, cpu = 1e3 * np.array(watch.taken).T
+  median, least, p99 = map(float, np.quantile(clock, (0.5, 0, 0.99)))
+  return Point(tokens, median, least, p99, float(cpu.mean()), state_bytes, compiles.count)
 
 
 def noise(count: int, vocabulary: int) -> np.ndarray:
@@ -117,16 +103,16 @@ def with_memory(
     for slot in slots[1:]:
       engine.copy(0, slot)
       engine.read_all({slot: noise(slot * window // len(slots), vocabulary)})
-    pending, watch = dict.fromkeys(slots, 0), _Watch()
+    pending, watch = dict.fromkeys(slots, 0), Watch()
     engine.generate(pending)  # warms up
     for _ in range(2 * window):
       closes = any(own.count == window for own in engine.slots)
-      with watch.token():
+      with watch.piece():
         drawn = engine.generate(pending)
       pending = {slot: own.token for slot, own in drawn.items()}
-      (closing if closes else others).append(watch.seconds[-1])
+      (closing if closes else others).append(watch.taken[-1].clock)
       advance(1)
-    points.append(watch.point(wanted, engine.row_bytes, compiles))
+    points.append(_point(watch, wanted, engine.row_bytes, compiles))
   close = 1e3 * float(np.median(closing) - np.median(others)) if others else None
   return WithMemory(points, read / reading, close)
 
@@ -138,12 +124,12 @@ def without_memory(decoder: StockDecoder, tokens: int, steps: int, compiles: Com
   as long as one behind all of them.
   """
   decoder.read(0)  # warms up
-  watch = _Watch()
+  watch = Watch()
   for _ in range(steps):
-    with watch.token():
+    with watch.piece():
       decoder.read(0)
       np.asarray(decoder.logits)
-  return watch.point(tokens, decoder.bytes, compiles)
+  return _point(watch, tokens, decoder.bytes, compiles)
 
 
 def read_long(

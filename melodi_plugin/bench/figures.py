@@ -8,7 +8,10 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from melodi_plugin.bench.compiled import Costs
 from melodi_plugin.bench.decode import Point, Stretch
+from melodi_plugin.bench.systems import LINEAR, Limit, Read, Trained
+from melodi_plugin.bench.timing import medians
 from melodi_plugin.bench.waits import First, Gaps, Rate
+from melodi_plugin.bench.windows import Case
 from melodi_plugin.output.figures import new_figure, png, style
 from melodi_plugin.output.tables import Table, with_unit
 
@@ -74,12 +77,12 @@ def picture(curves: dict[str, Sequence[Point]]) -> bytes:
     axes.set_ylim(bottom=0)
     axes.set_xticks(ticks)
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(float(x))))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(x)))
     axes.set_xlabel("tokens read")
   return png(figure)
 
 
-def _short(tokens: float) -> str:
+def _short(tokens: int | float) -> str:
   return f"{tokens / 1024:g}K" if tokens >= 1024 else f"{tokens:g}"
 
 
@@ -151,3 +154,132 @@ def waits_table(first: First, between: Gaps, prefix: int, long: int) -> Table:
 
 def _p99(seconds: Sequence[float]) -> float:
   return float(np.quantile(seconds, 0.99))
+
+
+def windows_table(cases: Sequence[Case], length: int) -> Table:
+  """One line per program; trace and compile also in those of its fewest windows of `length`."""
+  header = (
+    "schedule, remat",
+    "windows",
+    "tokens of a row",
+    "trace s",
+    "compile s",
+    "both, CPU s",
+    "both / fewest windows",
+    "StableHLO lines",
+    "step s, median",
+    "least",
+    "CPU s, median",
+    "tokens/s",
+    "temporaries MB",
+  )
+  fewest: dict[str, Case] = {}
+  for case in sorted(cases, key=lambda case: case.windows):
+    fewest.setdefault(_program(case), case)
+  rows = []
+  for case in cases:
+    own, first = case.measured, fewest[_program(case)].measured
+    step = medians(own.steps)
+    rows.append(
+      [
+        _program(case),
+        str(case.windows),
+        f"{case.windows * length:,}",
+        *(f"{number:.1f}" for number in (own.trace.clock, own.compile.clock, own.start.cpu)),
+        f"{own.start.clock / first.start.clock:.2f}",
+        f"{own.lines:,}",
+        *(f"{number:.2f}" for number in (step.clock, min(own.steps).clock, step.cpu)),
+        f"{own.tokens_per_second:,.0f}",
+        f"{own.temporaries / 1e6:,.0f}",
+      ]
+    )
+  return Table("windows", header, rows)
+
+
+def _program(case: Case) -> str:
+  return f"{case.schedule}, {case.remat}"
+
+
+def trained_table(systems: dict[str, Trained], limit: Limit) -> Table:
+  """One line per system; what a step takes is also said in steps of the first one."""
+  yardstick = next(iter(systems))
+  header = (
+    "",
+    "parameters",
+    "FLOP of a step",
+    "tokens/s, median",
+    "least",
+    "most",
+    "CPU s of a step",
+    "temporaries",
+    "compile s",
+    f"time, {yardstick} = 1",
+    f"FLOP, {yardstick} = 1",
+    "of the rate of products",
+  )
+  rows = []
+  for name, own in systems.items():
+    rates, (time, work) = own.rates, own.over(systems[yardstick])
+    rows.append(
+      [
+        name,
+        with_unit(own.parameters),
+        with_unit(own.operations),
+        *(f"{number:,.0f}" for number in (np.median(rates), min(rates), max(rates))),
+        f"{medians(own.steps).cpu:.2f}",
+        with_unit(own.temporaries, "B"),
+        f"{own.compiling.clock:.1f}",
+        f"{time:.2f}",
+        f"{work:.2f}",
+        f"{own.share(limit):.0%}",
+      ]
+    )
+  return Table("training", header, rows)
+
+
+def said_of(limit: Limit) -> str:
+  """How fast the machine multiplies, in a sentence."""
+  rate, taken = with_unit(limit.rate, "FLOP/s"), sorted(own.clock for own in limit.taken)
+  spread = f"{1e3 * taken[0]:,.0f} to {1e3 * taken[-1]:,.0f} ms"
+  return f"products of {limit.size:,} x {limit.size:,}: {rate}, a piece in {spread}"
+
+
+def read_table(systems: dict[str, Read]) -> Table:
+  """One line per system: seconds by the clock, and how they grow."""
+  lengths = max((list(own.seconds) for own in systems.values()), key=len)
+  header = ("", *(f"s, {_short(length)}" for length in lengths), "tokens/s", "growth", "linear")
+  rows = []
+  for name, own in systems.items():
+    seconds = {length: medians(taken).clock for length, taken in own.seconds.items()}
+    rate = max(seconds) / seconds[max(seconds)] if seconds else None
+    growth = own.growth
+    rows.append(
+      [
+        name,
+        *(f"{seconds[length]:.2f}" if length in seconds else "-" for length in lengths),
+        "-" if rate is None else f"{rate:,.0f}",
+        "-" if growth is None else f"{growth:.2f}",
+        "-" if growth is None else "yes" if growth <= 1 + LINEAR else "no",
+      ]
+    )
+  return Table("reading", header, rows)
+
+
+def systems_picture(trained: dict[str, Trained], read: dict[str, Read]) -> bytes:
+  """Time of a step against its products, and of documents against their tokens."""
+  yardstick = next(iter(trained))
+  figure, (steps, documents) = new_figure(5.2, columns=2)
+  for number, (name, own) in enumerate(trained.items()):
+    time, work = own.over(trained[yardstick])
+    steps.plot([work], [time], label=name, linestyle="none", **style(number))
+    seconds = {length: medians(taken).clock for length, taken in read[name].seconds.items()}
+    documents.plot(list(seconds), list(seconds.values()), **style(number))
+  steps.axline((1, 1), slope=1, color="0.7", zorder=0)  # as many operations a second
+  steps.set_xlabel(f"products of a step, {yardstick} = 1")
+  steps.set_ylabel(f"time of a step, {yardstick} = 1")
+  documents.set_xscale("log", base=2)
+  documents.set_yscale("log")
+  documents.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(x)))
+  documents.set_xlabel("tokens of a document")
+  documents.set_ylabel("seconds to read it")
+  return png(figure)

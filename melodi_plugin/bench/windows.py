@@ -6,17 +6,17 @@ batch 2, float32, one long-term layer, 9,606,200 parameters.
 """
 
 import functools
-import statistics
-import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from melodi_plugin.bench.timing import Seconds, Watch, medians
 from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.core.schedules.segment import read_segment
+from melodi_plugin.core.schedules.walk import Wrap
 from melodi_plugin.core.stack import Section
 from melodi_plugin.systems.paper.params import PaperLayerParams
 from melodi_plugin.systems.table import empty_memory, make_cell
@@ -49,7 +49,7 @@ def stack_params(config: MelodiConfig) -> list:
   return runs
 
 
-def make_step(config: MelodiConfig, schedule: str):
+def make_step(config: MelodiConfig, schedule: str, remat: Wrap):
   """The jitted step: (params, summary, x, weights, memory, positions) -> loss, memory, grads."""
 
   def loss(params, summary, x, weights, memory, positions):
@@ -59,40 +59,71 @@ def make_step(config: MelodiConfig, schedule: str):
       for run, own in zip(config.runs(), params, strict=True)
     ]
     y, memory = read_segment(
-      sections, config, x, summary, memory, positions, ids, schedule=schedule
+      sections, config, x, summary, memory, positions, ids, schedule=schedule, remat=remat
     )
     return jnp.sum(y * weights), memory
 
   return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
 
 
-def measure(schedule: str, windows: int, repeats: int) -> dict[str, float]:
-  """Seconds and MB of one number of windows; compiled afresh."""
-  config, tokens = CONFIG, windows * CONFIG.window_length
-  rng = np.random.default_rng(0)
+class Measured(NamedTuple):
+  """What one number of windows takes."""
+
+  trace: Seconds
+  compile: Seconds
+  lines: int  # of StableHLO
+  steps: list[Seconds]
+  tokens_per_second: float  # by the clock, the median
+  temporaries: int  # bytes, by the compiler
+
+  @property
+  def start(self) -> Seconds:
+    """Trace and compile."""
+    return Seconds(*(a + b for a, b in zip(self.trace, self.compile, strict=True)))
+
+
+class Case(NamedTuple):
+  """What was measured of which program."""
+
+  schedule: str
+  remat: str  # MaxText's name of the policy
+  windows: int
+  measured: Measured
+
+  def as_json(self) -> dict[str, Any]:
+    """All of it, by name."""
+    return self._asdict() | {"measured": self.measured._asdict()}
+
+
+def arguments(config: MelodiConfig, windows: int) -> tuple:
+  """Of the step: noise in rows of so many windows, whose documents begin with them."""
+  tokens, rng = windows * config.window_length, np.random.default_rng(0)
   shape = (BATCH, tokens, config.emb_dim)
   x, weights = (jnp.asarray(rng.normal(size=shape), jnp.float32) for _ in range(2))
   summary = jnp.asarray(rng.normal(size=(config.summary_tokens, config.emb_dim)), jnp.float32)
   positions = jnp.broadcast_to(jnp.arange(tokens, dtype=jnp.int32), (BATCH, tokens))
-  args = stack_params(config), summary, x, weights, empty_memory(config, BATCH), positions
+  return stack_params(config), summary, x, weights, empty_memory(config, BATCH), positions
 
-  began = time.perf_counter()
-  lowered = make_step(config, schedule).lower(*args)
-  traced = time.perf_counter()
-  compiled = lowered.compile()
-  done = time.perf_counter()
-  steps = []
+
+def measure(schedule: str, windows: int, repeats: int, remat: Wrap) -> Measured:
+  """One number of windows, compiled afresh; `remat` is wrapped around every cell."""
+  args = arguments(CONFIG, windows)
+  start, steps = Watch(), Watch()
+  with start.piece():
+    lowered = make_step(CONFIG, schedule, remat).lower(*args)
+  with start.piece():
+    compiled = lowered.compile()
   for _ in range(repeats + 1):
-    start = time.perf_counter()
-    jax.block_until_ready(compiled(*args))
-    steps.append(time.perf_counter() - start)
+    with steps.piece():
+      jax.block_until_ready(compiled(*args))
   stats: Any = compiled.memory_analysis()
-  return {
-    "trace": traced - began,
-    "compile": done - traced,
-    "lines": len(lowered.as_text().splitlines()),
-    "median": statistics.median(steps[1:]),
-    "min": min(steps[1:]),
-    "tokens_per_second": BATCH * tokens / statistics.median(steps[1:]),
-    "temp_mb": stats.temp_size_in_bytes / 1e6,
-  }
+  timed = steps.taken[1:]  # the first warms up
+  trace, compile = start.taken
+  return Measured(
+    trace,
+    compile,
+    len(lowered.as_text().splitlines()),
+    timed,
+    BATCH * windows * CONFIG.window_length / medians(timed).clock,
+    stats.temp_size_in_bytes,
+  )

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from melodi_plugin.bench.peers import NAMES
 from melodi_plugin.cli.parser import Parser, positive, share, true_or_false
 
 # MaxText has some 900 keys; these are the first that one needs.
@@ -311,7 +312,30 @@ def bench_windows(parser: Parser) -> None:
   parser.add_argument("--windows", nargs="+", default=[2, 4, 8, 16], help=text, **numbers)
   text = "layers, windows (default: both)"
   parser.add_argument("--schedules", nargs="+", default=["layers", "windows"], help=text)
+  text = "MaxText's remat policies around every cell, as in none full minimal (default: none)"
+  parser.add_argument("--remat", nargs="+", default=["none"], metavar="NAME", help=text)
   parser.add_argument("--repeats", default=5, help="steps that are timed (default: 5)", **numbers)
+  parser.add_argument("--json", action="store_true", help="all numbers, instead of a table")
+
+
+def bench_systems(parser: Parser) -> None:
+  """What the systems share, and what is measured of them."""
+  parser.add_config(optional=True)
+  numbers = {"type": positive, "metavar": "N"}
+  text = f"those that are measured, the first as the measure of all: {', '.join(NAMES)}"
+  parser.add_argument(
+    "--systems", nargs="+", default=NAMES, choices=NAMES, metavar="NAME", help=text
+  )
+  text = "Transformer-XL with these windows, too, as the others are said to be faster than"
+  parser.add_argument("--xl-windows", nargs="+", default=[], help=text, **numbers)
+  text = "training steps that are timed, and documents that are read (default: 5)"
+  parser.add_argument("--repeats", default=5, help=text, **numbers)
+  text = "tokens of the documents (default: 1024 4096 16384)"
+  parser.add_argument("--read", nargs="+", default=[1024, 4096, 16384], help=text, **numbers)
+  text = "the longest document of the stock decoder, all of which it sees (default: 4096)"
+  parser.add_argument("--stock", default=4096, help=text, **numbers)
+  parser.add_argument("--json", action="store_true", help="all numbers, instead of tables")
+  parser.add_key("out", "systems.png", "The picture.")
 
 
 def bench_compile(parser: Parser) -> None:

@@ -1,25 +1,29 @@
-"""`melodi bench`: how fast a model trains (windows), writes (decode), and answers many (serve).
+"""`melodi bench`: how fast a model trains (windows), beside which others (systems), how fast it
+writes (decode), and answers many (serve).
 
 `bench compile` counts what a training step costs on accelerators that are not here.
 """
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from melodi_plugin.bench import decode as decoding
-from melodi_plugin.bench import figures
+from melodi_plugin.bench import figures, peers
+from melodi_plugin.bench import systems as side_by_side
 from melodi_plugin.bench.compiled import Costs, costs
-from melodi_plugin.bench.windows import BATCH, CONFIG, measure
-from melodi_plugin.config.systems import is_melodi
+from melodi_plugin.bench.windows import BATCH, CONFIG, Case, measure
+from melodi_plugin.config.systems import has_base_block, is_melodi
 from melodi_plugin.cost.accounting import parameters
 from melodi_plugin.errors import UserError, user_errors
 from melodi_plugin.maxtext.configs import load_config
@@ -27,6 +31,7 @@ from melodi_plugin.maxtext.launch import compile_ahead
 from melodi_plugin.maxtext.light import WITHOUT_DOCUMENTS
 from melodi_plugin.maxtext.prepared import PreparedModel
 from melodi_plugin.maxtext.run_log import off_the_screen
+from melodi_plugin.maxtext.steps import remat_named
 from melodi_plugin.maxtext.stock_decoder import StockDecoder, fresh_params, stock_keys
 from melodi_plugin.output.bars import tokens_bar
 from melodi_plugin.output.files import check_writable, write_file
@@ -60,21 +65,78 @@ _PARTS = 10  # of a long text
 
 
 def windows(options: argparse.Namespace) -> None:
-  """Prints one row per schedule and number of windows."""
-  print(f"{_started()}, ")
-  print(f"{parameters(CONFIG):,} parameters, batch {BATCH}, float32\n")
-  print("| schedule | windows (T) | trace s | compile s | StableHLO lines ", end="")
-  print("| step median / min s | tokens/s | temp MB |")
-  print("|---|---|---|---|---|---|---|---|")
-  for schedule in options.schedules:
-    for count in options.windows:
-      row = measure(schedule, count, options.repeats)
-      print(
-        f"| {schedule} | {count} ({count * CONFIG.window_length}) | {row['trace']:.1f} "
-        f"| {row['compile']:.1f} | {row['lines']:,} | {row['median']:.2f} / {row['min']:.2f} "
-        f"| {row['tokens_per_second']:,.0f} | {row['temp_mb']:,.0f} |",
-        flush=True,
-      )
+  """Prints one row per schedule, remat policy and number of windows, or JSON."""
+  with user_errors(ValueError):
+    policies = {name: remat_named(name) for name in options.remat}
+  machine, found = _started(), []
+  for schedule, (name, remat), count in itertools.product(
+    options.schedules, policies.items(), options.windows
+  ):
+    print(f"{schedule}, remat {name}, {count} windows", file=sys.stderr)
+    found.append(Case(schedule, name, count, measure(schedule, count, options.repeats, remat)))
+  if options.json:
+    print(json.dumps({"machine": machine, "cases": [own.as_json() for own in found]}))
+    return
+  print(f"{machine}, {parameters(CONFIG):,} parameters, batch {BATCH}, float32")
+  print(f"\n{figures.windows_table(found, CONFIG.window_length).markdown()}", end="")
+
+
+def systems(options: argparse.Namespace) -> None:
+  """Prints two tables, or JSON, and writes a picture."""
+  quiet_logs()
+  words = _words(options, peers.SMALL)
+  shared = load_config(words)
+  _check_memory(shared)
+  if has_base_block(shared):
+    raise UserError(
+      f"melodi_base_block={shared.melodi_base_block} keeps the layers of a stock block, and the "
+      "systems that are compared have the paper's; give a config without it."
+    )
+  with user_errors(ValueError, OSError):
+    check_writable(options.out)
+  configs = _configs(shared, [*words, f"hardware={shared.hardware}"], options)
+  tokens = shared.global_batch_size_to_train_on * shared.max_target_length
+  steps = len(configs) * (options.repeats + 1)
+  machine = f"{_started()}, load {os.getloadavg()[0]:.1f}"
+  # As MaxText's trainer does; drawing dropout's bits takes time.
+  jax.config.update("jax_default_prng_impl", "unsafe_rbg")
+  with user_errors(ValueError, OSError):
+    with tokens_bar("training", steps * tokens) as advance, off_the_screen():
+      trained, limit = side_by_side.train(configs, options.repeats, advance)
+    total = options.repeats * side_by_side.tokens_to_read(configs, options.read, options.stock)
+    with tokens_bar("reading", total) as advance, off_the_screen():
+      read = side_by_side.read(configs, options.read, options.stock, options.repeats, advance)
+    write_file(options.out, figures.systems_picture(trained, read))
+  load = f"load {os.getloadavg()[0]:.1f} at the end"
+  if options.json:
+    found = {name: own.as_json() | read[name]._asdict() for name, own in trained.items()}
+    both = {"machine": f"{machine}, {load}", "limit": limit._asdict(), "systems": found}
+    print(json.dumps(both))
+    return
+  print(f"{machine}, {load}\n{_sizes_of(shared)}\n{figures.said_of(limit)}")
+  print(f"\n{figures.trained_table(trained, limit).markdown()}")
+  print(figures.read_table(read).markdown(), end="")
+  print(f"\npicture in {options.out}")
+
+
+def _sizes_of(config: Any) -> str:
+  """What the systems share, in a line."""
+  rows, length = config.global_batch_size_to_train_on, config.max_target_length
+  sizes = f"{config.num_decoder_layers} layers of {config.emb_dim}, FFN {config.mlp_dim}"
+  text = f"{rows} rows of {length:,} tokens in windows of {config.melodi_window_length:,}"
+  return f"{sizes}, {text}, {config.dtype}, remat_policy {config.remat_policy}"
+
+
+def _configs(shared: Any, words: list[str], options: argparse.Namespace) -> dict[str, Any]:
+  """MaxText's config of every system that is measured, by name; what is wrong is said here."""
+  keys = {
+    name: stock_keys(shared) if name == peers.STOCK else peers.keys_of(name, shared)
+    for name in options.systems
+  }
+  for length in options.xl_windows:
+    own = f"melodi_window_length={length}"
+    keys[peers.with_windows(length)] = [*peers.keys_of(peers.YARDSTICK, shared), own]
+  return {name: load_config([*words, *own]) for name, own in keys.items()}
 
 
 def _started() -> str:
@@ -120,8 +182,7 @@ def _compiled(words: list[str]) -> Costs:
 def decode(options: argparse.Namespace) -> None:
   """Prints a table, or JSON, and writes a picture."""
   quiet_logs()
-  words = ["", options.config or _BASE, WITHOUT_DOCUMENTS, "enable_checkpointing=false"]
-  words += options.keys if options.config else [*_SMALL, *options.keys]
+  words = _words(options, _SMALL)
   config = load_config(words)
   _check_memory(config)
   with user_errors(ValueError, OSError), decoding.Compiles().counted() as compiles:
@@ -145,6 +206,12 @@ def decode(options: argparse.Namespace) -> None:
   print(f"a slot takes {with_unit(found['slot_bytes'], 'B')}; picture in {options.out}")
   if found["long"]:
     print(f"\n{figures.stretches_table(found['long']).markdown()}", end="")
+
+
+def _words(options: argparse.Namespace, small: Sequence[str]) -> list[str]:
+  """The command line of a config that is measured; without one, that of a small model."""
+  own = options.keys if options.config else [*small, *options.keys]
+  return ["", options.config or _BASE, WITHOUT_DOCUMENTS, "enable_checkpointing=false", *own]
 
 
 def _with_memory(

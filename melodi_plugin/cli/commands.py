@@ -241,6 +241,14 @@ COMMANDS = (
     arguments.bench_windows,
   ),
   Command(
+    "bench systems",
+    "costs",
+    "Measures training and reading of all systems at equal sizes, side by side.",
+    "melodi bench systems melodi_window_length=64 --systems transformer_xl melodi stock",
+    "bench.systems",
+    arguments.bench_systems,
+  ),
+  Command(
     "bench compile",
     "costs",
     "Counts memory, products and traffic of a compiled step, and of a stock one.",

@@ -42,11 +42,22 @@ def test_paper_configs_are_written_and_checked(tmp_path):
   assert main(["paper-configs", str(tmp_path), "--check"]) == 0
 
 
+def bench_windows(*words: str) -> int:
+  return main(["bench", "windows", "--schedules", "layers", "--repeats", "1", *words])
+
+
 def test_bench_prints_a_row_of_figures(monkeypatch, capsys):
   for module in (windows, bench):
     monkeypatch.setattr(module, "CONFIG", tiny_config())
-  assert (
-    main(["bench", "windows", "--windows", "2", "--schedules", "layers", "--repeats", "1"]) == 0
-  )
-  row = capsys.readouterr().out.splitlines()[-1]
-  assert row.startswith("| layers | 2 (16) | ") and row.count("|") == 9
+  assert bench_windows("--windows", "2", "--remat", "full") == 0
+  header, _, row = capsys.readouterr().out.splitlines()[-3:]
+  cells = [cell.strip() for cell in row.split("|")[1:-1]]
+  found = dict(zip((name.strip() for name in header.split("|")[1:-1]), cells, strict=True))
+  assert found["schedule, remat"] == "layers, full" and found["tokens of a row"] == "16"
+  assert found["both / fewest windows"] == "1.00" and float(found["CPU s, median"]) >= 0
+
+
+def test_bench_windows_knows_the_names_of_remat_policies(capsys):
+  assert bench_windows("--remat", "none", "custom") == 2
+  said = capsys.readouterr().err
+  assert "custom is no remat policy of MaxText that stands alone; take none, full, minimal" in said

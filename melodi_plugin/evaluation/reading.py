@@ -1,31 +1,24 @@
 """Reads whole documents with a checkpoint: the loss of every token, with memory carried.
 
 A stock decoder carries nothing: it reads a document in chunks of T tokens, each alone, or each with
-the half before it, which it reads again (`read_chunk`).
+the half before it, which it reads again.
 
 The rows of a batch read one document after another (`StickyRows`), so memory always belongs to the
 document that its row is reading.  Perplexity and the recall probes are both made of what `Scorer`
 yields.  Letters: B rows, T segment tokens, N tokens of a document.
 """
 
-import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from flax.linen import logical_axis_rules
-from jax.sharding import PartitionSpec
 
-from melodi_plugin.config.systems import is_melodi
 from melodi_plugin.data.rows import StickyRows
-from melodi_plugin.maxtext.loading import batch_sharding, load, mesh_of, with_rows
-from melodi_plugin.maxtext.pipeline import EndTogether, tokens_per_batch
+from melodi_plugin.maxtext.loading import load, mesh_of, with_rows
+from melodi_plugin.maxtext.pipeline import EndTogether
+from melodi_plugin.maxtext.steps import Reader
 from melodi_plugin.maxtext.weights import find_checkpoint
-
-_FIELDS = ("inputs", "inputs_position", "inputs_segmentation", "targets", "targets_segmentation")
 
 
 class ScoredDocument(NamedTuple):
@@ -37,53 +30,6 @@ class ScoredDocument(NamedTuple):
   tokens: np.ndarray  # int32 [N], all of them
   nats: np.ndarray  # float32 [N-1], loss of predicting tokens[i+1] from tokens[:i+1]
   hits: np.ndarray  # bool [N-1], whether tokens[i+1] had the largest logit
-
-
-def read_batch(
-  graphdef: Any, params: Any, memory: Any, rest: Any, batch: dict[str, jax.Array]
-) -> tuple[tuple[jax.Array, jax.Array], Any]:
-  """Nats (B, T) and hits (B, T) of the targets of one batch, and the memory after it.
-
-  Where there is no target, the values mean nothing.
-  """
-  model = nnx.merge(graphdef, params, memory, rest, copy=True)
-  text = (batch["inputs"], batch["inputs_position"], batch["inputs_segmentation"])
-  return _scores(_logits(model, *text), batch["targets"]), nnx.state(model, nnx.BatchStat)
-
-
-def read_chunk(
-  graphdef: Any, params: Any, before: jax.Array | None, rest: Any, batch: dict[str, jax.Array]
-) -> tuple[tuple[jax.Array, jax.Array], jax.Array | None]:
-  """As `read_batch` for a stock decoder, in whose batches every document begins a row.
-
-  Args:
-    before: the inputs of the batch before, read again where a document goes on; or None.
-
-  Returns:
-    What `read_batch` does, with `before` of the next batch in the place of memory.
-  """
-  tokens, ids = batch["inputs"], batch["inputs_segmentation"]
-  goes_on = batch["inputs_position"][:, :1] > 0
-  context = 0
-  if before is not None:
-    context = before.shape[1]
-    ids = jnp.concatenate([jnp.broadcast_to(goes_on, before.shape).astype(ids.dtype), ids], axis=1)
-    tokens = jnp.concatenate([before, tokens], axis=1)
-  first = jnp.where(goes_on, 0, context)
-  positions = jnp.maximum(jnp.arange(tokens.shape[1], dtype=tokens.dtype) - first, 0)
-  model = nnx.merge(graphdef, params, nnx.State({}), rest, copy=True)
-  logits = _logits(model, tokens, positions, ids)[:, context:]
-  return _scores(logits, batch["targets"]), None if before is None else batch["inputs"]
-
-
-def _logits(model: Any, tokens: jax.Array, positions: jax.Array, ids: jax.Array) -> jax.Array:
-  logits = model(tokens, positions, decoder_segment_ids=ids, enable_dropout=False)
-  return logits.astype(jnp.float32)
-
-
-def _scores(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-  target = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-  return jax.nn.logsumexp(logits, axis=-1) - target, logits.argmax(-1) == targets
 
 
 class Scorer:
@@ -99,31 +45,16 @@ class Scorer:
     """Loads `path`, by default the one checkpoint of `load_parameters_path`; raises ValueError."""
     if path is None:
       path = find_checkpoint(config.load_parameters_path)
-    self.config = config = with_rows(config, rows)
-    self.rows, self.segment = rows, tokens_per_batch(config)
+    own = with_rows(config, rows)
+    mesh = mesh_of(own)
+    self._reader = Reader(own, mesh, load(own, mesh, path))
+    self.rows, self.segment = rows, self._reader.segment
     self.batches_read = 0
-    self._mesh = mesh_of(config)
-    self._placement = batch_sharding(config, self._mesh)
-    graphdef, self._params, memory, self._rest = load(config, self._mesh, path)
-    read: Any = read_batch
-    if not is_melodi(config):
-      read, again = read_chunk, self.segment < config.max_target_length
-      memory = jnp.zeros((rows, self.segment), jnp.int32) if again else None
-      memory = jax.device_put(memory, self._placement)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, memory)
-    self._empty = jax.device_put(jax.tree.map(jnp.zeros_like, memory), shardings)
-    # Memory is placed alike before and after a batch, so that the second batch does not compile
-    # again; the scores of a row come back to the process that reads the row.
-    by_row = jax.sharding.NamedSharding(self._mesh, PartitionSpec(self._mesh.axis_names))
-    # Stock layers hold lists, so their graphdef cannot be hashed as a static argument.
-    self._step = jax.jit(
-      functools.partial(read, graphdef), donate_argnums=1, out_shardings=(by_row, shardings)
-    )
 
   def change_checkpoint(self, path: str) -> None:
     """Goes on with another checkpoint of the same model; raises ValueError as `load` does."""
-    self._params = None  # room for the next one
-    self._params = load(self.config, self._mesh, path).params
+    self._reader.params = None  # room for the next one
+    self._reader.params = load(self._reader.config, self._reader.mesh, path).params
 
   def score(
     self, batches: StickyRows, on_tokens: Callable[[int], None] = lambda count: None
@@ -152,11 +83,9 @@ class Scorer:
     collector.end()
 
   def _run(self, batches: StickyRows) -> Iterator[tuple[Any, Any]]:
-    memory = jax.tree.map(jnp.copy, self._empty)
-    for batch in EndTogether(batches, self._mesh):
-      with jax.set_mesh(self._mesh), logical_axis_rules(self.config.logical_axis_rules):
-        on_device = jax.device_put({name: batch[name] for name in _FIELDS}, self._placement)
-        scores, memory = self._step(self._params, memory, self._rest, on_device)
+    memory = self._reader.empty()
+    for batch in EndTogether(batches, self._reader.mesh):
+      scores, memory = self._reader.read(memory, batch)
       yield batch, scores
 
 

@@ -8,6 +8,7 @@ Read in this order; each file imports only what stands above it:
   eval_step      evaluation during training, with a memory of its own
   weights        parameters of stock models and those of memory, told apart; checkpoints of both
   loading        the model of a config, and the parameters of checkpoints in it
+  steps          one step on this machine: it trains on a batch, or reads one
   prepared       a model's parameters, made ready once to read many small pieces
   stock_decoder  one row of MaxText's own decoder, with its own cache
   sizes          what a MaxText config costs, measured without building the model

@@ -83,6 +83,14 @@ def new_model(config: Any) -> tuple[nnx.Module, jax.sharding.Mesh]:
   return model_creation_utils.from_config(config, mesh=mesh, rngs=rngs), mesh
 
 
+def fresh(config: Any) -> tuple[Loaded, jax.sharding.Mesh]:
+  """A new model that reads a row per device, placed on its mesh, and that."""
+  own = with_keys(with_rows(config, jax.device_count()), load_parameters_path="")
+  mesh = mesh_of(own)
+  model = model_creation_utils.from_pretrained(own, mesh, model_mode=MODEL_MODE_TRAIN)
+  return Loaded(*nnx.split(model, nnx.Param, nnx.BatchStat, ...)), mesh
+
+
 def read_params(config: Any, mesh: jax.sharding.Mesh, params: Any) -> Any:
   """The parameters of `load_parameters_path` that `params` names, placed as those are."""
 

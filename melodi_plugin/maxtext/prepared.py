@@ -22,7 +22,7 @@ from melodi_plugin.core.array_typing import Array, Float, Int
 from melodi_plugin.core.decoding import OpenRows, begin
 from melodi_plugin.core.stack import Section
 from melodi_plugin.maxtext.decoders.cache import row_axes
-from melodi_plugin.maxtext.loading import Loaded, new_model, with_rows
+from melodi_plugin.maxtext.loading import Loaded, fresh
 from melodi_plugin.systems.table import empty_memory
 
 
@@ -67,8 +67,7 @@ class PreparedModel:
   @classmethod
   def fresh(cls, config: Any) -> "PreparedModel":
     """A model with parameters as the trainer makes them."""
-    model, mesh = new_model(with_rows(config, jax.device_count()))
-    return cls(config, Loaded(*nnx.split(model, nnx.Param, nnx.BatchStat, ...)), mesh)
+    return cls(config, *fresh(config))
 
   @contextlib.contextmanager
   def on_mesh(self) -> Iterator[None]:
