@@ -241,7 +241,7 @@ def test_texts_on_the_command_line_are_what_is_written(text):
   assert (config.prompt, config.melodi_stop) == (text, text)
 
 
-@pytest.mark.parametrize("name", ["007", "1e3", "[1]", "a,b", "[a]/b: c", "a;b", "yes"])
+@pytest.mark.parametrize("name", ["007", "1e3", "[1]", "a,b", "[a]/b: c", "a;b", "yes", "*.x"])
 def test_runs_and_files_on_the_command_line_have_the_names_that_are_written(name):
   file = ROOT / "configs/yaml/melodi_shakespeare_cpu.yml"
   keys = ("run_name", "grain_train_files", "tokenizer_path", "base_output_directory")

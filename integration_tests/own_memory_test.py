@@ -19,6 +19,7 @@ from melodi_plugin.config.layers import LayerSpec
 from melodi_plugin.conformance import training
 from melodi_plugin.core.memories.nothing import Nothing
 from melodi_plugin.core.memory import Stored
+from melodi_plugin.maxtext.configs import load_config
 from melodi_plugin.systems import table
 
 EXAMPLE = ROOT / "examples" / "armt.yml"
@@ -213,6 +214,16 @@ melodi_plugin.register_system("{folder.name}", whole())
       running.initialize(str(upper), decoder_block="there", **keys).decoder_block.value == "there"
     )
     assert running.initialize(decoder_block="here", **keys).decoder_block.value == "here"
+
+
+def test_module_may_be_named_on_the_command_line(tmp_path, monkeypatch):
+  source = "from integration_tests.own_system import register_system\nregister_system('named')\n"
+  (tmp_path / "module_named.py").write_text(source)
+  monkeypatch.chdir(tmp_path)
+  file = running.write_yaml(tmp_path / "own.yml", **running.TINY)
+  words = ["melodi_imports=json, module_named", "decoder_block=named", "melodi_window_length=16"]
+  with running.maxtext_process():
+    assert load_config(["", str(file), *words], here=False).decoder_block.value == "named"
 
 
 class Shrinking(Nothing):

@@ -120,6 +120,13 @@ WRONG = [
   (["stepps=3"], "stepps is not a key of MaxText or of melodi_plugin; did you mean steps?"),
   (["model_call_mode=inference"], "model_call_mode=inference is for decoding"),
   (["melodi_window_length=17"], "17"),
+  (["vocab_size=-1"], "vocab_size=-1 leaves nothing to train; set it above 0."),
+  (["steps=0"], "steps=0 leaves nothing to train; set it above 0."),
+  (["load_full_state_path=nowhere"], "there is no checkpoint nowhere; give <run>/"),
+  (["ici_tensor_parallelism=7"], "; change the keys ici_*_parallelism or dcn_*_parallelism."),
+  (["hardware=gpu"], "hardware=gpu is set, but JAX finds no GPU here; leave hardware out"),
+  (["hardware=npu"], "hardware=npu is none of tpu, gpu, gpu_multiprocess, cpu; set one of them."),
+  (["decoder_block=melody"], "error: there is no decoder_block melody; did you mean melodi"),
 ]
 
 

@@ -46,8 +46,11 @@ class Tokenizer:
 
     try:
       return tokenizer.build_tokenizer(self.path, self.kind, False, False, self._access_token)
-    except AssertionError as error:
-      raise ValueError(f"{error}; set tokenizer_path and tokenizer_type to one another.") from error
+    except (AssertionError, ValueError) as error:
+      said = " ".join(str(error).split()).rstrip(".")
+      raise ValueError(
+        f"{said}; set tokenizer_path to a tokenizer, and tokenizer_type to its kind."
+      ) from error
 
   @functools.cached_property
   def _size_and_special(self) -> tuple[int, frozenset[int]]:

@@ -166,9 +166,24 @@ def test_a_text_of_special_tokens_only_is_a_broken_document(
     assert isinstance(found, BrokenDocument) and problem in str(found)
 
 
-def test_a_file_of_another_kind_is_refused_in_a_sentence(sentencepiece_model):
-  with pytest.raises(ValueError, match="set tokenizer_path and tokenizer_type to"):
-    _tokenizer(sentencepiece_model, "tiktoken")("the cat")
+@pytest.mark.parametrize(
+  ("name", "kind"),
+  [
+    ("tokenizer.model", "tiktoken"),
+    ("tokenizer.model", "huggingface"),
+    ("nowhere", "sentencepiece"),
+    ("", "sentencepiece"),
+    ("nowhere.tiktoken", "tiktoken"),
+  ],
+)
+def test_what_is_no_tokenizer_of_its_kind_is_refused_in_a_sentence(sentencepiece_model, name, kind):
+  path = sentencepiece_model.parent / name
+  with pytest.raises(ValueError, match=str(path)) as error:
+    _tokenizer(path, kind)("the cat")
+  assert "\n" not in str(error.value)
+  assert str(error.value).endswith(
+    "; set tokenizer_path to a tokenizer, and tokenizer_type to its kind."
+  )
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pydantic
+import pydantic_core
 import yaml
 
 from melodi_plugin.config.keys import MelodiKeys
@@ -62,7 +63,7 @@ def read_config(argv: Sequence[str], *, here: bool) -> Any:
 def _texts_as_written(argv: Sequence[str]) -> list[str]:
   """Quotes what stands behind a key of text: MaxText reads it as YAML, where `a: b` is none.
 
-  Names of runs and paths too: YAML has no text in `run_name=007`, and none in `[a]/b`.
+  Names of runs and paths too: YAML has no text in `run_name=007`, and none in `*.txt`.
   """
   texts = {name for name, field in MelodiKeys.model_fields.items() if field.annotation is str}
   texts |= {"prompt", "chat_template"}
@@ -85,14 +86,21 @@ def _config_errors() -> Iterator[None]:
   try:
     yield
   except pydantic.ValidationError as error:
-    lines = [f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors()]
-    raise UserError("\n".join(lines)) from error
+    raise UserError("\n".join(map(_line, error.errors()))) from error
   except yaml.YAMLError as error:
     raise UserError(f"the configuration is not YAML: {' '.join(str(error).split())}.") from error
+  except UnicodeDecodeError as error:
+    raise UserError(f"the configuration is not text in UTF-8: {error}.") from error
   except FileNotFoundError as error:
     raise UserError(f"cannot read the configuration: {error.filename} does not exist.") from error
   except (ValueError, TypeError, OSError, UnsupportedMaxText) as error:
     raise UserError(_short(str(error))) from error
+
+
+def _line(error: pydantic_core.ErrorDetails) -> str:
+  """What is wrong with one key; our own sentences name theirs."""
+  said = error["msg"].removeprefix("Value error, ")
+  return f"{'.'.join(map(str, error['loc']))}: {said}" if error["loc"] else said
 
 
 def _short(message: str) -> str:

@@ -69,19 +69,42 @@ def _full_disk(config: Any) -> Iterator[None]:
     raise UserError(f"no space is left for {where}: free some; {_left(config)}") from error
 
 
+# Where 0 or less ends in a traceback of MaxText or JAX.
+_ABOVE_ZERO = (
+  *("steps", "per_device_batch_size", "max_target_length", "checkpoint_period", "log_period"),
+  *("vocab_size", "base_emb_dim", "base_mlp_dim", "base_num_query_heads", "base_num_kv_heads"),
+  "head_dim",
+)
+
+
 def _check(config: Any) -> None:
   """What MaxText says in a traceback, or not at all."""
+  from maxtext.utils import maxtext_utils  # after registration
+
+  for key in _ABOVE_ZERO:
+    if getattr(config, key) <= 0:
+      raise UserError(f"{key}={getattr(config, key)} leaves nothing to train; set it above 0.")
+  if config.hardware.startswith("gpu") and jax.default_backend() != "gpu":
+    raise UserError(
+      f"hardware={config.hardware} is set, but JAX finds no GPU here; leave hardware out, or "
+      "install JAX for one: uv run --extra cuda melodi train …"
+    )
+  try:
+    maxtext_utils.create_device_mesh(config)
+  except AssertionError as error:
+    raise UserError(f"{error}; change the keys ici_*_parallelism or dcn_*_parallelism.") from error
   if config.model_call_mode:
     raise UserError(
       f"model_call_mode={config.model_call_mode} is for decoding and would change what is trained; "
       "leave it out."
     )
-  if config.load_parameters_path:
-    with user_errors(ValueError, OSError):
-      found = weights.find_checkpoint(config.load_parameters_path)
-      weights.stored_shapes(found)  # raises if it is something else
-    # MaxText takes no relative path, no pattern, and no folder above `items`.
-    config.get_keys()["load_parameters_path"] = found
+  for key in ("load_parameters_path", "load_full_state_path"):
+    if path := getattr(config, key):
+      with user_errors(ValueError, OSError):
+        found = weights.find_checkpoint(path)
+        weights.stored_shapes(found)  # raises if it is something else
+      # MaxText takes no relative path, no pattern, and no folder above `items`.
+      config.get_keys()[key] = found
 
 
 def _run(config: Any, screen: Screen, lock: Lock | None) -> None:

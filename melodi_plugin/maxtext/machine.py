@@ -11,6 +11,7 @@ import yaml
 
 # How MaxText's launchers for several processes begin; JAX must not be asked before they have met.
 _GPU_JOB, _CPU_JOB = "JAX_COORDINATOR_IP", "JOB_INDEX"
+_HARDWARE = ("tpu", "gpu", "gpu_multiprocess", "cpu")
 _DRAWS = "--xla_tpu_spmd_rng_bit_generator_unsafe"
 
 
@@ -32,6 +33,8 @@ def on_this_machine(argv: Sequence[str]) -> list[str]:
   """
   argv, more = list(argv), []
   hardware = written(argv, "hardware")
+  if hardware not in (None, *_HARDWARE):  # MaxText would take it for a TPU
+    raise ValueError(f"hardware={hardware} is none of {', '.join(_HARDWARE)}; set one of them.")
   if hardware is None:
     hardware = _found()
     if hardware != "tpu":
@@ -45,7 +48,7 @@ def on_this_machine(argv: Sequence[str]) -> list[str]:
 
 def written(argv: Sequence[str], key: str) -> Any:
   """The value that a user has set, in words, environment or files; None if only MaxText has."""
-  for word in argv[1:]:
+  for word in reversed(argv[1:]):  # the last one holds
     name, equals, value = word.partition("=")
     if equals and name == key:
       return value
@@ -58,9 +61,15 @@ def written(argv: Sequence[str], key: str) -> Any:
 def _files(argv: Sequence[str]) -> Iterator[dict[str, Any]]:
   """The config and those under it; MaxText's own, which lie beside no config of ours, left out."""
   path = argv[1] if len(argv) > 1 and argv[1].endswith(".yml") else ""
+  read = set()
   while os.path.isfile(path):
+    if os.path.realpath(path) in read:
+      raise ValueError(f"{path} is based on itself; change its base_config.")
+    read.add(os.path.realpath(path))
     with open(path, encoding="utf-8") as file:
       keys = yaml.safe_load(file) or {}
+    if not isinstance(keys, dict):
+      raise ValueError(f"{path} has no keys; write `key: value` in every line.")
     yield keys
     path = os.path.join(os.path.dirname(path), keys.get("base_config") or "")
 

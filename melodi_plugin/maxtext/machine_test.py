@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from melodi_plugin.errors import UserError
 from melodi_plugin.maxtext import configs, machine
 
 FLAG = "--xla_tpu_spmd_rng_bit_generator_unsafe"
@@ -41,3 +42,26 @@ def test_a_config_is_not_read_before_chips_draw_their_own(monkeypatch):
   monkeypatch.setattr(configs, "on_this_machine", ask)
   with pytest.raises(AskedError):
     configs.load_config(["", "base.yml"])
+
+
+@pytest.mark.parametrize(
+  "content, sentence",
+  [
+    (b"- a\n- b\n", "own.yml has no keys; write `key: value` in every line."),
+    (b"base_config: own.yml\n", "own.yml is based on itself; change its base_config."),
+    (b"steps: [1,\n", "the configuration is not YAML: "),
+    (b"\xff\xfe", "the configuration is not text in UTF-8: "),
+  ],
+)
+def test_what_is_no_config_is_one_sentence(tmp_path, content, sentence):
+  (tmp_path / "own.yml").write_bytes(content)
+  with pytest.raises(UserError) as error:
+    configs.load_config(["", str(tmp_path / "own.yml")])
+  assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_last_word_on_a_key_holds(tmp_path):
+  path = tmp_path / "own.yml"
+  path.write_text("hardware: tpu\n")
+  assert machine.written(["", str(path)], "hardware") == "tpu"
+  assert machine.written(["", str(path), "hardware=gpu", "hardware=cpu"], "hardware") == "cpu"

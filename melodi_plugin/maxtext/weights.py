@@ -229,10 +229,7 @@ def _matching(pattern: str) -> list[str]:
   if pattern.startswith("gs://"):
     names = [name for name in names if name == path or _is_committed(files, name)]
   if not names:
-    raise ValueError(
-      f"load_parameters_path: there is no checkpoint {pattern}; give "
-      "<run>/checkpoints/<step>/items."
-    )
+    raise ValueError(f"there is no checkpoint {pattern}; give <run>/checkpoints/<step>/items.")
   found = []
   for name in sorted(names, key=_by_number):
     name = f"{name}/items" if files.isdir(f"{name}/items") else name

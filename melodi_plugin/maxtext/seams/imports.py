@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import yaml
+
 KEY = "melodi_imports"
 
 
@@ -37,7 +39,8 @@ def import_systems(argv: Sequence[str], keys: Mapping[str, Any]) -> None:
 def _value(argv: Sequence[str], keys: Mapping[str, Any], path: str) -> str:
   """What the key will be, whose value is needed before the config can be read."""
   words = dict(word.split("=", 1) for word in argv if "=" in word)
-  given = (words.get(KEY), keys.get(KEY), os.environ.get(f"M_{KEY.upper()}"), *_in_files(path))
+  word = yaml.safe_load(words.get(KEY, ""))  # as MaxText reads it
+  given = (word, keys.get(KEY), os.environ.get(f"M_{KEY.upper()}"), *_in_files(path))
   return str(next(filter(None, given), ""))
 
 
