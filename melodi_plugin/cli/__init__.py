@@ -3,7 +3,7 @@
 Read in this order; each file imports only what stands above it:
 
   parser         how a command line is read
-  arguments      what every verb takes
+  arguments/     what every verb takes
   commands       every verb: what it is for, and one example
   train          MaxText's trainer, with memory; compiled ahead of time
   evaluate       whole documents, memory carried; recall probes

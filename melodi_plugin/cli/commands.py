@@ -7,7 +7,7 @@ MaxText; what a verb does is imported when it is run.
 from collections.abc import Callable
 from typing import NamedTuple
 
-from melodi_plugin.cli import arguments
+from melodi_plugin.cli.arguments import corpora, experiments, models
 from melodi_plugin.cli.parser import Parser
 
 # T5's vocabulary, which several examples count with.
@@ -48,7 +48,7 @@ COMMANDS = (
     "Trains with MaxText's trainer, with memory.",
     "melodi train configs/yaml/melodi_shakespeare_cpu.yml steps=100",
     "train.train_and_evaluate",
-    arguments.train,
+    models.train,
   ),
   Command(
     "compile",
@@ -56,7 +56,7 @@ COMMANDS = (
     "Compiles the training step for accelerators that are not here.",
     "melodi compile configs/yaml/melodi_150m.yml compile_topology=v5e-16",
     "train.compile_only",
-    arguments.compile,
+    models.compile,
   ),
   Command(
     "evaluate",
@@ -65,7 +65,7 @@ COMMANDS = (
     "melodi evaluate configs/yaml/melodi_shakespeare_cpu.yml "
     "load_parameters_path=RUN/checkpoints/149/items",
     "evaluate.main",
-    arguments.evaluate,
+    models.evaluate,
   ),
   Command(
     "decode",
@@ -74,7 +74,7 @@ COMMANDS = (
     "melodi decode configs/yaml/melodi_shakespeare_cpu.yml "
     "load_parameters_path=RUN/checkpoints/799/items prompt=HENRY",
     "decode.main",
-    arguments.decode,
+    models.decode,
   ),
   Command(
     "serve",
@@ -83,7 +83,7 @@ COMMANDS = (
     "melodi serve configs/yaml/melodi_shakespeare_cpu.yml "
     "load_parameters_path=RUN/checkpoints/799/items melodi_serve_folder=states",
     "serve.main",
-    arguments.serve,
+    models.serve,
   ),
   Command(
     "memorize",
@@ -93,7 +93,7 @@ COMMANDS = (
     "load_parameters_path=RUN/checkpoints/799/items melodi_documents='plays/*.txt' "
     "melodi_memory_out=memories",
     "decode.memorize",
-    arguments.memorize,
+    models.memorize,
   ),
   Command(
     "report",
@@ -101,7 +101,7 @@ COMMANDS = (
     "Puts evaluations side by side, in tables and pictures.",
     "melodi report a/evaluation.json b/evaluation.json out=report",
     "report.main",
-    arguments.report,
+    models.report,
   ),
   Command(
     "probes",
@@ -109,7 +109,7 @@ COMMANDS = (
     "Puts results of one recall probe into one picture and one table.",
     "melodi probes memory=a/probe_mqar.json without=b/probe_mqar.json out=mqar.png",
     "report.probes",
-    arguments.probes,
+    models.probes,
   ),
   Command(
     "data build",
@@ -117,7 +117,7 @@ COMMANDS = (
     "Makes a corpus from folders of text or code, or from records.",
     "melodi data build data/code src/ --suffixes .py --document folder --train-tokenizer 8192",
     "data.build_corpus",
-    arguments.build,
+    corpora.build,
   ),
   Command(
     "data shakespeare",
@@ -125,7 +125,7 @@ COMMANDS = (
     "Makes the corpus of the demo: 38 plays.",
     "melodi data shakespeare data/shakespeare",
     "data.shakespeare",
-    arguments.preset,
+    corpora.preset,
   ),
   Command(
     "data mqar",
@@ -133,7 +133,7 @@ COMMANDS = (
     "Makes the corpus of the recall task.",
     "melodi data mqar data/mqar",
     "data.mqar",
-    arguments.preset,
+    corpora.preset,
   ),
   Command(
     "data recall",
@@ -141,7 +141,7 @@ COMMANDS = (
     "Makes the corpus of the delayed recall task.",
     "melodi data recall data/recall",
     "data.recall",
-    arguments.preset,
+    corpora.preset,
   ),
   Command(
     "data pg19",
@@ -149,7 +149,7 @@ COMMANDS = (
     "Makes the corpus PG-19: 28,752 books, with its own splits.",
     f"melodi data pg19 data/pg19 --tokenizer {T5}",
     "data.pg19",
-    arguments.published,
+    corpora.published,
   ),
   Command(
     "data arxiv-math",
@@ -157,7 +157,7 @@ COMMANDS = (
     "Makes a corpus of LaTeX sources of mathematics from arXiv, with its own splits.",
     "melodi data arxiv-math data/arxiv-math --train-tokenizer 32000",
     "data.arxiv_math",
-    arguments.published,
+    corpora.published,
   ),
   Command(
     "data c4-4k",
@@ -165,7 +165,7 @@ COMMANDS = (
     "Makes a corpus of the pages of C4 that have 4096 tokens, with its own splits.",
     f"melodi data c4-4k data/c4-4k --tokenizer {T5}",
     "data.c4_4k",
-    arguments.c4_4k,
+    corpora.c4_4k,
   ),
   Command(
     "data github-code",
@@ -173,7 +173,7 @@ COMMANDS = (
     "Makes a corpus of source files from GitHub, split by repository.",
     "melodi data github-code data/github-code --train-tokenizer 32000 --min-tokens 4096",
     "data.github_code",
-    arguments.published,
+    corpora.published,
   ),
   Command(
     "data padding",
@@ -182,7 +182,7 @@ COMMANDS = (
     "melodi data padding 'data/books/train-*' --tokenizer data/books/tokenizer.model "
     "--rows 8 --window 512 --segment 4096",
     "data.show_padding",
-    arguments.padding,
+    corpora.padding,
   ),
   Command(
     "import-gguf",
@@ -190,7 +190,7 @@ COMMANDS = (
     "Makes a MaxText checkpoint of a llama GGUF file, with its tokenizer and config.",
     "melodi import-gguf SmolLM2-135M-Instruct.Q4_1.gguf smollm2",
     "checkpoints.import_gguf",
-    arguments.import_gguf,
+    models.import_gguf,
   ),
   Command(
     "graft",
@@ -198,7 +198,7 @@ COMMANDS = (
     "Puts memory around a stock checkpoint, or takes it away.",
     "melodi graft configs/yaml/melodi_smollm2_135m.yml load_parameters_path=smollm2/0/items",
     "checkpoints.graft",
-    arguments.graft,
+    models.graft,
   ),
   Command(
     "gates",
@@ -206,7 +206,7 @@ COMMANDS = (
     "Shows how far the gates of memory have moved in training.",
     "melodi gates 'RUN/checkpoints/*/items'",
     "checkpoints.gates",
-    arguments.gates,
+    models.gates,
   ),
   Command(
     "verify",
@@ -214,7 +214,7 @@ COMMANDS = (
     "Reads all of a run's checkpoints, and compares their checksums.",
     "melodi verify RUN",
     "checkpoints.verify",
-    arguments.verify,
+    models.verify,
   ),
   Command(
     "memory",
@@ -222,7 +222,7 @@ COMMANDS = (
     "Says what is in memory files: what was read, bytes by part, and whose it is.",
     "melodi memory hamlet.memory",
     "memory.main",
-    arguments.memory,
+    models.memory,
   ),
   Command(
     "sizes",
@@ -230,7 +230,7 @@ COMMANDS = (
     "Says what models cost: parameters, memory, products per token.",
     "melodi sizes configs/yaml/melodi_150m.yml melodi_short_term_tokens=128",
     "sizes.main",
-    arguments.sizes,
+    experiments.sizes,
   ),
   Command(
     "bench windows",
@@ -238,7 +238,7 @@ COMMANDS = (
     "Measures trace, compile and step time against the number of windows.",
     "melodi bench windows --windows 2 8 --repeats 3",
     "bench.windows",
-    arguments.bench_windows,
+    experiments.bench_windows,
   ),
   Command(
     "bench systems",
@@ -246,7 +246,7 @@ COMMANDS = (
     "Measures training and reading of all systems at equal sizes, side by side.",
     "melodi bench systems melodi_window_length=64 --systems transformer_xl melodi stock",
     "bench.systems",
-    arguments.bench_systems,
+    experiments.bench_systems,
   ),
   Command(
     "bench compile",
@@ -254,7 +254,7 @@ COMMANDS = (
     "Counts memory, products and traffic of a compiled step, and of a stock one.",
     "melodi bench compile configs/yaml/melodi_150m.yml compile_topology=v5e-16",
     "bench.compile_step",
-    arguments.bench_compile,
+    experiments.bench_compile,
   ),
   Command(
     "bench decode",
@@ -262,7 +262,7 @@ COMMANDS = (
     "Measures time and bytes of a token against what was read, and a stock one.",
     "melodi bench decode configs/yaml/melodi_shakespeare_cpu.yml --read 1024 16384",
     "bench.decode",
-    arguments.bench_decode,
+    experiments.bench_decode,
   ),
   Command(
     "bench serve",
@@ -271,7 +271,7 @@ COMMANDS = (
     "melodi bench serve configs/yaml/melodi_shakespeare_cpu.yml "
     "load_parameters_path=RUN/checkpoints/799/items --slots 1 8",
     "bench.serve",
-    arguments.bench_serve,
+    experiments.bench_serve,
   ),
   Command(
     "compare",
@@ -279,7 +279,7 @@ COMMANDS = (
     "Trains and evaluates several configs alike; goes on where it was stopped.",
     "melodi compare configs/yaml/small/xl.yml configs/yaml/small/s4_l2.yml steps=400 seeds=0,1",
     "compare.main",
-    arguments.compare,
+    experiments.compare,
   ),
   Command(
     "paper-configs",
@@ -287,6 +287,6 @@ COMMANDS = (
     "Writes or checks the configs of the paper's experiments; prints their table.",
     "melodi paper-configs --check",
     "sizes.paper_configs",
-    arguments.paper_configs,
+    experiments.paper_configs,
   ),
 )
