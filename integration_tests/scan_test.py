@@ -164,6 +164,8 @@ def test_the_reference_reads_memory():
     pytest.param("layers", "none", marks=pytest.mark.slow),
     pytest.param("layers", "minimal", marks=pytest.mark.slow),
     pytest.param("layers", "save_qkv_proj", marks=pytest.mark.slow),
+    pytest.param("diagonal", "full", marks=pytest.mark.broad),
+    pytest.param("diagonal", "none", marks=pytest.mark.slow),
     pytest.param("windows", "full", marks=pytest.mark.slow),
     pytest.param("windows", "none", marks=pytest.mark.slow),
     pytest.param("windows", "save_qkv_proj", marks=pytest.mark.slow),

@@ -195,6 +195,12 @@ def test_scanned_layers_equal_unscanned_ones(block):
   assert_same_logits(np.concatenate(logits, axis=1), read_grafted(block), text)
 
 
+@pytest.mark.parametrize("block", broad_but([], ["llama2", "qwen3_moe", "gemma3"], slow=["gemma3"]))
+def test_layers_of_a_diagonal_read_at_once_give_the_same(block):
+  text = batches()[2] > 0
+  assert_same_logits(read_grafted(block, melodi_schedule="diagonal"), read_grafted(block), text)
+
+
 # -- The block's own keys and values ---------------------------------------------------------------
 
 

@@ -181,8 +181,9 @@ class MemoryKeys(BaseModel):
     description="Python modules that register systems of your own (docs/own_memory.md), joined by "
     "commas; they are looked for beside the config and in the current folder, too.",
   )
-  melodi_schedule: Literal["layers", "windows"] = Field(
+  melodi_schedule: Literal["layers", "windows", "diagonal"] = Field(
     "layers",
     description="Order of the walk over (layer, window): 'layers' reads all windows with a layer "
-    "before the next, 'windows' keeps the activations of one window only.",
+    "before the next, 'windows' keeps the activations of one window only, 'diagonal' reads a "
+    "window with every layer at once, each a window behind the layer below.",
   )

@@ -80,7 +80,7 @@ class Subject:
   def schedules(self) -> tuple[str, ...]:
     """The orders in which its layers and windows can be read."""
     tells = any(make_cell(self.config, spec).long.tells for spec in self.config.layers)
-    return ("windows",) if tells else ("layers", "windows")
+    return ("windows",) if tells else ("layers", "windows", "diagonal")
 
   @property
   def segment(self) -> int:

@@ -22,7 +22,7 @@ def kept_masks(jaxpr):
   return {shape for shape in shapes if {HEADS, WIDTH} & {*shape[2:]}}
 
 
-@pytest.mark.parametrize("schedule", ["layers", "windows"])
+@pytest.mark.parametrize("schedule", ["layers", "windows", "diagonal"])
 @pytest.mark.parametrize("make", [paper, around_stock])
 def test_no_mask_of_every_head_or_channel_is_kept(make, schedule):
   read, arguments = make(schedule)

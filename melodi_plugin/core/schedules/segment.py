@@ -5,6 +5,7 @@ with the number of windows or of equal layers.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -12,13 +13,14 @@ from melodi_plugin.config.model import MelodiConfig
 from melodi_plugin.core.array_typing import Array, Float, Int, Rng
 from melodi_plugin.core.cell import Streams
 from melodi_plugin.core.memory import Memory, settle
+from melodi_plugin.core.schedules.diagonal import by_diagonals
 from melodi_plugin.core.schedules.layers import by_layers
 from melodi_plugin.core.schedules.walk import Walk, Weights, Wrap
 from melodi_plugin.core.schedules.windows import by_windows
 from melodi_plugin.core.segments import plan_windows
 from melodi_plugin.core.stack import Section, merge, split
 
-ORDERS = {"layers": by_layers, "windows": by_windows}
+ORDERS = {"layers": by_layers, "windows": by_windows, "diagonal": by_diagonals}
 
 
 def read_segment(
@@ -49,7 +51,7 @@ def read_segment(
     segment_ids: 0 for padding, greater than 0 for text.
     reset_every_window: treat every window as the start of a document (a control in evaluation).
     hidden: per row the oldest windows of the queues that it does not see, as if they were shorter.
-    schedule: 'layers' or 'windows'.
+    schedule: 'layers', 'windows' or 'diagonal'.
     rng: for dropout; None turns dropout off.
     remat: wrapped around every cell.
     weights: how those of a layer come together, in the schedule 'layers'.
@@ -72,14 +74,16 @@ def read_segment(
     reset_every_window=reset_every_window,
     hidden=hidden,
   )
-  batch, length, width = x.shape
-  num_windows = length // config.window_length
-  x_KBWD = jnp.moveaxis(x.reshape(batch, num_windows, config.window_length, width), 1, 0)
-  u_KBUD = jnp.broadcast_to(
-    summary.astype(x.dtype), (num_windows, batch, config.summary_tokens, width)
-  )
   walk = Walk(windows, rng, remat, weights)
-  streams, memories = Streams(x_KBWD, u_KBUD), split(memory, sections)
-  x_KBWD, memories = ORDERS[schedule](sections, streams, memories, walk)
+  memories = split(memory, sections)
+  x_KBWD, memories = ORDERS[schedule](sections, _streams(config, x, summary), memories, walk)
   new = settle(memory, merge(memories, memory, sections), windows)
-  return jnp.moveaxis(x_KBWD, 0, 1).reshape(batch, length, width), new
+  return jnp.moveaxis(x_KBWD, 0, 1).reshape(x.shape), new
+
+
+def _streams(config: MelodiConfig, x: Float[Array, "B T D"], summary: Float[Array, "U D"]) -> Any:
+  """What enters below layer 0 in every window; leaves have K in front."""
+  batch, _, width = x.shape
+  x_KBWD = jnp.moveaxis(x.reshape(batch, -1, config.window_length, width), 1, 0)
+  u_KBUD = jnp.broadcast_to(summary.astype(x.dtype), (*x_KBWD.shape[:2], *summary.shape))
+  return Streams(x_KBWD, u_KBUD)

@@ -1,4 +1,4 @@
-"""Both schedules against `reference/melodi.py`: outputs, memory and gradients."""
+"""All schedules against `reference/melodi.py`: outputs, memory and gradients."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -54,7 +54,7 @@ def inputs(name):
   return config, (positions, ids), weights, (quick_layers(config), x, summary, memory)
 
 
-SCHEDULES = ("layers", "windows")
+SCHEDULES = ("layers", "windows", "diagonal")
 # Of each length that a segment can have, and with each part of memory left out; the others are
 # broad.
 QUICK = (

@@ -71,7 +71,7 @@ def test_schedules_equal_loops(name):
   layers, x, summary, memory, positions, ids = inputs(config)
   slow = slow_read(config, positions, ids, np.asarray(memory.windows))
   truth = slow(layers, x, summary, memory)
-  for schedule in ("layers", "windows"):
+  for schedule in ("layers", "windows", "diagonal"):
     assert_close(jit(reader(config, schedule))(*inputs(config)), truth, 1e-9, 1e-9)
 
 
@@ -84,7 +84,7 @@ def test_gradients_equal_those_of_loops(changes):
   slow = slow_read(config, positions, ids, np.asarray(memory.windows))
   arguments = layers, x, summary, memory, draw(*x.shape, seed=3)
   truth = value_and_grads(slow, *arguments)
-  for schedule in ("layers", "windows"):
+  for schedule in ("layers", "windows", "diagonal"):
     fast = reader(config, schedule)
     found = jit(lambda *args, fast=fast: value_and_grads(fast, *args))(*arguments, positions, ids)
     assert_close(found, truth, 1e-6, 1e-6)  # gates and offsets are read in float32
