@@ -34,7 +34,7 @@ def bench_windows(parser: Parser) -> None:
   numbers = {"type": positive, "metavar": "N"}
   text = "windows of a segment (default: 2 4 8 16)"
   parser.add_argument("--windows", nargs="+", default=[2, 4, 8, 16], help=text, **numbers)
-  text = "layers, windows (default: both)"
+  text = "layers, windows, diagonal (default: the first two)"
   parser.add_argument("--schedules", nargs="+", default=["layers", "windows"], help=text)
   text = "MaxText's remat policies around every cell, as in none full minimal (default: none)"
   parser.add_argument("--remat", nargs="+", default=["none"], metavar="NAME", help=text)
