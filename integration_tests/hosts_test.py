@@ -11,7 +11,12 @@ import numpy as np
 import pytest
 
 from integration_tests import running
-from integration_tests.saved_runs import EQUAL_LAYERS, checkpoints, write_config
+from integration_tests.saved_runs import (
+  EQUAL_LAYERS,
+  assert_same_checkpoint,
+  checkpoints,
+  write_config,
+)
 from melodi_plugin.evaluation.evaluate import evaluate
 
 # By default one process is spread over eight devices in sharding_test, and rows of several are in
@@ -151,6 +156,46 @@ def test_sigterm_of_one_process_ends_both_at_one_step_and_is_saved(tmp_path):
   for log in logs:
     (left,) = re.findall(r"interrupted: (\d+) of 100000 steps are saved", log)
     assert (saved / str(int(left) - 1)).exists()
+
+
+KILLED_STEPS = 100
+
+
+@pytest.fixture(scope="module")
+def never_killed(tmp_path_factory):
+  """A run of two processes that ends by itself."""
+  config = write(tmp_path_factory.mktemp("never_killed"), steps=KILLED_STEPS)
+  assert [process.wait(timeout=600) for process in start_killed(config)] == [0, 0]
+  return checkpoints(config.parent, "killed") / str(KILLED_STEPS - 1)
+
+
+def start_killed(config):
+  return start_two(config, "run_name=killed", f"per_device_batch_size={ROWS}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_where_one_process_is_killed_the_other_ends_in_a_sentence_and_both_go_on_exactly(
+  tmp_path, never_killed, victim
+):
+  config = write(tmp_path, steps=KILLED_STEPS)
+  saved = checkpoints(tmp_path, "killed")
+  processes = start_killed(config)
+  try:
+    while all(process.poll() is None for process in processes) and not (saved / "3").exists():
+      time.sleep(0.05)
+    processes[victim].kill()
+    code = processes[1 - victim].wait(timeout=100)  # JAX's for a process that says nothing
+  finally:
+    for process in processes:
+      process.kill()
+  said = (tmp_path / f"process_{1 - victim}.txt").read_text()
+  assert code == 2, said[-3000:]
+  sentence = "error: another process of this job has ended or cannot be reached ("
+  assert said.splitlines()[-1].startswith(sentence) and "Traceback" not in said
+  assert not (saved / str(KILLED_STEPS - 1)).exists()
+  assert [process.wait(timeout=600) for process in start_killed(config)] == [0, 0]
+  assert_same_checkpoint(never_killed, saved / str(KILLED_STEPS - 1))
 
 
 @pytest.mark.slow

@@ -117,6 +117,7 @@ WRONG = [
   (["load_parameters_path=nowhere/items"], "there is no checkpoint nowhere/items; give <run>/"),
   (["load_parameters_path=documents"], "documents is not a checkpoint of MaxText's"),
   (["base_output_directory=own.yml/runs"], "own.yml/runs/wrong cannot be written ("),
+  (["run_name=wrong[1]"], "runs/wrong[1] could not be read again, because that has '[', '*' or"),
   (["stepps=3"], "stepps is not a key of MaxText or of melodi_plugin; did you mean steps?"),
   (["model_call_mode=inference"], "model_call_mode=inference is for decoding"),
   (["melodi_window_length=17"], "17"),

@@ -2,14 +2,20 @@
 
 import contextlib
 import errno
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 # What XLA says on GPU, TPU (while it compiles) and CPU, whoever passes it on.
 _OUT_OF_MEMORY = re.compile(
   r"RESOURCE_EXHAUSTED: [^\n]*?"
   r"((?:(?:Ran o|O)ut of memory|Error allocating|Failed to alloc)[^\n\[]*)"
+)
+# How gloo, NCCL and JAX's coordination service say that another process of the job is gone.
+_LOST = re.compile(
+  r"[^\n]*(?:Gloo \w+ failed|ncclRemoteError|CoordinationServiceError|heartbeat timeout)[^\n]*"
 )
 _FULL = "No space left on device"
 # How TensorStore names the file, and how Python does where its error has become text.
@@ -85,6 +91,18 @@ def _out_of_memory(error: Exception) -> UserError | None:
   )
 
 
+def _lost_process(error: Exception) -> str | None:
+  """The sentence for an error that says that another process of the same job is gone."""
+  found = next(filter(None, (_LOST.search(str(cause)) for cause in _causes(error))), None)
+  if found is None:
+    return None
+  reason = re.sub(r" ?\[[^\]]*(?:/|=)[^\]]*\]", "", found[0]).strip(" .")[:200]
+  return (
+    f"another process of this job has ended or cannot be reached ({reason}); see what it says, and "
+    "start all of them again: training goes on from its last checkpoint."
+  )
+
+
 def exit_status(program: Callable[[], int | None]) -> int:
   """Runs a program; a `UserError` becomes its sentence on standard error, and its status."""
   try:
@@ -99,7 +117,17 @@ def exit_status(program: Callable[[], int | None]) -> int:
     print("interrupted.", file=sys.stderr)
     return Interrupted.status
   except Exception as error:
+    if lost := _lost_process(error):
+      print(f"error: {lost}", file=sys.stderr)
+      _end_at_once(UserError.status)
     if (sentence := _out_of_memory(error)) is None:
       raise
     print(f"error: {sentence}", file=sys.stderr)
     return sentence.status
+
+
+def _end_at_once(status: int) -> NoReturn:
+  """Waits for nobody: else JAX waits for all processes, and aborts where one is gone."""
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(status)

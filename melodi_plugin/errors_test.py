@@ -57,6 +57,35 @@ def test_other_errors_stay_what_they_are(message):
     exit_status(fail(message))
 
 
+GLOO = (
+  "UNKNOWN: Gloo AllGather failed: [external/xla++ext+gloo/gloo/transport/tcp/pair.cc:538] "
+  "Read error [127.0.0.1]:26320: Connection reset by peer"
+)
+SERVICE = (
+  "INTERNAL: Barrier failed because: task is set to ERROR: UNAVAILABLE: Task 1 heartbeat timeout. "
+  "This indicates that the remote task has failed, got preempted, or crashed unexpectedly. "
+  "[type.googleapis.com/tensorflow.CoordinationServiceError='']\n=== Source Location Trace: ==="
+)
+
+
+@pytest.mark.parametrize("message, told", [(GLOO, "reset by peer)"), (SERVICE, "Task 1 h")])
+def test_a_process_that_is_gone_ends_the_others_at_once_in_a_sentence(
+  message, told, monkeypatch, capsys
+):
+  class Ended(BaseException):
+    pass
+
+  def end(status):
+    raise Ended(status)
+
+  monkeypatch.setattr("os._exit", end)
+  with pytest.raises(Ended, match="2"):
+    exit_status(fail(message))
+  said = capsys.readouterr().err
+  assert said.startswith("error: another process of this job has ended or cannot be reached (")
+  assert told in said and said.count("\n") == 1 and "googleapis" not in said and ".cc" not in said
+
+
 def full(*of) -> OSError:
   return OSError(errno.ENOSPC, "No space left on device", *of)
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import operator
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -70,7 +71,9 @@ def read_place(folder: epath.Path) -> Place | None:
     BrokenPlace: if one of them is damaged.
     OSError: if a file cannot be read.
   """
-  paths = sorted(folder.glob("process_*.json"))
+  # Not with `glob`, which takes a '[' in the name of a folder for a pattern.
+  files = folder.iterdir() if folder.exists() else ()
+  paths = sorted(path for path in files if re.fullmatch(r"process_.+\.json", path.name))
   return merge_states(map(_read_json, paths)) if paths else None
 
 

@@ -1,12 +1,14 @@
 """A saved place in a batch of more rows: nothing is read twice, and nothing is left out."""
 
+import json
 from typing import Any
 
 import numpy as np
 import pytest
+from etils import epath
 
 from melodi_plugin.data.documents import Document
-from melodi_plugin.data.place import can_grow, grown, row_that_goes_on
+from melodi_plugin.data.place import can_grow, grown, read_place, row_that_goes_on
 from melodi_plugin.data.rows import StickyRows
 
 CHANCE = np.random.default_rng(0)
@@ -83,3 +85,13 @@ def test_a_place_grows_by_whole_factors_and_only_if_it_has_no_end():
 def test_growing_twice_is_growing_once(batches):
   place, _ = saved(1, batches)
   assert grown(grown(place, 2), 4) == grown(place, 4)
+
+
+@pytest.mark.parametrize("name", ["iter", "a[1]*?"])
+def test_place_is_read_from_any_folder_and_one_that_is_not_there_is_none(tmp_path, name):
+  place, _ = saved(2, 1)
+  (tmp_path / name).mkdir()
+  (tmp_path / name / "process_0-of-1.json").write_text(json.dumps(place))
+  (tmp_path / name / "commit_success.txt").write_text("")
+  assert read_place(epath.Path(tmp_path / name))["rows"] == place["rows"]
+  assert read_place(epath.Path(tmp_path / "nowhere")) is None

@@ -98,6 +98,9 @@ def _check(config: Any) -> None:
       f"model_call_mode={config.model_call_mode} is for decoding and would change what is trained; "
       "leave it out."
     )
+  if config.enable_checkpointing:
+    with user_errors(ValueError):
+      weights.check_can_be_saved(os.path.join(config.base_output_directory, config.run_name))
   for key in ("load_parameters_path", "load_full_state_path"):
     if path := getattr(config, key):
       with user_errors(ValueError, OSError):

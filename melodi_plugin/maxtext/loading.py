@@ -108,6 +108,7 @@ def read_params(config: Any, mesh: jax.sharding.Mesh, params: Any) -> Any:
 def write_params(config: Any, name: str, params: Any) -> str:
   """Writes <run>/<name>/items, which must not exist; returns that folder."""
   folder = epath.Path(config.base_output_directory) / config.run_name / name
+  weights.check_can_be_saved(str(folder))
   if (folder / "items").exists():
     raise ValueError(f"{folder} exists already; choose another run_name, or remove it.")
   tree = {"params": nnx.to_pure_dict(params)}
@@ -117,6 +118,7 @@ def write_params(config: Any, name: str, params: Any) -> str:
 
 def save_params(folder: Path, params: Mapping[str, np.ndarray]) -> None:
   """Writes <folder>/items as MaxText reads it; `params` by path."""
+  weights.check_can_be_saved(str(folder.resolve()))
   by_path = {tuple(path.split("/")): array for path, array in params.items()}
   tree = {"params": nnx.traversals.unflatten_mapping(by_path)}
   checkpointing.save_params_to_path(str(folder.resolve()), tree)

@@ -22,6 +22,18 @@ from melodi_plugin.training.parameter_paths import name_of
 _NOT_WHOLE = re.compile(r"\.orbax-checkpoint-tmp|/\d+(\.broken)+(/|$)")
 
 
+def check_can_be_saved(folder: str) -> None:
+  """Raises ValueError if Orbax would write checkpoints into `folder` that nobody can read.
+
+  It joins the arrays that processes have written after it has looked for them with a glob.
+  """
+  if glob.has_magic(folder):
+    raise ValueError(
+      f"checkpoints in {folder} could not be read again, because that has '[', '*' or '?' in it; "
+      "choose another base_output_directory or run_name."
+    )
+
+
 def has_memory(state: Any) -> bool:
   """Whether a model's parameters are those of a stock block with memory."""
   return isinstance(state, nnx.State) and any(
