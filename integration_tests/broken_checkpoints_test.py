@@ -16,6 +16,7 @@ from melodi_plugin.data.place import StateMismatch
 from melodi_plugin.data.records import DocumentsError
 from melodi_plugin.data.tokenizer import Tokenizer
 from melodi_plugin.errors import UserError
+from melodi_plugin.maxtext import loading
 from melodi_plugin.testing.cases import broad_but
 
 # What TensorStore has still to say to Orbax, which has gone on with the first error.
@@ -70,6 +71,15 @@ def flip(path: pathlib.Path, at: int, bit: int = 0) -> None:
   path.write_bytes(content)
 
 
+def flip_arrays(items: pathlib.Path) -> None:
+  """Bits in the files that hold arrays; smaller ones list them."""
+  files = [path for path in items.rglob("d/*") if path.stat().st_size > 100_000]
+  assert files
+  for path in files:
+    for at in range(100, path.stat().st_size, 700):
+      flip(path, at)
+
+
 def beyond(step: pathlib.Path) -> None:
   """A row is beyond the end of its document, in a checkpoint of an older version."""
   path = place(step)
@@ -84,6 +94,7 @@ DAMAGES = {
   "array cut": lambda step: cut(largest(step)),
   "array gone": lambda step: largest(step).unlink(),
   "bit of an array": lambda step: flip(largest(step), largest(step).stat().st_size // 3),
+  "bits of all arrays": lambda step: flip_arrays(step / "items"),
   "place cut": lambda step: cut(place(step)),
   "place beyond the document": beyond,
   "list of arrays cut": lambda step: cut(step / "items" / "_METADATA"),
@@ -92,7 +103,7 @@ DAMAGES = {
 }
 
 
-BROAD = ("place cut", "list of arrays cut")
+BROAD = ("place cut", "list of arrays cut", "bits of all arrays")
 SLOW = [name for name in DAMAGES if name not in ("bit of an array", *BROAD)]
 
 
@@ -141,6 +152,23 @@ def test_checkpoint_is_not_to_blame_for_a_tokenizer_that_fails(trained, run, mon
   with pytest.raises(DocumentsError, match="gives the id 99 but vocab_size is 64"):
     resume(trained, run)
   assert {path.name for path in run.iterdir()} == {str(BEFORE), str(LAST)}
+
+
+@pytest.mark.broad
+def test_damaged_parameters_are_a_sentence_for_whoever_reads_them(trained, run):
+  items = run / str(LAST) / "items"
+  flip_arrays(items)
+  path = str(items)
+  with running.maxtext_process():
+    config = running.from_yaml(trained / "config.yml", load_parameters_path=path)
+    mesh = loading.mesh_of(config)
+    words = f"{path} cannot be read: .*DATA_LOSS.*; copy or write it again"
+    with pytest.raises(ValueError, match=words) as error:
+      loading.load(config, mesh, path)
+    assert "\n" not in str(error.value)
+    keys = {"run_name": "warm", "load_parameters_path": path, "steps": 1}
+    with pytest.raises(UserError, match=words):
+      running.Trainer(running.from_yaml(trained / "config.yml", **keys))
 
 
 @pytest.mark.slow

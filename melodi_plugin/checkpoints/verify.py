@@ -62,7 +62,7 @@ def verify(path: str) -> Verified:
   except BrokenPlace as error:
     return found._replace(problem=f"its place in the documents {error}")
   except (OSError, ValueError, KeyError) as error:
-    return found._replace(problem=str(error).strip().partition("\n")[0])
+    return found._replace(problem=str(error).strip().partition("\n")[0].rstrip("."))
   return found
 
 

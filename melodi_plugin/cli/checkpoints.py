@@ -58,6 +58,7 @@ def gates(options: argparse.Namespace) -> None:
 
 def verify(options: argparse.Namespace) -> None:
   """Reads everything, prints a line per checkpoint; raises UserError if one is damaged."""
+  quiet_logs()  # Orbax warns of what the table says
   with user_errors(ValueError, OSError):
     found = [verifying.verify(path) for path in verifying.find(options.run)]
   rows = [

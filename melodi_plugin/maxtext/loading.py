@@ -68,11 +68,8 @@ def load(config: Any, mesh: jax.sharding.Mesh, path: str) -> Loaded:
     ValueError: if there is no checkpoint, or one of another model.
   """
   own = check(config, path)
-  try:
+  with weights.reading_arrays(path):
     model = model_creation_utils.from_pretrained(own, mesh, model_mode=MODEL_MODE_TRAIN)
-  except (ValueError, OSError) as error:
-    reason = str(error).splitlines()[0].rstrip(".:")
-    raise ValueError(f"{path} cannot be read: {reason}; copy or write it again.") from error
   return Loaded(*nnx.split(model, nnx.Param, nnx.BatchStat, ...))
 
 
@@ -97,7 +94,7 @@ def read_params(config: Any, mesh: jax.sharding.Mesh, params: Any) -> Any:
   def place(array: jax.Array) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
 
-  with jax.set_mesh(mesh):
+  with jax.set_mesh(mesh), weights.reading_arrays(config.load_parameters_path):
     return checkpointing.load_params_from_path(
       config.load_parameters_path,
       jax.tree.map(place, params),

@@ -1,9 +1,10 @@
 """Parameters of a stock model and those that memory adds, told apart; checkpoints of both."""
 
+import contextlib
 import glob
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import fsspec
@@ -179,9 +180,26 @@ def read_arrays(path: str, names: Sequence[str]) -> dict[str, np.ndarray]:
   args = {"params": {"params": args} if nested else args}
   handler = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
   restore = ocp.args.PyTreeRestore(item=args, restore_args=args, partial_restore=True)
-  found = handler.restore(path, args=restore)["params"]
+  with reading_arrays(path):
+    found = handler.restore(path, args=restore)["params"]
   flat = nnx.traversals.flatten_mapping(found["params"] if nested else found)
   return {name_of(path): np.asarray(leaf) for path, leaf in flat.items()}
+
+
+@contextlib.contextmanager
+def reading_arrays(path: str) -> Iterator[None]:
+  """What cannot be read of a checkpoint becomes a ValueError that says so in one sentence.
+
+  Orbax has plain `Exception`s around the errors of arrays.
+  """
+  try:
+    yield
+  except Exception as error:
+    if not (isinstance(error, ValueError | OSError) or type(error) is Exception):
+      raise
+    cause = error if isinstance(error, ValueError | OSError) else error.__cause__ or error
+    reason = str(cause).partition("\n")[0].rstrip(".:")
+    raise ValueError(f"{path} cannot be read: {reason}; copy or write it again.") from error
 
 
 def is_stock(path: str) -> bool:

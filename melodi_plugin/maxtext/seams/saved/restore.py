@@ -70,7 +70,8 @@ def apply_restore() -> Undo:
     warm = path and is_melodi(maxtext_config)
     if warm:
       _check_fits(maxtext_config, checkpointing._abstract_params(state))
-    restored, params = restore(data_iterator)
+    with _arrays_of(path) if warm else contextlib.nullcontext():
+      restored, params = restore(data_iterator)
     if warm and params and (adapter := getattr(maxtext_config, "melodi_adapter", "")):
       params = _with_adapter(params, adapter)
     return restored, params
@@ -158,6 +159,15 @@ def _set_aside(manager: Any, step: int, broken: _Broken, config: Any) -> None:
   folder.rename(aside)
   manager.reload()
   logging.warning("%s, so it is %s now, and the run goes on from step %d.", said, aside, steps[-2])
+
+
+@contextlib.contextmanager
+def _arrays_of(path: str) -> Iterator[None]:
+  """Parameters that cannot be read are one sentence."""
+  from melodi_plugin.maxtext import weights
+
+  with user_errors(ValueError), weights.reading_arrays(path):
+    yield
 
 
 def _check_fits(config: Any, params: Any) -> None:
