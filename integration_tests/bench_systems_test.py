@@ -7,10 +7,11 @@ import json
 import pathlib
 
 import jax
+import numpy as np
 import pytest
 
 from integration_tests import running
-from melodi_plugin.bench import timing
+from melodi_plugin.bench import systems, timing
 from melodi_plugin.bench.peers import NAMES, with_windows
 from melodi_plugin.cli.main import main
 
@@ -41,12 +42,22 @@ def measured(out: pathlib.Path, capsys, *words: str) -> dict:
 
 
 def test_training_and_reading_are_measured(tmp_path, capsys, monkeypatch):
+  made = []
+
+  class Noted(systems.TrainingStep):
+    def __init__(self, config):
+      super().__init__(config)
+      made.append(self)
+
   monkeypatch.setattr(timing, "_LONG", 0.0)  # any product is large enough
+  monkeypatch.setattr(systems, "TrainingStep", Noted)
   words = ("--systems", "transformer_xl", "--repeats", "2", "--read", "40", "96")
   found = measured(tmp_path / "systems.png", capsys, *words)
   assert len(found["limit"]["taken"]) == 2 and found["limit"]["operations"] > 0
   own = found["systems"]["transformer_xl"]
   assert own["tokens"] == 32 * jax.device_count()
+  # Memory goes on from step to step: two windows each, and one step has warmed up.
+  assert (np.asarray(made[0].state.model.decoder.memory_windows[...]) == 3 * 2).all()
   assert len(own["steps"]) == 2 and all(min(taken) > 0 for taken in own["steps"])
   assert own["temporaries"] > 0 and own["operations"] > 0
   assert list(own["seconds"]) == ["40", "96"]

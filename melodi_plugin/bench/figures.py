@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from melodi_plugin.bench.compiled import Costs
 from melodi_plugin.bench.decode import Point, Stretch
@@ -247,17 +247,18 @@ def said_of(limit: Limit) -> str:
 def read_table(systems: dict[str, Read]) -> Table:
   """One line per system: seconds by the clock, and how they grow."""
   lengths = max((list(own.seconds) for own in systems.values()), key=len)
-  header = ("", *(f"s, {_short(length)}" for length in lengths), "tokens/s", "growth", "linear")
+  seconds = (f"s, {_short(length)}" for length in lengths)
+  header = ("", *seconds, "CPU s of the longest", "tokens/s", "growth", "linear")
   rows = []
   for name, own in systems.items():
-    seconds = {length: medians(taken).clock for length, taken in own.seconds.items()}
-    rate = max(seconds) / seconds[max(seconds)] if seconds else None
-    growth = own.growth
+    found = {length: medians(taken) for length, taken in own.seconds.items()}
+    longest, growth = max(found, default=None), own.growth
     rows.append(
       [
         name,
-        *(f"{seconds[length]:.2f}" if length in seconds else "-" for length in lengths),
-        "-" if rate is None else f"{rate:,.0f}",
+        *(f"{found[length].clock:.2f}" if length in found else "-" for length in lengths),
+        "-" if longest is None else f"{found[longest].cpu:.2f}",
+        "-" if longest is None else f"{longest / found[longest].clock:,.0f}",
         "-" if growth is None else f"{growth:.2f}",
         "-" if growth is None else "yes" if growth <= 1 + LINEAR else "no",
       ]
@@ -279,6 +280,9 @@ def systems_picture(trained: dict[str, Trained], read: dict[str, Read]) -> bytes
   steps.set_ylabel(f"time of a step, {yardstick} = 1")
   documents.set_xscale("log", base=2)
   documents.set_yscale("log")
+  documents.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+  documents.yaxis.set_minor_locator(NullLocator())
+  documents.yaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
   documents.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(x)))
   documents.set_xlabel("tokens of a document")
   documents.set_ylabel("seconds to read it")

@@ -36,7 +36,7 @@ def test_growth_is_that_of_the_last_tokens(last, growth, linear):
   assert read.growth == growth
   table = figures.read_table({"own": read, "stock": Read({4: seconds(4)})})
   assert table.rows[0][-1] == linear
-  assert table.rows[1] == ["stock", "8.00", "-", "-", "0", "-", "-"]
+  assert table.rows[1] == ["stock", "8.00", "-", "-", "4.00", "0", "-", "-"]
 
 
 def test_both_kinds_of_seconds_are_taken_and_have_medians():
