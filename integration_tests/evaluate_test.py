@@ -165,6 +165,8 @@ BAD = [
   (["load_parameters_path={items}", "base_emb_dim=64"], "holds another model"),
   (["load_parameters_path={items}", "base_num_decoder_layers=5"], "is missing"),
   (["load_parameters_path={items}", "grain_eval_files=nowhere"], "nowhere"),
+  (["load_parameters_path={items}", "base_output_directory={trained}/own.yml"], "own.yml/"),
+  (["load_parameters_path={items}", "ici_tensor_parallelism=7"], "; change the keys ici_*_para"),
   (["load_parameters_path={items}", "grain_eval_files={trained}/one.txt"], "one.txt"),
 ]
 

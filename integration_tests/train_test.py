@@ -121,8 +121,8 @@ WRONG = [
   (["stepps=3"], "stepps is not a key of MaxText or of melodi_plugin; did you mean steps?"),
   (["model_call_mode=inference"], "model_call_mode=inference is for decoding"),
   (["melodi_window_length=17"], "17"),
-  (["vocab_size=-1"], "vocab_size=-1 leaves nothing to train; set it above 0."),
-  (["steps=0"], "steps=0 leaves nothing to train; set it above 0."),
+  (["vocab_size=-1"], "vocab_size=-1 leaves nothing to do; set it above 0."),
+  (["steps=0"], "steps=0 leaves nothing to do; set it above 0."),
   (["load_full_state_path=nowhere"], "there is no checkpoint nowhere; give <run>/"),
   (["ici_tensor_parallelism=7"], "; change the keys ici_*_parallelism or dcn_*_parallelism."),
   (["hardware=gpu"], "hardware=gpu is set, but JAX finds no GPU here; leave hardware out"),
@@ -218,3 +218,14 @@ def test_compile_is_for_one_slice_unless_another_number_is_set(monkeypatch, word
 def test_compile_needs_a_topology(capsys):
   assert main(["compile", "own.yml"]) == 2
   assert "compile_topology is not set; add the accelerators" in capsys.readouterr().err
+
+
+def test_compile_for_tpus_without_their_compiler_is_one_sentence(monkeypatch, capsys):
+  from maxtext.trainers.pre_train import train_compile
+
+  def fail(argv):
+    raise RuntimeError("JAX TPU support not installed; cannot generate TPU topology.")
+
+  monkeypatch.setattr(train_compile, "main", fail)
+  assert main(["compile", "own.yml", "hardware=cpu", "compile_topology=v5e-16"]) == 2
+  assert "needs the package libtpu: uv run --extra" in capsys.readouterr().err

@@ -42,6 +42,7 @@ def graft(options: argparse.Namespace) -> None:
 
 def gates(options: argparse.Namespace) -> None:
   """Do the gates move?  A table and a picture."""
+  quiet_logs()
   with user_errors(ValueError, OSError):
     checkpoints = [path for pattern in options.checkpoints for path in find_checkpoints(pattern)]
     folders = sorted({gates_of.run_folder(checkpoint) for checkpoint in checkpoints})
@@ -77,7 +78,7 @@ def verify(options: argparse.Namespace) -> None:
   if damaged:
     raise UserError(
       f"{len(damaged)} of {len(found)} checkpoints are damaged; {damaged[0].path}: "
-      f"{damaged[0].problem}; copy it back, or take another one."
+      f"{damaged[0].problem.rstrip('.')}; copy it back, or take another one."
     )
 
 

@@ -135,6 +135,11 @@ def _shares(text: str) -> tuple[float, ...]:
 
 def show_padding(options: argparse.Namespace) -> None:
   """A table: what of the batches would be padding."""
+  if options.segment % options.window:
+    raise UserError(
+      f"--segment {options.segment} is not a whole number of windows of --window {options.window}; "
+      "make it a multiple."
+    )
   console = Console(stderr=True)
   with user_errors(ValueError, OSError):
     source = open_documents(options.files)

@@ -35,6 +35,9 @@ def test_data_padding_says_what_every_way_of_reading_pads(tmp_path, capsys):
   assert "4 rows, windows of 8, segments of 32" in " ".join(shown.split())
   ways = ("tails of windows", "ends of rows", "together")
   assert len(re.findall(r"\d\.\d\d%", shown)) == 5 * len(ways)
+  assert main(["data", "padding", source, *model, *sizes[:-1], "20"]) == 2
+  said = "--segment 20 is not a whole number of windows of --window 8; make it a multiple."
+  assert capsys.readouterr().err == f"error: {said}\n"
 
 
 def test_paper_configs_are_written_and_checked(tmp_path):

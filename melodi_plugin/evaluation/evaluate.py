@@ -30,7 +30,7 @@ from melodi_plugin.config.systems import is_melodi
 from melodi_plugin.data.chat import Conversations, tokenizer_of
 from melodi_plugin.data.documents import BrokenDocument, DocumentSource, check_ids
 from melodi_plugin.data.read_ahead import TokenReader
-from melodi_plugin.errors import UserError
+from melodi_plugin.errors import UserError, user_errors
 from melodi_plugin.evaluation import report, statistics
 from melodi_plugin.evaluation.conditions import memory_of, step_of
 from melodi_plugin.evaluation.from_memory import MemoryScorer
@@ -43,7 +43,7 @@ from melodi_plugin.maxtext.loading import check
 from melodi_plugin.maxtext.pipeline import make_document_batches, tokens_per_batch
 from melodi_plugin.maxtext.weights import find_checkpoints
 from melodi_plugin.output.bars import tokens_bar
-from melodi_plugin.output.files import write_files
+from melodi_plugin.output.files import check_writable, write_files
 
 _CONDITIONS = ("", "_memory_file", "_reset_every_window")
 _LONG = 40  # documents that are listed on the screen
@@ -263,6 +263,9 @@ def evaluate(argv: Sequence[str]) -> Any:
       "load_parameters_path is not set, so there is no model to evaluate; add "
       "load_parameters_path=<run>/checkpoints/<step>/items."
     )
+  if jax.process_index() == 0:
+    with user_errors(OSError):  # now, and not after hours of reading
+      check_writable(os.path.join(config.base_output_directory, config.run_name, "evaluation.json"))
   if config.melodi_probe:
     if config.use_sft:
       raise UserError("probes read documents and no conversations; set use_sft=false.")

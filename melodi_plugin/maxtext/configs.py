@@ -15,7 +15,12 @@ import yaml
 
 from melodi_plugin.config.keys import MelodiKeys
 from melodi_plugin.errors import UserError
-from melodi_plugin.maxtext.machine import every_chip_draws_its_own, on_this_machine
+from melodi_plugin.maxtext.machine import (
+  check_files,
+  check_fits,
+  every_chip_draws_its_own,
+  on_this_machine,
+)
 from melodi_plugin.maxtext.registration import UnsupportedMaxText, register
 from melodi_plugin.maxtext.run_log import off_the_screen
 
@@ -29,7 +34,7 @@ _NAMES = {
   "load_parameters_path",
   "metrics_file",
 }
-_NULLS = ("", "null", "~")
+_NULLS = ("null", "~")
 
 
 def load_config(argv: Sequence[str], *, here: bool = True) -> Any:
@@ -55,9 +60,13 @@ def read_config(argv: Sequence[str], *, here: bool) -> Any:
     register()
     from maxtext.configs import pyconfig  # after registration
 
+    check_files(argv)
     argv = _texts_as_written(on_this_machine(argv) if here else argv)
     # Not `initialize`, which prints every error, with all keys that there are, and exits.
-    return pyconfig.HyperParameters(pyconfig._initialize_pydantic(argv))
+    config = pyconfig.HyperParameters(pyconfig._initialize_pydantic(argv))
+    if here:
+      check_fits(config)
+    return config
 
 
 def _texts_as_written(argv: Sequence[str]) -> list[str]:

@@ -22,11 +22,15 @@ from melodi_plugin.errors import (
 )
 from melodi_plugin.maxtext import weights
 from melodi_plugin.maxtext.configs import load_config, read_config
-from melodi_plugin.maxtext.machine import written
+from melodi_plugin.maxtext.machine import check_sizes, written
 from melodi_plugin.maxtext.run_log import off_the_screen
 from melodi_plugin.maxtext.seams.seam import replace
 from melodi_plugin.output.lock import Lock, locked
 from melodi_plugin.training.progress import Screen
+
+_NO_LIBTPU = (
+  "compiling for a TPU needs the package libtpu: uv run --extra tpu-compile melodi compile …"
+)
 
 
 def train(argv: Sequence[str]) -> Any:
@@ -69,30 +73,9 @@ def _full_disk(config: Any) -> Iterator[None]:
     raise UserError(f"no space is left for {where}: free some; {_left(config)}") from error
 
 
-# Where 0 or less ends in a traceback of MaxText or JAX.
-_ABOVE_ZERO = (
-  *("steps", "per_device_batch_size", "max_target_length", "checkpoint_period", "log_period"),
-  *("vocab_size", "base_emb_dim", "base_mlp_dim", "base_num_query_heads", "base_num_kv_heads"),
-  "head_dim",
-)
-
-
 def _check(config: Any) -> None:
   """What MaxText says in a traceback, or not at all."""
-  from maxtext.utils import maxtext_utils  # after registration
-
-  for key in _ABOVE_ZERO:
-    if getattr(config, key) <= 0:
-      raise UserError(f"{key}={getattr(config, key)} leaves nothing to train; set it above 0.")
-  if config.hardware.startswith("gpu") and jax.default_backend() != "gpu":
-    raise UserError(
-      f"hardware={config.hardware} is set, but JAX finds no GPU here; leave hardware out, or "
-      "install JAX for one: uv run --extra cuda melodi train …"
-    )
-  try:
-    maxtext_utils.create_device_mesh(config)
-  except AssertionError as error:
-    raise UserError(f"{error}; change the keys ici_*_parallelism or dcn_*_parallelism.") from error
+  check_sizes(config, "steps", "checkpoint_period", "log_period")
   if config.model_call_mode:
     raise UserError(
       f"model_call_mode={config.model_call_mode} is for decoding and would change what is trained; "
@@ -175,9 +158,7 @@ def compile_ahead(argv: Sequence[str]) -> Any:
       "compile_topology is not set; add the accelerators, as compile_topology=v5e-16."
     )
   if config.hardware == "tpu" and importlib.util.find_spec("libtpu") is None:
-    raise UserError(
-      "compiling for a TPU needs the package libtpu: uv run --extra tpu-compile melodi compile …"
-    )
+    raise UserError(_NO_LIBTPU)
   from maxtext.trainers.pre_train import train_compile  # after registration
 
   steps, original = [], train_compile.jit_and_compile
@@ -186,6 +167,10 @@ def compile_ahead(argv: Sequence[str]) -> Any:
   )
   try:
     train_compile.main(argv)
+  except RuntimeError as error:  # a topology of TPUs for a model that was to run elsewhere
+    if "TPU support not installed" in str(error):
+      raise UserError(_NO_LIBTPU) from error
+    raise
   finally:
     undo()
   return steps[0]

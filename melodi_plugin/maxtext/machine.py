@@ -9,9 +9,16 @@ from typing import Any
 import jax
 import yaml
 
+from melodi_plugin.errors import UserError
+
 # How MaxText's launchers for several processes begin; JAX must not be asked before they have met.
 _GPU_JOB, _CPU_JOB = "JAX_COORDINATOR_IP", "JOB_INDEX"
 _HARDWARE = ("tpu", "gpu", "gpu_multiprocess", "cpu")
+# Where 0 or less ends in a traceback of JAX.
+_SIZES = (
+  *("per_device_batch_size", "max_target_length", "vocab_size", "base_emb_dim", "base_mlp_dim"),
+  *("base_num_query_heads", "base_num_kv_heads", "head_dim"),
+)
 _DRAWS = "--xla_tpu_spmd_rng_bit_generator_unsafe"
 
 
@@ -46,6 +53,29 @@ def on_this_machine(argv: Sequence[str]) -> list[str]:
   return argv + more
 
 
+def check_sizes(config: Any, *keys: str) -> None:
+  """Raises UserError if one of these keys is not above 0."""
+  for key in keys:
+    if getattr(config, key) <= 0:
+      raise UserError(f"{key}={getattr(config, key)} leaves nothing to do; set it above 0.")
+
+
+def check_fits(config: Any) -> None:
+  """Raises UserError for a model that this machine cannot have, before MaxText or JAX fails."""
+  from maxtext.utils import maxtext_utils  # after registration
+
+  check_sizes(config, *_SIZES)
+  if config.hardware.startswith("gpu") and jax.default_backend() != "gpu":
+    raise UserError(
+      f"hardware={config.hardware} is set, but JAX finds no GPU here; leave hardware out, or "
+      "install JAX for one: uv run --extra cuda melodi …"
+    )
+  try:
+    maxtext_utils.create_device_mesh(config)
+  except AssertionError as error:
+    raise UserError(f"{error}; change the keys ici_*_parallelism or dcn_*_parallelism.") from error
+
+
 def written(argv: Sequence[str], key: str) -> Any:
   """The value that a user has set, in words, environment or files; None if only MaxText has."""
   for word in reversed(argv[1:]):  # the last one holds
@@ -56,6 +86,15 @@ def written(argv: Sequence[str], key: str) -> Any:
   if found is not None:
     return found
   return next((keys[key] for keys in _files(argv) if key in keys), None)
+
+
+def check_files(argv: Sequence[str]) -> None:
+  """Raises ValueError if a config, or one that it is based on, has no keys, or is based on itself.
+
+  MaxText would read on for ever.
+  """
+  for _ in _files(argv):
+    pass
 
 
 def _files(argv: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -56,7 +56,7 @@ def test_a_config_is_not_read_before_chips_draw_their_own(monkeypatch):
 def test_what_is_no_config_is_one_sentence(tmp_path, content, sentence):
   (tmp_path / "own.yml").write_bytes(content)
   with pytest.raises(UserError) as error:
-    configs.load_config(["", str(tmp_path / "own.yml")])
+    configs.load_config(["", str(tmp_path / "own.yml")], here=False)
   assert sentence in str(error.value) and "\n" not in str(error.value)
 
 
