@@ -274,8 +274,8 @@ def test_misspelt_key_is_refused_by_name():
 
 
 def test_value_outside_the_choices_is_refused_with_the_choices():
-  message = error_of(melodi_schedule="diagonal")
-  assert "melodi_schedule" in message and "'layers' or 'windows'" in message
+  message = error_of(melodi_schedule="sideways")
+  assert "melodi_schedule" in message and "'layers', 'windows' or 'diagonal'" in message
 
 
 def test_window_of_no_tokens_is_refused():
