@@ -252,3 +252,12 @@ def test_killed_comparison_goes_on_as_does_one_whose_training_was_killed(tmp_pat
     assert result["losses"][-1][0] == 39
     logged = (run / "metrics.jsonl").read_text()
     assert len(re.findall(r'"step": 3\b', logged)) == 1  # none has begun anew
+
+
+@pytest.mark.slow  # a process of its own: MaxText looks for other hosts only where pytest is not
+@pytest.mark.parametrize("keys", [{}, {"hardware": "cpu"}])
+def test_config_that_does_not_say_where_it_runs_is_described(tmp_path, keys):
+  own = running.TINY | running.MELODI | keys
+  del own["skip_jax_distributed_system"]
+  (found,) = configs.describe([[str(running.write_yaml(tmp_path / "own.yml", **own))]])
+  assert found.settings["base_emb_dim"] == 32

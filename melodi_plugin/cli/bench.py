@@ -169,7 +169,9 @@ def compile_step(options: argparse.Namespace) -> None:
 
 def _check_memory(config: Any) -> None:
   if not is_melodi(config):
-    raise UserError(f"decoder_block: {config.decoder_block} has no memory; give a config with one.")
+    raise UserError(
+      f"decoder_block: {config.decoder_block.value} has no memory; give a config with one."
+    )
 
 
 def _compiled(words: list[str]) -> Costs:

@@ -84,6 +84,8 @@ WRONG = [
   (["train", "own.yml", "--stepps"], "unrecognized arguments: --stepps; `melodi train --help`"),
   (["sizes", "hf_path=other.yml"], "the following arguments are required: cfg.yml"),
   (["import-gguf", "a.gguf", "out", "own_head=maybe"], "own_head=maybe is neither true nor false."),
+  (["bench", "windows", "--schedules", "rows"], "argument --schedules: invalid choice: 'rows'"),
+  (["paper-configs", "own.yml"], "own.yml/"),
   (["bench", "windows", "--repeats", "0"], "argument --repeats: 0 is not a whole number above 0"),
 ]
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from melodi_plugin.cost import paper_configs as paper
 from melodi_plugin.cost.paper_rows import match
 from melodi_plugin.cost.sizes import Sizes, closed_form, table
-from melodi_plugin.errors import UserError
+from melodi_plugin.errors import UserError, user_errors
 from melodi_plugin.maxtext.light import WITHOUT_DOCUMENTS, read_light
 
 # Reading the config must neither wait for other hosts nor look for documents.
@@ -79,8 +79,9 @@ def paper_configs(options: argparse.Namespace) -> None:
     if drifted := paper.differences(folder):
       raise UserError(f"{len(drifted)} files differ from the table: {', '.join(drifted)}.")
     return
-  for name, text in paper.files().items():
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+  with user_errors(OSError):
+    for name, text in paper.files().items():
+      path = folder / name
+      path.parent.mkdir(parents=True, exist_ok=True)
+      path.write_text(text, encoding="utf-8")
   print(paper.table().markdown(), end="")

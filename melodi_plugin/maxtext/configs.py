@@ -61,7 +61,9 @@ def read_config(argv: Sequence[str], *, here: bool) -> Any:
     from maxtext.configs import pyconfig  # after registration
 
     check_files(argv)
-    argv = _texts_as_written(on_this_machine(argv) if here else argv)
+    # Where nothing is run, MaxText need not look for other processes.
+    argv = on_this_machine(argv) if here else [*argv, "skip_jax_distributed_system=true"]
+    argv = _texts_as_written(argv)
     # Not `initialize`, which prints every error, with all keys that there are, and exits.
     config = pyconfig.HyperParameters(pyconfig._initialize_pydantic(argv))
     if here:

@@ -35,7 +35,8 @@ def bench_windows(parser: Parser) -> None:
   text = "windows of a segment (default: 2 4 8 16)"
   parser.add_argument("--windows", nargs="+", default=[2, 4, 8, 16], help=text, **numbers)
   text = "layers, windows, diagonal (default: the first two)"
-  parser.add_argument("--schedules", nargs="+", default=["layers", "windows"], help=text)
+  orders = {"choices": ("layers", "windows", "diagonal"), "metavar": "NAME"}
+  parser.add_argument("--schedules", nargs="+", default=["layers", "windows"], help=text, **orders)
   text = "MaxText's remat policies around every cell, as in none full minimal (default: none)"
   parser.add_argument("--remat", nargs="+", default=["none"], metavar="NAME", help=text)
   parser.add_argument("--repeats", default=5, help="steps that are timed (default: 5)", **numbers)
