@@ -2,8 +2,10 @@
 
 import functools
 import multiprocessing
+import multiprocessing.context
 import os
 import signal
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import (
   BrokenExecutor,
@@ -12,7 +14,7 @@ from concurrent.futures import (
   ProcessPoolExecutor,
   ThreadPoolExecutor,
 )
-from typing import NamedTuple
+from typing import NamedTuple, override
 
 import numpy as np
 from grain.sources import RandomAccessDataSource
@@ -106,8 +108,31 @@ _reader: TokenReader | None = None  # of a worker process
 def _set_reader(reader: TokenReader) -> None:
   global _reader
   _reader = reader
-  # Ctrl-C goes to all processes of a terminal; the trainer still needs documents to end its step.
+  # Ctrl-C goes to all processes of a terminal, and SIGTERM often to all of a job; the trainer still
+  # needs documents to end its step.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
+  signal.signal(signal.SIGTERM, signal.SIG_IGN)
+  threading.Thread(target=_end_with_the_trainer, daemon=True).start()
+
+
+def _end_with_the_trainer() -> None:
+  """A trainer that is killed does not tell its pool."""
+  trainer = multiprocessing.parent_process()
+  assert trainer is not None
+  trainer.join()
+  os._exit(1)
+
+
+class _Worker(multiprocessing.context.SpawnProcess):
+  """A process that its pool ends by what cannot be ignored."""
+
+  @override
+  def terminate(self) -> None:
+    self.kill()
+
+
+class _Workers(multiprocessing.context.SpawnContext):
+  Process = _Worker
 
 
 def _read(index: int) -> DocumentTokens | BrokenDocument:
@@ -130,7 +155,7 @@ class ReadAhead:
     return ProcessPoolExecutor(
       self._workers.processes,
       # A forked process would inherit the locks of JAX's threads.
-      mp_context=multiprocessing.get_context("spawn"),
+      mp_context=_Workers(),
       initializer=_set_reader,
       initargs=(self.reader,),
     )
