@@ -51,7 +51,7 @@ def test_training_and_reading_are_measured(tmp_path, capsys, monkeypatch):
 
   monkeypatch.setattr(timing, "_LONG", 0.0)  # any product is large enough
   monkeypatch.setattr(systems, "TrainingStep", Noted)
-  words = ("--systems", "transformer_xl", "--repeats", "2", "--read", "40", "96")
+  words = ("--systems", "transformer_xl", "--repeats", "2", "--read", "32", "96")
   found = measured(tmp_path / "systems.png", capsys, *words)
   assert len(found["limit"]["taken"]) == 2 and found["limit"]["operations"] > 0
   own = found["systems"]["transformer_xl"]
@@ -60,8 +60,14 @@ def test_training_and_reading_are_measured(tmp_path, capsys, monkeypatch):
   assert (np.asarray(made[0].state.model.decoder.memory_windows[...]) == 3 * 2).all()
   assert len(own["steps"]) == 2 and all(min(taken) > 0 for taken in own["steps"])
   assert own["temporaries"] > 0 and own["operations"] > 0
-  assert list(own["seconds"]) == ["40", "96"]
+  assert list(own["seconds"]) == ["32", "96"]
   assert all(short[0] < long[0] for short, long in zip(*own["seconds"].values(), strict=True))
+
+
+def test_documents_are_whole_segments(tmp_path, capsys):
+  assert bench("--read", "64", "40", f"out={tmp_path / 'picture.png'}") == 2
+  error = capsys.readouterr().err
+  assert "--read 40: documents are read in whole segments of max_target_length=32" in error
 
 
 def test_memory_around_a_stock_block_is_refused(tmp_path, capsys):

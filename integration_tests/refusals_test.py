@@ -86,6 +86,10 @@ CASES = [
   ),
   ({"skip_step_on_spikes": True}, "skip_step_on_spikes=true undoes the parameters"),
   (
+    {"melodi_schedule": "diagonal", "dropout_rate": 0.1},
+    "melodi_schedule=diagonal reads with all layers at once",
+  ),
+  (
     {"ici_pipeline_parallelism": 2, "base_num_decoder_layers": 4},
     "pipeline parallelism runs stages on rows out of step",
   ),

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from melodi_plugin.bench.timing import Seconds, Watch, compared, products
+from melodi_plugin.bench.timing import Seconds, Watch, compared, devices_compared, products
 from melodi_plugin.config.systems import is_melodi
 from melodi_plugin.cost.sizes import Sizes
 from melodi_plugin.maxtext.loading import with_keys
@@ -59,7 +59,8 @@ class Trained(NamedTuple):
 
   def share(self, limit: "Limit") -> float:
     """Of the machine's rate of matrix products."""
-    return self.operations / float(np.median(compared(self.steps))) / limit.rate
+    operations = self.operations * devices_compared()
+    return operations / float(np.median(compared(self.steps))) / limit.rate
 
 
 class Limit(NamedTuple):

@@ -58,6 +58,11 @@ def compared(taken: Sequence[Seconds]) -> np.ndarray:
   return np.array(taken)[:, int(jax.default_backend() == "cpu")]
 
 
+def devices_compared() -> int:
+  """Of how many devices the seconds of `compared` are: of a CPU's all, as they share its cores."""
+  return jax.device_count() if jax.default_backend() == "cpu" else 1
+
+
 class Products(NamedTuple):
   """Square matrix products, as large as this machine needs for its full rate.
 

@@ -94,6 +94,7 @@ def systems(options: argparse.Namespace) -> None:
     )
   with user_errors(ValueError, OSError):
     check_writable(options.out)
+  lengths = _documents(options.read, shared.max_target_length)
   configs = _configs(shared, [*words, f"hardware={shared.hardware}"], options)
   tokens = shared.global_batch_size_to_train_on * shared.max_target_length
   steps = len(configs) * (options.repeats + 1)
@@ -103,9 +104,9 @@ def systems(options: argparse.Namespace) -> None:
   with user_errors(ValueError, OSError):
     with tokens_bar("training", steps * tokens) as advance, off_the_screen():
       trained, limit = side_by_side.train(configs, options.repeats, advance)
-    total = options.repeats * side_by_side.tokens_to_read(configs, options.read, options.stock)
+    total = options.repeats * side_by_side.tokens_to_read(configs, lengths, options.stock)
     with tokens_bar("reading", total) as advance, off_the_screen():
-      read = side_by_side.read(configs, options.read, options.stock, options.repeats, advance)
+      read = side_by_side.read(configs, lengths, options.stock, options.repeats, advance)
     write_file(options.out, figures.systems_picture(trained, read))
   load = f"load {os.getloadavg()[0]:.1f} at the end"
   if options.json:
@@ -117,6 +118,18 @@ def systems(options: argparse.Namespace) -> None:
   print(f"\n{figures.trained_table(trained, limit).markdown()}")
   print(figures.read_table(read).markdown(), end="")
   print(f"\npicture in {options.out}")
+
+
+def _documents(asked: list[int] | None, segment: int) -> list[int]:
+  """Tokens of the documents to read, which are read in whole segments."""
+  lengths = asked or [2 * segment, 8 * segment, 16 * segment]
+  for length in lengths:
+    if length % segment:
+      raise UserError(
+        f"--read {length}: documents are read in whole segments of max_target_length={segment} "
+        "tokens; give multiples of it."
+      )
+  return lengths
 
 
 def _sizes_of(config: Any) -> str:
@@ -255,7 +268,7 @@ def serve(options: argparse.Namespace) -> None:
     raise UserError(f"bench serve needs {error.name}; install melodi-plugin[serve].") from error
   quiet_logs()
   words = [options.config, *options.keys]
-  prompts = serving.Prompts(load_config(["", *words, WITHOUT_DOCUMENTS]).vocab_size)
+  prompts = serving.Prompts(load_config(["", *words, WITHOUT_DOCUMENTS], here=False).vocab_size)
   rates, waits, slots = [], None, sorted(options.slots)
   with user_errors(ValueError, OSError), tokens_bar("servers", len(slots)) as advance:
     for count in slots:

@@ -32,6 +32,7 @@ _NAMES = {
   "grain_eval_files",
   "tokenizer_path",
   "load_parameters_path",
+  "load_full_state_path",
   "metrics_file",
 }
 _NULLS = ("null", "~")

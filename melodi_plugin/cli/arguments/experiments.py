@@ -55,8 +55,8 @@ def bench_systems(parser: Parser) -> None:
   parser.add_argument("--xl-windows", nargs="+", default=[], help=text, **numbers)
   text = "training steps that are timed, and documents that are read (default: 3)"
   parser.add_argument("--repeats", default=3, help=text, **numbers)
-  text = "tokens of the documents (default: 1024 4096 8192)"
-  parser.add_argument("--read", nargs="+", default=[1024, 4096, 8192], help=text, **numbers)
+  text = "tokens of the documents, in whole segments (default: 2, 8 and 16 segments)"
+  parser.add_argument("--read", nargs="+", help=text, **numbers)
   text = "the longest document of the stock decoder, all of which it sees (default: 4096)"
   parser.add_argument("--stock", default=4096, help=text, **numbers)
   parser.add_argument("--json", action="store_true", help="all numbers, instead of tables")

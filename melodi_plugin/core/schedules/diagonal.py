@@ -3,7 +3,7 @@
 A turn reads a window with every layer, each one window behind the layer below it: dynamic batching
 inside one input (Looks et al. 2017, Sivtsov et al. 2025).  K windows take K + Y - 1 turns of Y
 layers; in the first and last Y - 1 of them some layers have no window, read one for nothing, and
-keep their state.
+keep their state.  Without dropout: fast keys (`unsafe_rbg`) draw the same for all layers of a vmap.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,6 @@ from melodi_plugin.core.stack import Section
 class Cells(NamedTuple):
   """What layers read in one turn; all leaves have layers in front."""
 
-  layer: Int[Array, "Y"]
   window: Int[Array, "Y"]
   live: Bool[Array, "Y"]  # whether the layer has a window in this turn
   plan: Windows
@@ -43,18 +42,15 @@ def by_diagonals(
   height, count = layers.shape[0], walk.indices.shape[0]
   begun = []
   for section, memory in zip(sections, memories, strict=True):
-
-    def begin(params, memory, number, cell=section.cell):
-      return cell.begin(params, memory, walk.windows, walk.rng_of(number, -1))
-
-    begun.append(jax.vmap(begin)(section.params, memory, section.layers))
+    begin = jax.vmap(section.cell.begin, in_axes=(0, 0, None))
+    begun.append(begin(section.params, memory, walk.windows))
   fixed, states = zip(*begun, strict=True)
 
   def turn(carry, t):
     states, below = carry
     window = jnp.clip(t - layers, 0, count - 1)
     plan = jax.tree.map(lambda leaf: leaf[window], walk.windows)
-    cells = Cells(layers, window, window == t - layers, plan, below)
+    cells = Cells(window, window == t - layers, plan, below)
     after, above, pushed = [], [], []
     for section, *own in zip(sections, fixed, states, strict=True):
       state, streams_above, new = _read(section, *own, cells.of(section), walk)
@@ -93,8 +89,7 @@ def _read(
   def read(params, fixed, state, cell):
     # Or the flags would be made for all turns ahead, and kept, as in `WindowCell.window`.
     cell = jax.lax.optimization_barrier(cell)
-    rng = walk.rng_of(cell.layer, cell.window)
-    result = section.cell.window(params, fixed, state, cell.below, cell.plan, cell.window, rng)
+    result = section.cell.window(params, fixed, state, cell.below, cell.plan, cell.window)
     state = jax.tree.map(lambda new, old: jnp.where(cell.live, new, old), result.state, state)
     return state, result.streams, result.pushed
 

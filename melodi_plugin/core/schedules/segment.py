@@ -61,10 +61,12 @@ def read_segment(
 
   Raises:
     ValueError: T is not a whole number of windows; or a layer tells its memory to all, and the
-      schedule is not 'windows'.
+      schedule is not 'windows'; or the schedule is 'diagonal', with dropout.
   """
   if schedule != "windows" and any(section.cell.long.tells for section in sections):
     raise ValueError("a layer with feedback is read by all others: use melodi_schedule=windows.")
+  if schedule == "diagonal" and rng is not None:
+    raise ValueError("layers that read at once would drop the same: use melodi_schedule=layers.")
   windows = plan_windows(
     positions,
     segment_ids,

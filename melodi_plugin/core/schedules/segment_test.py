@@ -6,6 +6,7 @@ import pytest
 
 from melodi_plugin.conformance.stacks import document_rows, jit, read_rows, stack_layers
 from melodi_plugin.reference import melodi as naive
+from melodi_plugin.testing import segments
 from melodi_plugin.testing.cases import broad_but
 from melodi_plugin.testing.segments import value_and_grads
 from melodi_plugin.testing.tiny import assert_close, quick_layers, random_memory, tiny_config
@@ -87,3 +88,18 @@ def test_schedules_and_gradients_equal_naive(name):
   for schedule in SCHEDULES:
     run = jit(lambda *args, schedule=schedule: value_and_grads(fast(config, schedule), *args))
     assert_close(run(*arguments, weights, *plan), truth, 1e-9, 1e-9)
+
+
+@pytest.mark.broad
+def test_equal_layers_read_at_once_have_the_same_gradients():
+  every = (0, 1, 2)
+  config = segments.small_config(num_layers=3, short_term_layers=every, long_term_layers=every)
+  assert [run.length for run in config.runs()] == [3]
+  arguments = segments.inputs(config)
+  weights = segments.draw(*arguments[1].shape, seed=3)
+
+  def run(schedule):
+    read = segments.reader(config, schedule=schedule)
+    return jit(lambda *args: value_and_grads(read, *args))(*arguments[:4], weights, *arguments[4:])
+
+  assert_close(run("diagonal"), run("layers"), 1e-9, 1e-9)

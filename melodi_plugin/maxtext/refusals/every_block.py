@@ -190,6 +190,11 @@ EVERY_BLOCK = (
     "skip_step_on_spikes=true undoes the parameters of a step but not its memory; set it to false "
     "(a row with non-finite memory keeps its old one anyway).",
   ),
+  Refusal(
+    lambda c: c.melodi_schedule == "diagonal" and c.enable_dropout and c.dropout_rate > 0,
+    "melodi_schedule=diagonal reads with all layers at once, and MaxText's random numbers would be "
+    "the same in each; set dropout_rate to 0, or melodi_schedule to layers.",
+  ),
   # Places where memory cannot follow.
   Refusal(
     is_set("using_pipeline_parallelism"),

@@ -1,6 +1,4 @@
-"""The paper's cell: one window by its verbs, and one more order of the walk."""
-
-import functools
+"""The paper's cell: one window by its verbs."""
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +7,10 @@ import pytest
 from melodi_plugin.conformance.stacks import jit, plan
 from melodi_plugin.core.cell import Streams
 from melodi_plugin.core.memory import LayerMemory
-from melodi_plugin.core.segments import reset, select_rows
+from melodi_plugin.core.segments import reset
 from melodi_plugin.systems.table import make_cell
 from melodi_plugin.testing.cases import broad_but
-from melodi_plugin.testing.segments import W, draw, inputs, reader, small_config
+from melodi_plugin.testing.segments import W, draw, inputs, small_config
 from melodi_plugin.testing.tiny import assert_close
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -25,9 +23,6 @@ SPECS = {
   "no summary": dict(summary_tokens=0),
   "empty slots masked": dict(mask_empty_slots=True),
 }
-
-
-# -- One cell -------------------------------------------------------------------------------------
 
 
 def split(config, memory):
@@ -91,53 +86,3 @@ def test_tokens_of_padding_leave_no_trace_in_the_open_window():
 
   read = jit(read)
   assert_close(read(x, jnp.float64(1e3)), read(x, jnp.float64(-7.0)), 0.0, 0.0)
-
-
-# -- A third order of the walk --------------------------------------------------------------------
-
-
-def read_by_diagonals(config, layers, x, summary, memory, positions, ids):
-  """All cells with layer + window = t at once, by `vmap` over layers of one spec."""
-  windows, (run,) = plan(config, memory.windows, positions, ids), config.runs()
-  cell, layer = make_cell(config, run.spec, jnp.float64), jnp.arange(config.num_layers)
-  params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
-  before = LayerMemory(memory.short, memory.long)
-  fixed, state = jax.vmap(cell.begin, (0, 0, None))(params, before, windows)
-  num_windows = len(windows.starts)
-  x_KBWD = jnp.moveaxis(x.reshape(x.shape[0], num_windows, -1, config.emb_dim), 1, 0)
-  u_BUD = jnp.broadcast_to(summary, (x.shape[0], *summary.shape))
-  x_YBWD = jnp.zeros((config.num_layers, *x_KBWD.shape[1:]))
-  u_YBUD = jnp.zeros((config.num_layers, *u_BUD.shape))
-
-  def step(carry, t):
-    state, x, u = carry
-    index = t - layer
-    inside = (index >= 0) & (index < num_windows)
-    index = jnp.clip(index, 0, num_windows - 1).astype(jnp.int32)
-    x, u = x.at[0].set(x_KBWD[index[0]]), u.at[0].set(u_BUD)
-    own = jax.tree.map(lambda leaf: leaf[index], windows)
-    result = jax.vmap(cell.window)(params, fixed, state, Streams(x, u), own, index)
-    state = select_rows(inside, result.state, state)
-    # What a layer gives at step t, the layer above reads at step t + 1.
-    carry = state, *(jnp.roll(leaf, 1, 0) for leaf in result.streams[:2])
-    return carry, (result.streams.x[-1], result.pushed)
-
-  steps = jnp.arange(config.num_layers + num_windows - 1)
-  (state, *_), (tops, pushed) = jax.lax.scan(step, (state, x_YBWD, u_YBUD), steps)
-  when = layer + jnp.arange(num_windows)[:, None]  # window k of layer l was read at step l + k
-  pushed = jax.tree.map(lambda leaf: leaf[when, layer], pushed)
-  after = jax.vmap(cell.end, (0, 0, 1, None))(before, state, pushed, windows)
-  y = jnp.moveaxis(tops[config.num_layers - 1 :], 0, 1).reshape(x.shape)
-  return jnp.where(ids[..., None] > 0, y, 0), after
-
-
-@pytest.mark.broad
-def test_diagonal_walk_needs_no_other_interface():
-  """Every layer here has both memories, so all are of one spec."""
-  every = (0, 1, 2)
-  config = small_config(num_layers=3, short_term_layers=every, long_term_layers=every)
-  arguments = inputs(config)
-  y, memory = jit(reader(config))(*arguments)
-  by_diagonals, after = jit(functools.partial(read_by_diagonals, config))(*arguments)
-  assert_close(by_diagonals, y, 1e-9, 1e-9)
-  assert_close(after, LayerMemory(memory.short, memory.long), 1e-9, 1e-9)
