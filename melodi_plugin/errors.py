@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import re
 import sys
@@ -18,6 +19,18 @@ _LOST = re.compile(
   r"[^\n]*(?:Gloo \w+ failed|ncclRemoteError|CoordinationServiceError|heartbeat timeout)[^\n]*"
 )
 _FULL = "No space left on device"
+# Errors of this machine, and of a store that does not answer: what they concern may be whole.
+_OF_THE_MACHINE = (
+  *(errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+  *(errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ECONNRESET, errno.EHOSTDOWN),
+)
+_OF_A_STORE = (
+  *("PERMISSION_DENIED", "UNAUTHENTICATED"),
+  *("UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"),
+)
+# TensorStore's errors are ValueErrors with a status, or with the number of one of the system.
+_STATUS = re.compile(r"[A-Z_]+: ")  # DATA_LOSS, NOT_FOUND, ...
+_NUMBER = re.compile(r"os_error_code='(\d+)'")
 # How TensorStore names the file, and how Python does where its error has become text.
 _FULL_FILE = re.compile(rf"\"(/[^\"\n]+)\"[^\n]*{_FULL}|{_FULL}[^\n]*?: '(/[^'\n]+)'")
 
@@ -64,6 +77,19 @@ def unwritten(error: BaseException | None) -> str | None:
   return None
 
 
+def is_of_the_moment(error: BaseException | None) -> bool:
+  """Whether what could not be read may be whole: this machine, or a store, cannot read it now."""
+  return any(map(_says_not_now, _causes(error)))
+
+
+def is_of_storage(error: BaseException) -> bool:
+  """Whether it is of files: Python's, TensorStore's, or one of JSON that is damaged."""
+  if isinstance(error, OSError | json.JSONDecodeError | UnicodeDecodeError):
+    return True
+  said = str(error)
+  return isinstance(error, ValueError) and bool(_STATUS.match(said) or _NUMBER.search(said))
+
+
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
   while error is not None:
     yield error
@@ -73,6 +99,14 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 def _says_full(error: BaseException) -> bool:
   full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
   return full or _FULL in str(error)
+
+
+def _says_not_now(error: BaseException) -> bool:
+  numbers = [int(number) for number in _NUMBER.findall(str(error))]
+  if isinstance(error, OSError) and error.errno:
+    numbers.append(error.errno)
+  of_store = any(word in str(error) for word in _OF_A_STORE)
+  return of_store or any(number in _OF_THE_MACHINE for number in numbers)
 
 
 def _sentence(error: Exception) -> str:

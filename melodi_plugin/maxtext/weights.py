@@ -14,6 +14,7 @@ from flax import nnx
 
 from melodi_plugin.config.parameter_names import is_memory_parameter
 from melodi_plugin.core import digests
+from melodi_plugin.errors import is_of_storage, is_of_the_moment
 from melodi_plugin.systems.stock import adapter
 from melodi_plugin.systems.stock.adapter import Adapter
 from melodi_plugin.training.parameter_paths import name_of
@@ -21,6 +22,7 @@ from melodi_plugin.training.parameter_paths import name_of
 # In the names of folders of checkpoints that are being written, also after a kill; and of those
 # that were set aside, because they are damaged.
 _NOT_WHOLE = re.compile(r"\.orbax-checkpoint-tmp|/\d+(\.broken)+(/|$)")
+_COMMITTED = "commit_success.txt"
 
 
 def check_can_be_saved(folder: str) -> None:
@@ -190,16 +192,21 @@ def read_arrays(path: str, names: Sequence[str]) -> dict[str, np.ndarray]:
 def reading_arrays(path: str) -> Iterator[None]:
   """What cannot be read of a checkpoint becomes a ValueError that says so in one sentence.
 
-  Orbax has plain `Exception`s around the errors of arrays.
+  Other errors stay what they are.  Orbax has plain `Exception`s around the errors of arrays.
   """
   try:
     yield
   except Exception as error:
-    if not (isinstance(error, ValueError | OSError) or type(error) is Exception):
+    wrapped = type(error) is Exception
+    cause = error.__cause__ or error if wrapped else error
+    of_storage = is_of_storage(cause)
+    if not (wrapped or of_storage):
       raise
-    cause = error if isinstance(error, ValueError | OSError) else error.__cause__ or error
+    advice = "mend that" if is_of_the_moment(cause) else "copy or write it again"
     reason = str(cause).partition("\n")[0].rstrip(".:")
-    raise ValueError(f"{path} cannot be read: {reason}; copy or write it again.") from error
+    raise ValueError(
+      f"{path} cannot be read: {reason}{f'; {advice}' if of_storage else ''}."
+    ) from error
 
 
 def is_stock(path: str) -> bool:
@@ -254,11 +261,15 @@ def reading(checkpoint: str) -> tuple[str, str]:
 
 def _matching(pattern: str) -> list[str]:
   files, path = fsspec.core.url_to_fs(pattern)
-  names = [path] if files.exists(path) else [str(name) for name in files.glob(path)]
-  names = [name for name in names if not _NOT_WHOLE.search(name)]
+  there = [path] if files.exists(path) else [str(name) for name in files.glob(path)]
+  names = [name for name in there if not _NOT_WHOLE.search(name)]
   if pattern.startswith("gs://"):
     names = [name for name in names if name == path or _is_committed(files, name)]
   if not names:
+    if there:
+      raise ValueError(
+        f"no checkpoint that matches {pattern} was completed; give the path of one that is whole."
+      )
     raise ValueError(f"there is no checkpoint {pattern}; give <run>/checkpoints/<step>/items.")
   found = []
   for name in sorted(names, key=_by_number):
@@ -268,9 +279,14 @@ def _matching(pattern: str) -> list[str]:
 
 
 def _is_committed(files: Any, name: str) -> bool:
-  """Whether a step in a bucket is whole: Orbax cannot rename it there, and writes a file last."""
+  """Whether what a bucket holds is whole: Orbax cannot rename it there, and writes a file last.
+
+  The file is in the folder that was saved as one: the step, or its parameters alone.
+  """
   step = name.removesuffix("/items")
-  return not os.path.basename(step).isdecimal() or files.exists(f"{step}/commit_success.txt")
+  if not os.path.basename(step).isdecimal():
+    return True
+  return any(files.exists(f"{folder}/{_COMMITTED}") for folder in (step, f"{step}/items"))
 
 
 def find_checkpoint(paths: str) -> str:

@@ -1,7 +1,6 @@
 """A run goes on from its newest whole checkpoint, with its memory, where it was in documents."""
 
 import contextlib
-import errno
 import functools
 import inspect
 import sys
@@ -9,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from melodi_plugin.config.systems import is_counted, is_melodi, reads_in_rows
-from melodi_plugin.errors import UserError, user_errors
+from melodi_plugin.errors import UserError, is_of_the_moment, user_errors
 from melodi_plugin.maxtext.seams.seam import Undo, parameters, replace
 
 _RESTORE = (
@@ -19,17 +18,6 @@ _RESTORE = (
   "load_full_state_from_path",
   "checkpoint_storage_concurrent_gb",
   "abstract_unboxed_pre_state",
-)
-
-
-# Errors that are no damage: of this machine, and of a store that does not answer.
-_OF_THE_MACHINE = (
-  *(errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
-  *(errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ECONNRESET, errno.EHOSTDOWN),
-)
-_OF_A_STORE = (
-  *("PERMISSION_DENIED", "UNAUTHENTICATED"),
-  *("UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"),
 )
 
 
@@ -70,7 +58,9 @@ def apply_restore() -> Undo:
     warm = path and is_melodi(maxtext_config)
     if warm:
       _check_fits(maxtext_config, checkpointing._abstract_params(state))
-    with _arrays_of(path) if warm else contextlib.nullcontext():
+    goes_on = manager and checkpointing.latest_step(manager) is not None
+    given = "" if goes_on else path or full_path  # as MaxText chooses
+    with _arrays_of(given) if given else contextlib.nullcontext():
       restored, params = restore(data_iterator)
     if warm and params and (adapter := getattr(maxtext_config, "melodi_adapter", "")):
       params = _with_adapter(params, adapter)
@@ -123,9 +113,11 @@ def _reading(what: str) -> Iterator[None]:
   except BrokenPlace as error:
     raise _Broken(f"{what} {error}") from error
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-    reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
-    of_store = any(word in str(error) for word in _OF_A_STORE)
-    if of_store or getattr(error, "errno", None) in _OF_THE_MACHINE:
+    cause: BaseException = error
+    while cause.__cause__:  # Orbax says of an array that it has no handler for it
+      cause = cause.__cause__
+    reason = str(cause).strip().partition("\n")[0][:200] or type(cause).__name__
+    if is_of_the_moment(error):
       raise UserError(
         f"the last checkpoint cannot be read now, {what} of it: {reason}; mend that, and the same "
         "command goes on."
@@ -163,7 +155,7 @@ def _set_aside(manager: Any, step: int, broken: _Broken, config: Any) -> None:
 
 @contextlib.contextmanager
 def _arrays_of(path: str) -> Iterator[None]:
-  """Parameters that cannot be read are one sentence."""
+  """Arrays of the checkpoint `path` that cannot be read are one sentence."""
   from melodi_plugin.maxtext import weights
 
   with user_errors(ValueError), weights.reading_arrays(path):
