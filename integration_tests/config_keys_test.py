@@ -250,7 +250,9 @@ def test_runs_and_files_on_the_command_line_have_the_names_that_are_written(name
   assert config.checkpoint_dir == f"{pathlib.Path(name).absolute()}/{name}/checkpoints/"
 
 
-@pytest.mark.parametrize("written, found", [("${run_name}.jsonl", "a.jsonl"), ("null", None)])
+@pytest.mark.parametrize(
+  "written, found", [("${run_name}.jsonl", "a.jsonl"), ("null", None), ("''", "")]
+)
 def test_files_on_the_command_line_may_refer_to_other_keys_and_be_none(written, found):
   file = ROOT / "configs/yaml/melodi_shakespeare_cpu.yml"
   config = load_config(["", str(file), "run_name=a", f"metrics_file={written}"], here=False)

@@ -35,7 +35,7 @@ _NAMES = {
   "load_full_state_path",
   "metrics_file",
 }
-_NULLS = ("null", "~")
+_NULLS = ("null", "~", "''", '""')
 
 
 def load_config(argv: Sequence[str], *, here: bool = True) -> Any:

@@ -42,8 +42,11 @@ def by_diagonals(
   height, count = layers.shape[0], walk.indices.shape[0]
   begun = []
   for section, memory in zip(sections, memories, strict=True):
-    begin = jax.vmap(section.cell.begin, in_axes=(0, 0, None))
-    begun.append(begin(section.params, memory, walk.windows))
+
+    def begin(params, memory, cell=section.cell):
+      return cell.begin(params, memory, walk.windows)
+
+    begun.append(jax.vmap(begin)(section.params, memory))
   fixed, states = zip(*begun, strict=True)
 
   def turn(carry, t):
