@@ -55,8 +55,8 @@ def by_diagonals(
     plan = jax.tree.map(lambda leaf: leaf[window], walk.windows)
     cells = Cells(window, window == t - layers, plan, below)
     after, above, pushed = [], [], []
-    for section, *own in zip(sections, fixed, states, strict=True):
-      state, streams_above, new = _read(section, *own, cells.of(section), walk)
+    for section, own, state in zip(sections, fixed, states, strict=True):
+      state, streams_above, new = _read(section, own, state, cells.of(section), walk)
       after.append(state)
       above.append(streams_above)
       pushed.append(new)
