@@ -77,7 +77,7 @@ def picture(curves: dict[str, Sequence[Point]]) -> bytes:
     axes.set_ylim(bottom=0)
     axes.set_xticks(ticks)
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(x)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(float(x))))
     axes.set_xlabel("tokens read")
   return png(figure)
 
@@ -283,7 +283,7 @@ def systems_picture(trained: dict[str, Trained], read: dict[str, Read]) -> bytes
   documents.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
   documents.yaxis.set_minor_locator(NullLocator())
   documents.yaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-  documents.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(x)))
+  documents.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(float(x))))
   documents.set_xlabel("tokens of a document")
   documents.set_ylabel("seconds to read it")
   return png(figure)

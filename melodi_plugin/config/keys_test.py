@@ -113,7 +113,7 @@ def test_null_of_yaml_means_no_layer():
     ("melodi_slots", 0),
     ("melodi_position", "alibi"),
     ("melodi_memory_dtype", "float16"),
-    ("melodi_schedule", "diagonal"),
+    ("melodi_schedule", "sideways"),
     ("melodi_long_term_layers", 1.5),
   ],
 )
