@@ -51,8 +51,8 @@ def resume(trained: pathlib.Path, run: pathlib.Path, **keys) -> running.Trainer:
 
 
 def arrays(items: pathlib.Path) -> list[pathlib.Path]:
-  """The files that hold arrays, each with bytes that nothing reads; smaller ones list them."""
-  files = [path for path in items.rglob("d/*") if path.stat().st_size > 100_000]
+  """The files in which arrays lie; which lies where differs from run to run. items/d lists them."""
+  files = list(items.glob("ocdbt.process_*/d/*"))
   assert files
   return files
 
@@ -171,8 +171,8 @@ def test_damaged_parameters_are_a_sentence_for_whoever_reads_them(trained, run):
   with running.maxtext_process():
     config = running.from_yaml(trained / "config.yml", load_parameters_path=path)
     mesh = loading.mesh_of(config)
-    # What is said depends on which array is read first.
-    words = f"{path} cannot be read: (DATA_LOSS|FAILED_PRECONDITION): .*; copy or write it again"
+    # Which status it is depends on which file is read first.
+    words = f"{path} cannot be read: [A-Z_]+: .*; copy or write it again"
     with pytest.raises(ValueError, match=words) as error:
       loading.load(config, mesh, path)
     assert "\n" not in str(error.value)
