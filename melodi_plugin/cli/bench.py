@@ -39,24 +39,12 @@ from melodi_plugin.output.tables import with_unit
 from melodi_plugin.serving.engine import Engine
 from melodi_plugin.training.progress import quiet_logs
 
-# The model that is measured where no config is given: six narrow layers with the paper's windows.
+# What `bench decode` measures where no config is given: six layers with the paper's windows.
 _SMALL = (
-  "base_output_directory=runs",
-  "decoder_block=melodi",
+  *peers.NARROW,
   "base_num_decoder_layers=6",
-  "base_emb_dim=256",
-  "base_num_query_heads=4",
-  "base_num_kv_heads=4",
-  "head_dim=64",
-  "base_mlp_dim=1024",
-  "vocab_size=1024",
-  "dtype=float32",
   "max_target_length=1024",
-  "packing=false",
   "melodi_window_length=512",
-  "melodi_summary_tokens=32",
-  "melodi_short_term_tokens=32",
-  "melodi_long_term_increment=16",
   "melodi_long_term_windows=16",
 )
 _BASE = "src/maxtext/configs/base.yml"

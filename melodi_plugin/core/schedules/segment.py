@@ -5,7 +5,6 @@ with the number of windows or of equal layers.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax.numpy as jnp
 
@@ -83,7 +82,9 @@ def read_segment(
   return jnp.moveaxis(x_KBWD, 0, 1).reshape(x.shape), new
 
 
-def _streams(config: MelodiConfig, x: Float[Array, "B T D"], summary: Float[Array, "U D"]) -> Any:
+def _streams(
+  config: MelodiConfig, x: Float[Array, "B T D"], summary: Float[Array, "U D"]
+) -> Streams:
   """What enters below layer 0 in every window; leaves have K in front."""
   batch, _, width = x.shape
   x_KBWD = jnp.moveaxis(x.reshape(batch, -1, config.window_length, width), 1, 0)
