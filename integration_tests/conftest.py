@@ -79,6 +79,12 @@ def float64():
     yield
 
 
+def pytest_collection_finish():
+  """What was imported stays: a search for cycles need not look at it again."""
+  gc.collect()
+  gc.freeze()
+
+
 def pytest_collection_modifyitems(items):
   """A test is of one kind: CI runs what is broad, and would run what is slow, too."""
   both = [

@@ -94,8 +94,9 @@ def test_dropout_drops_weights_and_its_gradients_are_those_of_what_is_left():
   np.testing.assert_allclose(rows.mean(0), without, atol=6 * float((rows.std(0) / 4000**0.5).max()))
 
 
+@pytest.mark.broad
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("make", [paper, pytest.param(around_stock, marks=pytest.mark.broad)])
+@pytest.mark.parametrize("make", [paper, around_stock])
 def test_a_segment_is_the_same_whether_its_slots_are_many_or_few(make, monkeypatch):
   asked = []
 

@@ -14,6 +14,7 @@ from melodi_plugin.core.schedules.segment import read_segment
 from melodi_plugin.core.stack import Section
 from melodi_plugin.cost.flops import model_work, stack_work
 from melodi_plugin.systems.table import empty_memory, make_cell, parts
+from melodi_plugin.testing.cases import broad_but
 from melodi_plugin.testing.products import counted
 from melodi_plugin.testing.tiny import tiny_config
 from melodi_plugin.testing.variants import SYSTEMS, tiny_baseline
@@ -96,16 +97,12 @@ def unread(config):
   return mixer * config.layers[-1].mixes_summary + pairs
 
 
-def some_slow(names, slow):
-  """Cases of which those in `slow` add no kind of product to those of the others."""
-  return [pytest.param(name, marks=pytest.mark.slow if name in slow else ()) for name in names]
-
-
+# The slow ones add no kind of product to those of the others.
 XLA = ("melodi", "neighbors", "transformer_xl", "whole queue", "lstm dual", "feedback")
 GRADIENTS = ("melodi", "neighbors", "lstm dual", "transformer_xl", "whole queue")
 
 
-@pytest.mark.parametrize("name", some_slow(XLA, XLA[2:]))
+@pytest.mark.parametrize("name", broad_but(XLA[:1], XLA, slow=XLA[2:]))
 def test_forward_products_are_those_of_xla(name, unrolled):
   config = CONFIGS[name]
   read, arguments, batch = program(config)
@@ -132,7 +129,7 @@ def test_forward_products_are_those_of_the_traced_program(name):
   assert batch * sum(work) == counted(read, arguments)
 
 
-@pytest.mark.parametrize("name", some_slow(GRADIENTS, GRADIENTS[3:]))
+@pytest.mark.parametrize("name", broad_but(GRADIENTS[:1], GRADIENTS, slow=GRADIENTS[3:]))
 def test_training_products_are_those_of_the_traced_program(name):
   config = CONFIGS[name]
   read, arguments, batch = program(config)

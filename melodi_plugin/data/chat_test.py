@@ -224,11 +224,16 @@ def test_conversations_are_read_as_the_template_says_and_nothing_more(qwen):
   assert isinstance(tokenizer_of(_keys(qwen, use_sft=False, add_bos=False)), Tokenizer)
 
 
-def test_another_template_or_another_choice_of_tokens_is_another_fingerprint(qwen):
-  changes = [{}, {"chat_template": PLAIN}, {"sft_train_on_completion_only": False}]
-  found = {tokenizer_of(_keys(qwen, **change)).fingerprint() for change in changes}
+def test_another_template_or_another_choice_of_tokens_is_another_fingerprint(pieces):
+  plain = {"chat_template": PLAIN}
+  changes = [
+    plain,
+    {"chat_template": "Talk:\n" + PLAIN},
+    plain | {"sft_train_on_completion_only": False},
+  ]
+  found = {tokenizer_of(_keys(pieces, **change)).fingerprint() for change in changes}
   assert len(found) == 3
-  assert tokenizer_of(_keys(qwen)).fingerprint() in found
+  assert tokenizer_of(_keys(pieces, **plain)).fingerprint() in found
 
 
 def test_conversations_need_a_template_and_answers_that_become_tokens(qwen, pieces):

@@ -64,7 +64,7 @@ STOCK = {
   "stock, no summary": dict(summary_tokens=0),
   "stock, sinks and a cache": dict(cache_tokens=8, sink_tokens=2, short_term_tokens=0),
   "stock, a queue of pairs": dict(long_term_pairs=True),
-  "stock, all": dict(cache_tokens=4, sink_tokens=2),
+  "stock, all": dict(cache_tokens=4, sink_tokens=2, long_term_pairs=True),
 }
 
 
@@ -98,8 +98,16 @@ stacked = functools.partial(stack_layers, dtype=jnp.float64)
 
 # One of each kind that is read another way is broad or runs by default; what the others are is
 # compared with the slow loops by the tests of readers, and by verbs in the slow run.
-QUICK = ("melodi", "xl, sinks", "dense", "feedback", "lstm dual", "stock, all")
-BROAD = ("melodi, no summary", "melodi, masked", "xl", "dense, reference", "blocked", "stock")
+QUICK = ("melodi", "xl, sinks", "feedback", "lstm dual", "stock, all")
+BROAD = (
+  "dense",
+  "melodi, no summary",
+  "melodi, masked",
+  "xl",
+  "dense, reference",
+  "blocked",
+  "stock",
+)
 BROAD += ("stock, looks positions up",)
 
 
@@ -132,7 +140,7 @@ def test_memory_around_a_stock_block(name):
 @pytest.mark.parametrize(
   "name",
   broad_but(
-    ["melodi"],
+    [],
     ["melodi", "feedback", "stock", "dense", "lstm dual"],
     slow=["dense", "lstm dual"],
   ),

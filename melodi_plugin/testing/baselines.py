@@ -121,18 +121,20 @@ def read(config: MelodiConfig, batch: Batch, memory: Memory | None = None, share
 def truth(config: MelodiConfig, gradients: bool = True) -> list[tuple]:
   """What `naive_baselines` makes of two segments, the second with the memory of the first."""
   layers, memory, results = random_layers(config), memory_of(config), []
+  of = value_and_grads if gradients else value
   for seed, documents in enumerate(rows_of(config)):
-    batch, windows = batch_of(config, documents, seed), np.asarray(memory.windows)
-
-    def read_naively(layers, x, memory, positions, ids, windows=windows):
-      # Loops of Python need to know documents.
-      memory = memory._replace(windows=windows)
-      return naive_baselines.read_segment(layers, config, x, memory, positions, ids)
-
-    of = value_and_grads if gradients else value
-    results.append(of(read_naively, layers, batch.x, memory, batch.weights, 1.0, *batch[2:]))
+    batch = batch_of(config, documents, seed)
+    # Loops of Python need to know documents.
+    document = dict(positions=batch.positions, ids=batch.ids, windows=np.asarray(memory.windows))
+    run = jit(functools.partial(of, functools.partial(_read_naively, config, **document)))
+    results.append(run(layers, batch.x, memory, batch.weights, 1.0, None, None))
     memory = results[-1][1]
   return results
+
+
+def _read_naively(config: MelodiConfig, layers, x, memory: Memory, *_, positions, ids, windows):
+  memory = memory._replace(windows=windows)
+  return naive_baselines.read_segment(layers, config, x, memory, positions, ids)
 
 
 def rows_of(config: MelodiConfig) -> tuple:

@@ -117,7 +117,7 @@ def test_dimensions_of_equal_size_are_told_apart():
     np.testing.assert_array_equal(np.flatnonzero(field["square"] > 1e-20), remaining[gone])
 
 
-@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("axis", [0, pytest.param(1, marks=pytest.mark.broad)])
 def test_stacked_layers_train_as_single_ones(axis):
   shapes = {"matrix": (128, 130), "kernel": (128, 2, 128), "bias": (256,), "scalar": ()}
   singles = [random_tree(100 + layer, shapes) for layer in range(LAYERS)]

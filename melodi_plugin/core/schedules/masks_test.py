@@ -6,6 +6,7 @@ import jax
 import pytest
 
 from melodi_plugin.testing import segments
+from melodi_plugin.testing.cases import broad_but
 from melodi_plugin.testing.products import inner_jaxprs
 from melodi_plugin.testing.remat import HEADS, WIDTH, around_stock, paper
 
@@ -22,7 +23,7 @@ def kept_masks(jaxpr):
   return {shape for shape in shapes if {HEADS, WIDTH} & {*shape[2:]}}
 
 
-@pytest.mark.parametrize("schedule", ["layers", "windows", "diagonal"])
+@pytest.mark.parametrize("schedule", broad_but(["layers"], ["layers", "windows", "diagonal"]))
 @pytest.mark.parametrize("make", [paper, around_stock])
 def test_no_mask_of_every_head_or_channel_is_kept(make, schedule):
   read, arguments = make(schedule)

@@ -174,7 +174,8 @@ def test_it_is_durable_before_the_stream_says_that_it_is_done(kept):
   kept.store.add = full
   with pytest.raises(openai.APIError, match="log"):
     respond(kept, "one", stream=True)
-  raw = call(kept, "POST", "/v1/responses", json={"input": "one", "stream": True}).text
+  asked = {"input": "one", "max_output_tokens": TOKENS, "temperature": 0, "stream": True}
+  raw = call(kept, "POST", "/v1/responses", json=asked).text
   assert "response.output_text.delta" in raw and "response.output_text.done" not in raw
   last = json.loads(raw.strip().split("data: ")[-1])
   assert last["type"] == "error" and last["error"]["type"] == "server_error"

@@ -56,7 +56,9 @@ def chosen_by_hand(query, slots: KeyValues, neighbors: Neighbors) -> np.ndarray:
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("exact", EXACT)
+@pytest.mark.parametrize(
+  "exact", [pytest.param(True, id="exact", marks=pytest.mark.broad), EXACT[1]]
+)
 def test_more_than_65536_pairs_are_found_and_learned_from(exact):
   total, random = 70_003, np.random.default_rng(0)
   assert total > 65_536 > 2 * BLOCK and total % BLOCK

@@ -62,15 +62,12 @@ def inputs(config):
   return random_stock_layers(config), x, summary, memory, *document_rows(ROWS, SEGMENT, W)
 
 
-QUICK = ("both memories", "sinks, mixed tokens, a cache and a queue")
-
-
-@pytest.mark.parametrize("name", broad_but(QUICK, SPECS))
+@pytest.mark.parametrize("name", broad_but(["sinks, mixed tokens, a cache and a queue"], SPECS))
 def test_schedules_equal_loops(name):
   config = stock_config(**SPECS[name])
   layers, x, summary, memory, positions, ids = inputs(config)
   slow = slow_read(config, positions, ids, np.asarray(memory.windows))
-  truth = slow(layers, x, summary, memory)
+  truth = jit(slow)(layers, x, summary, memory)
   for schedule in ("layers", "windows", "diagonal"):
     assert_close(jit(reader(config, schedule))(*inputs(config)), truth, 1e-9, 1e-9)
 
@@ -83,17 +80,15 @@ def test_gradients_equal_those_of_loops(changes):
   x, positions, ids = (leaf[:, : 2 * W] for leaf in (x, *document))
   slow = slow_read(config, positions, ids, np.asarray(memory.windows))
   arguments = layers, x, summary, memory, draw(*x.shape, seed=3)
-  truth = value_and_grads(slow, *arguments)
+  truth = jit(functools.partial(value_and_grads, slow))(*arguments)
   for schedule in ("layers", "windows", "diagonal"):
     fast = reader(config, schedule)
     found = jit(lambda *args, fast=fast: value_and_grads(fast, *args))(*arguments, positions, ids)
     assert_close(found, truth, 1e-6, 1e-6)  # gates and offsets are read in float32
 
 
-SCHEDULES = pytest.mark.parametrize("schedule", broad_but(["layers"], ["layers", "windows"]))
-
-
-@SCHEDULES
+@pytest.mark.broad
+@pytest.mark.parametrize("schedule", ["layers", "windows"])
 def test_block_that_looks_positions_up_gives_the_same(schedule):
   """The fake one subtracts what the cell adds, and never sees a negative index."""
   config = stock_config()
@@ -107,6 +102,7 @@ def test_block_that_looks_positions_up_gives_the_same(schedule):
 # -- A queue of keys and values ------------------------------------------------------------------
 
 
+@pytest.mark.broad  # by default verbs_test reads such a queue
 def test_a_queue_of_pairs_is_the_queue_of_tokens_while_weights_stay():
   """Two windows of two documents, with gradients, and a segment that goes on in one of them."""
   shape = (len(ROWS), 2 * W)
@@ -141,7 +137,7 @@ def test_a_queue_of_pairs_is_the_queue_of_tokens_while_weights_stay():
 # -- Random compression ----------------------------------------------------------------------------
 
 
-@SCHEDULES
+@pytest.mark.parametrize("schedule", broad_but(["layers"], ["layers", "windows"]))
 def test_queue_of_which_windows_are_hidden_is_a_shorter_queue(schedule):
   """Row by row, of what earlier segments have left as of what this one writes."""
   config, short = stock_config(), stock_config(long_term_windows=1)
