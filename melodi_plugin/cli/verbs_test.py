@@ -49,6 +49,7 @@ def bench_windows(*words: str) -> int:
   return main(["bench", "windows", "--schedules", "layers", "--repeats", "1", *words])
 
 
+@pytest.mark.broad
 def test_bench_prints_a_row_of_figures(monkeypatch, capsys):
   for module in (windows, bench):
     monkeypatch.setattr(module, "CONFIG", tiny_config())

@@ -20,6 +20,7 @@ from melodi_plugin.checkpoints.gguf.importer import open_gguf
 from melodi_plugin.data.corpus import corpus_tokenizer
 from melodi_plugin.data.tokenizer import Tokenizer
 from melodi_plugin.serving.text import TextStream
+from melodi_plugin.testing.cases import broad_but
 
 ASSETS = resources.files("maxtext") / "assets" / "tokenizers"
 BROKEN = "\ufffd"
@@ -107,7 +108,10 @@ def _smollm2(tmp_path_factory):
   return _open(folder, "huggingface")
 
 
-@pytest.fixture(name="tokenizer", params=[*KINDS, pytest.param("smollm2", marks=pytest.mark.slow)])
+_KINDS = broad_but(["bytes", "byte_fallback", "corpus"], [*KINDS, "smollm2"], slow=["smollm2"])
+
+
+@pytest.fixture(name="tokenizer", params=_KINDS)
 def _tokenizer(request, tokenizer_of):
   return tokenizer_of.get(request.param) or request.getfixturevalue("smollm2")
 

@@ -137,7 +137,8 @@ def test_a_queue_of_pairs_is_the_queue_of_tokens_while_weights_stay():
 # -- Random compression ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("schedule", broad_but(["layers"], ["layers", "windows"]))
+@pytest.mark.broad
+@pytest.mark.parametrize("schedule", ["layers", "windows"])
 def test_queue_of_which_windows_are_hidden_is_a_shorter_queue(schedule):
   """Row by row, of what earlier segments have left as of what this one writes."""
   config, short = stock_config(), stock_config(long_term_windows=1)
