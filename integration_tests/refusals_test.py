@@ -40,6 +40,7 @@ CASES = [
   ({"melodi_long_term_pairs": True}, "is for the queue around a stock block"),
   ({"melodi_long_term_windows": 0, "melodi_long_term_windows_drawn": "1"}, "have no queue: "),
   ({"melodi_neighbors": 4}, "is a key of memorizing_transformer"),
+  ({"remat_policy": "most"}, "is no remat policy of MaxText; take custom, none, full, minimal"),
   ({"melodi_exact_neighbors": True}, "finds nothing without melodi_neighbors"),
   ({"melodi_recurrent_feedback": True}, "is a key of block_recurrent"),
   ({"melodi_sliding_window": 8}, "is a key of stock decoders without memory"),

@@ -99,6 +99,14 @@ def test_key_that_changes_parameters_cannot_change_after_training(tmp_path, proc
   assert not processes.started
 
 
+@pytest.mark.parametrize("below", ["", "/in"])
+def test_folder_that_is_a_file_is_refused(tmp_path, processes, capsys, below):
+  (tmp_path / "out").touch()
+  assert main(["compare", "memory.yml", f"out={tmp_path}/out{below}"]) == 2
+  assert capsys.readouterr().err.rstrip().endswith("a file; give another out=.")
+  assert not processes.started
+
+
 def test_finished_comparison_is_not_changed(tmp_path, processes, capsys):
   assert main(["compare", "memory.yml", f"out={tmp_path}"]) == 0
   assert main(["compare", "memory.yml", f"out={tmp_path}", "steps=5"]) == 2

@@ -23,7 +23,10 @@ def locked(out: pathlib.Path) -> Iterator[None]:
   The lock belongs to an open file that the runs inherit, so a comparison that was killed leaves the
   folder only when its last process has ended.
   """
-  out.mkdir(parents=True, exist_ok=True)
+  try:
+    out.mkdir(parents=True, exist_ok=True)
+  except (FileExistsError, NotADirectoryError):
+    raise UserError(f"{out} is, or lies in, a file; give another out=.") from None
   lock = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
   os.set_inheritable(lock, True)
   try:

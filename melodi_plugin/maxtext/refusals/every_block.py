@@ -15,6 +15,7 @@ from melodi_plugin.config.systems import (
 )
 from melodi_plugin.maxtext.refusals.loader import LOADER
 from melodi_plugin.maxtext.refusals.refusal import Refusal, is_set
+from melodi_plugin.maxtext.refusals.remat import POLICIES, unknown_remat
 
 
 def context_parallel(config: Any) -> bool:
@@ -152,6 +153,10 @@ EVERY_BLOCK = (
     lambda c: c.melodi_sliding_window > 0,
     "melodi_sliding_window={c.melodi_sliding_window} is a key of stock decoders without memory, "
     "which is read in windows of melodi_window_length; set it to 0.",
+  ),
+  Refusal(
+    lambda c: unknown_remat(c.remat_policy),
+    f"remat_policy={{c.remat_policy}} is no remat policy of MaxText; take custom, {POLICIES}.",
   ),
   # Rows must go on where they stopped.
   *LOADER,

@@ -30,7 +30,7 @@ class Heard(NamedTuple):
   facts: list[int]  # tokens in front of the earliest fact of every right answer
 
 
-class Reading(NamedTuple):
+class SampleRead(NamedTuple):
   """What was read of a sample, and heard."""
 
   heard: list[Heard]  # of every question
@@ -65,7 +65,7 @@ class Forks:
 
   def read(
     self, samples: Sequence[Sample], on_tokens: Callable[[int], None] = lambda count: None
-  ) -> Iterator[Reading]:
+  ) -> Iterator[SampleRead]:
     """Reads up to `together` samples.
 
     Raises:
@@ -83,7 +83,7 @@ class Forks:
     for slot, (sample, plan) in enumerate(zip(samples, plans, strict=True)):
       heard = [self._hear(slot, sample, plan, number) for number in range(len(plan.prompts))]
       longest = max(map(len, itertools.chain(*plan.answers)))
-      yield Reading(heard, longest, longest - plan.begin)
+      yield SampleRead(heard, longest, longest - plan.begin)
 
   def _plan(self, sample: Sample) -> _Plan:
     prompts = [self._tokenizer.prompt(sample.text + q.prompt) for q in sample.questions]

@@ -8,7 +8,7 @@ from melodi_plugin.data.tokenizer import Tokenizer
 from melodi_plugin.evaluation.probes.reading import eval_documents
 from melodi_plugin.evaluation.probes.suites import counting, needles, stories, tally, tracing
 from melodi_plugin.evaluation.probes.suites.fitting import count_tokens, fit
-from melodi_plugin.evaluation.probes.suites.forks import Forks, Reading, is_right
+from melodi_plugin.evaluation.probes.suites.forks import Forks, SampleRead, is_right
 from melodi_plugin.evaluation.probes.suites.questions import Make, Sample
 from melodi_plugin.evaluation.probes.suites.tally import Scored
 from melodi_plugin.evaluation.probes.suites.texts import Texts
@@ -145,7 +145,7 @@ def _bar(forks: Forks, samples: Sequence[Named]) -> Any:
 
 
 def _scored(
-  task: str, length: int, text: int, sample: Sample, reading: Reading, window: int
+  task: str, length: int, text: int, sample: Sample, reading: SampleRead, window: int
 ) -> Iterator[Scored]:
   for question, heard in zip(sample.questions, reading.heard, strict=True):
     chance = 1 / (1 + len(question.wrong))
