@@ -24,6 +24,7 @@ _FLAGS = "--xla_cpu_opt_preset=FAST_COMPILE --xla_force_host_platform_device_cou
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import hypothesis  # noqa: F401, asks who refers to its generators, which `gc.freeze` hides
 import jax
 import jaxtyping
 import pytest
