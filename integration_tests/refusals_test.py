@@ -1,12 +1,16 @@
 """Settings that would silently break memory are refused, in a sentence, and only for MELODI."""
 
+import inspect
 import pathlib
+import re
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
+from maxtext.configs.types import RematPolicy
+from maxtext.layers.nnx_decoders import NNXDecoder
 
 from integration_tests import running
 from melodi_plugin.maxtext.decoders.stock_block import PARTS
@@ -24,6 +28,8 @@ from melodi_plugin.maxtext.refusals.blocks import (
   STOCK_BLOCKS,
 )
 from melodi_plugin.maxtext.refusals.every_block import EVERY_BLOCK
+from melodi_plugin.maxtext.refusals.remat import CUSTOM, POLICIES
+from melodi_plugin.maxtext.steps import remat_named
 
 EMERGENCY = {"local_checkpoint_directory": "x", "local_checkpoint_period": 1}
 EMERGENCY |= {"enable_checkpointing": True}
@@ -305,6 +311,18 @@ def test_every_refusal_has_a_case():
     if not any(words in r.sentence for words in known)
   ]
   assert not unknown
+
+
+def test_remat_policies_are_those_of_maxtext():
+  source = inspect.getsource(NNXDecoder.get_remat_policy)
+  known = re.findall(r"remat_policy (?:==|in) (.*):", source)
+  assert set(re.findall(r'"(\w+)"', " ".join(known))) == {CUSTOM, *POLICIES} - {"none", "full"}
+  assert {policy.value for policy in RematPolicy} <= {CUSTOM, *POLICIES}
+  for name in POLICIES:
+    if "quantization" not in name:  # of which MaxText warns
+      assert remat_named(name)
+  with pytest.raises(ValueError, match="most is no remat policy"):
+    remat_named("most")
 
 
 def test_what_the_papers_layers_cannot_have_is_not_refused_around_a_stock_block():

@@ -3,7 +3,7 @@
 import pytest
 
 from melodi_plugin.bench.windows import arguments, make_step
-from melodi_plugin.maxtext.refusals.remat import remat_named
+from melodi_plugin.maxtext.steps import remat_named
 from melodi_plugin.testing.products import counted
 from melodi_plugin.testing.tiny import tiny_config
 

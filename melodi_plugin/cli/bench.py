@@ -30,8 +30,8 @@ from melodi_plugin.maxtext.configs import load_config
 from melodi_plugin.maxtext.launch import compile_ahead
 from melodi_plugin.maxtext.light import WITHOUT_DOCUMENTS
 from melodi_plugin.maxtext.prepared import PreparedModel
-from melodi_plugin.maxtext.refusals.remat import remat_named
 from melodi_plugin.maxtext.run_log import off_the_screen
+from melodi_plugin.maxtext.steps import remat_named
 from melodi_plugin.maxtext.stock_decoder import StockDecoder, fresh_params, stock_keys
 from melodi_plugin.output.bars import tokens_bar
 from melodi_plugin.output.files import check_writable, write_file

@@ -6,6 +6,7 @@ Letters: B rows, T segment tokens.
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -13,13 +14,36 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.linen import logical_axis_rules
 from jax.sharding import NamedSharding, PartitionSpec
+from maxtext.layers.nnx_decoders import NNXDecoder
 
 from melodi_plugin.config.systems import is_melodi
+from melodi_plugin.core.schedules.walk import Wrap
 from melodi_plugin.maxtext.loading import Loaded, batch_sharding, fresh, with_rows
 from melodi_plugin.maxtext.pipeline import tokens_per_batch
+from melodi_plugin.maxtext.refusals.remat import POLICIES
 
 Scores = tuple[jax.Array, jax.Array]  # nats (B, T), and hits (B, T), of the targets
 _FIELDS = ("inputs", "inputs_position", "inputs_segmentation", "targets", "targets_segmentation")
+
+
+def remat_named(name: str) -> Wrap:
+  """What one of MaxText's remat policies wraps around every cell of scanned layers.
+
+  Raises:
+    ValueError: if MaxText has none of this name, or one that needs more keys.
+  """
+  if name == "none":
+    return lambda function: function
+  # All that MaxText asks a decoder for; the names of a policy do not depend on it.
+  decoder: Any = SimpleNamespace(config=SimpleNamespace(remat_policy=name, scan_layers=True))
+  decoder.minimal_policy = functools.partial(NNXDecoder.minimal_policy, decoder)
+  try:
+    policy = NNXDecoder.get_remat_policy(decoder)
+  except (AssertionError, AttributeError):
+    raise ValueError(
+      f"{name} is no remat policy of MaxText that stands alone; take {', '.join(POLICIES)}."
+    ) from None
+  return functools.partial(jax.checkpoint, policy=policy, prevent_cse=False)
 
 
 # -- Training --------------------------------------------------------------------------------------

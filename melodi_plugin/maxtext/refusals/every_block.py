@@ -15,7 +15,7 @@ from melodi_plugin.config.systems import (
 )
 from melodi_plugin.maxtext.refusals.loader import LOADER
 from melodi_plugin.maxtext.refusals.refusal import Refusal, is_set
-from melodi_plugin.maxtext.refusals.remat import POLICIES, unknown_remat
+from melodi_plugin.maxtext.refusals.remat import CUSTOM, POLICIES
 
 
 def context_parallel(config: Any) -> bool:
@@ -155,8 +155,9 @@ EVERY_BLOCK = (
     "which is read in windows of melodi_window_length; set it to 0.",
   ),
   Refusal(
-    lambda c: unknown_remat(c.remat_policy),
-    f"remat_policy={{c.remat_policy}} is no remat policy of MaxText; take custom, {POLICIES}.",
+    lambda c: c.remat_policy not in (None, CUSTOM, *POLICIES),
+    f"remat_policy={{c.remat_policy}} is no remat policy of MaxText; take {CUSTOM}, "
+    f"{', '.join(POLICIES)}.",
   ),
   # Rows must go on where they stopped.
   *LOADER,
