@@ -199,11 +199,13 @@ def reading_arrays(path: str) -> Iterator[None]:
   except Exception as error:
     wrapped = type(error) is Exception
     cause = error.__cause__ or error if wrapped else error
-    of_storage = is_of_storage(cause)
+    unlisted = isinstance(cause, KeyError)  # an array that one of Orbax's lists lacks
+    of_storage = unlisted or is_of_storage(cause)
     if not (wrapped or of_storage):
       raise
     advice = "mend that" if is_of_the_moment(cause) else "copy or write it again"
-    reason = str(cause).partition("\n")[0].rstrip(".:")
+    said = f"a list of its arrays has no {cause}" if unlisted else str(cause)
+    reason = said.partition("\n")[0].rstrip(".:")
     raise ValueError(
       f"{path} cannot be read: {reason}{f'; {advice}' if of_storage else ''}."
     ) from error

@@ -155,6 +155,13 @@ def test_what_cannot_be_read_now_need_not_be_written_again():
     raise wrapped(stale)
 
 
+@pytest.mark.parametrize("passed_on", [lambda error: error, wrapped])
+def test_a_list_that_lacks_an_array_is_damaged(passed_on):
+  words = r"^/a cannot be read: a list of its arrays has no 'params.b'; copy or write it again.$"
+  with pytest.raises(ValueError, match=words), weights.reading_arrays("/a"):
+    raise passed_on(KeyError("params.b"))
+
+
 @pytest.mark.parametrize(
   "error", [ValueError("Checkpoint does not match the model:\n - a"), RuntimeError("DATA_LOSS: a")]
 )
