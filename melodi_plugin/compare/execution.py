@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from melodi_plugin.compare.runs import Result, Run, RunError, execute
 from melodi_plugin.errors import UserError
+from melodi_plugin.output.files import check_writable
 
 _HOUR = 3600.0
 
@@ -24,8 +25,8 @@ def locked(out: pathlib.Path) -> Iterator[None]:
   folder only when its last process has ended.
   """
   try:
-    out.mkdir(parents=True, exist_ok=True)
-  except (FileExistsError, NotADirectoryError):
+    check_writable(str(out / ".lock"))
+  except NotADirectoryError:
     raise UserError(f"{out} is, or lies in, a file; give another out=.") from None
   lock = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
   os.set_inheritable(lock, True)

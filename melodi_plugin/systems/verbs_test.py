@@ -107,8 +107,8 @@ BROAD = (
   "dense, reference",
   "blocked",
   "stock",
+  "stock, looks positions up",
 )
-BROAD += ("stock, looks positions up",)
 
 
 def each(names):
