@@ -19,9 +19,6 @@ from melodi_plugin.errors import UserError
 from melodi_plugin.maxtext import loading
 from melodi_plugin.testing.cases import broad_but
 
-# What TensorStore has still to say to Orbax, which has gone on with the first error.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 BEFORE, LAST = 0, 1  # the steps of the checkpoints
 
 

@@ -8,6 +8,7 @@ what every window adds, in a middle layer.  `decoder_block: melodi` in a MaxText
 The rooms, in the order in which to read them; each file imports only what stands above it:
 
   errors        UserError: one sentence, status 2
+  restoring     arrays of checkpoints that cannot be read: one sentence, and nothing after it
   output/       pictures, tables and files, as they look everywhere
   config/       what a user asks for: the keys, and the sizes derived from them
   core/         the arithmetic, and the one interface through which every window is read

@@ -14,6 +14,7 @@ from maxtext.configs import pyconfig
 from maxtext.utils import maxtext_utils, maxtext_utils_nnx, model_creation_utils, sharding
 
 from melodi_plugin.maxtext import weights
+from melodi_plugin.restoring import reading_arrays
 
 
 def mesh_of(config: Any) -> jax.sharding.Mesh:
@@ -68,7 +69,7 @@ def load(config: Any, mesh: jax.sharding.Mesh, path: str) -> Loaded:
     ValueError: if there is no checkpoint, or one of another model.
   """
   own = check(config, path)
-  with weights.reading_arrays(path):
+  with reading_arrays(path):
     model = model_creation_utils.from_pretrained(own, mesh, model_mode=MODEL_MODE_TRAIN)
   return Loaded(*nnx.split(model, nnx.Param, nnx.BatchStat, ...))
 
@@ -94,7 +95,7 @@ def read_params(config: Any, mesh: jax.sharding.Mesh, params: Any) -> Any:
   def place(array: jax.Array) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
 
-  with jax.set_mesh(mesh), weights.reading_arrays(config.load_parameters_path):
+  with jax.set_mesh(mesh), reading_arrays(config.load_parameters_path):
     return checkpointing.load_params_from_path(
       config.load_parameters_path,
       jax.tree.map(place, params),

@@ -1,10 +1,9 @@
 """Parameters of a stock model and those that memory adds, told apart; checkpoints of both."""
 
-import contextlib
 import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import fsspec
@@ -14,7 +13,7 @@ from flax import nnx
 
 from melodi_plugin.config.parameter_names import is_memory_parameter
 from melodi_plugin.core import digests
-from melodi_plugin.errors import is_of_storage, is_of_the_moment
+from melodi_plugin.restoring import ending_reads, reading_arrays
 from melodi_plugin.systems.stock import adapter
 from melodi_plugin.systems.stock.adapter import Adapter
 from melodi_plugin.training.parameter_paths import name_of
@@ -158,7 +157,8 @@ def stored_shapes(path: str) -> dict[str, tuple[int, ...]]:
 
   items = epath.Path(path) / "items"
   try:
-    metadata: Any = ocp.PyTreeCheckpointer().metadata(items if items.exists() else path)
+    with ending_reads():
+      metadata: Any = ocp.PyTreeCheckpointer().metadata(items if items.exists() else path)
     stored = metadata.item_metadata.tree["params"]
   except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
     raise ValueError(
@@ -174,41 +174,17 @@ def read_arrays(path: str, names: Sequence[str]) -> dict[str, np.ndarray]:
   """Some parameters of a checkpoint, without the rest of it; `names` are of `stored_shapes`."""
   import orbax.checkpoint as ocp  # slow, and not needed to tell parameters apart
 
-  metadata: Any = ocp.PyTreeCheckpointer().metadata(path)
-  tree = metadata.item_metadata.tree["params"]
-  nested = "params" in tree
   wanted = {tuple(name.split("/")): ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
   args = nnx.traversals.unflatten_mapping(wanted)
-  args = {"params": {"params": args} if nested else args}
-  handler = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-  restore = ocp.args.PyTreeRestore(item=args, restore_args=args, partial_restore=True)
   with reading_arrays(path):
+    metadata: Any = ocp.PyTreeCheckpointer().metadata(path)
+    nested = "params" in metadata.item_metadata.tree["params"]
+    args = {"params": {"params": args} if nested else args}
+    handler = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    restore = ocp.args.PyTreeRestore(item=args, restore_args=args, partial_restore=True)
     found = handler.restore(path, args=restore)["params"]
   flat = nnx.traversals.flatten_mapping(found["params"] if nested else found)
   return {name_of(path): np.asarray(leaf) for path, leaf in flat.items()}
-
-
-@contextlib.contextmanager
-def reading_arrays(path: str) -> Iterator[None]:
-  """What cannot be read of a checkpoint becomes a ValueError that says so in one sentence.
-
-  Other errors stay what they are.  Orbax has plain `Exception`s around the errors of arrays.
-  """
-  try:
-    yield
-  except Exception as error:
-    wrapped = type(error) is Exception
-    cause = error.__cause__ or error if wrapped else error
-    unlisted = isinstance(cause, KeyError)  # an array that one of Orbax's lists lacks
-    of_storage = unlisted or is_of_storage(cause)
-    if not (wrapped or of_storage):
-      raise
-    advice = "mend that" if is_of_the_moment(cause) else "copy or write it again"
-    said = f"a list of its arrays has no {cause}" if unlisted else str(cause)
-    reason = said.partition("\n")[0].rstrip(".:")
-    raise ValueError(
-      f"{path} cannot be read: {reason}{f'; {advice}' if of_storage else ''}."
-    ) from error
 
 
 def is_stock(path: str) -> bool:
@@ -225,7 +201,8 @@ def stored_names(path: str) -> set[str]:
   import jax  # slow, and not needed to tell parameters apart
   import orbax.checkpoint as ocp  # likewise
 
-  metadata: Any = ocp.PyTreeCheckpointer().metadata(path)
+  with ending_reads():
+    metadata: Any = ocp.PyTreeCheckpointer().metadata(path)
   if metadata.item_metadata is None:
     raise ValueError(f"{path} has no list of arrays, or a damaged one.")
   leaves = jax.tree.leaves_with_path(metadata.item_metadata.tree)

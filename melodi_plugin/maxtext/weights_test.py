@@ -1,8 +1,5 @@
 """Parameters that memory adds are told from the stock model's by their path, and nothing else."""
 
-import json
-import re
-
 import fsspec
 import jax
 import jax.numpy as jnp
@@ -120,59 +117,6 @@ def test_what_was_not_written_to_its_end_is_told_from_what_is_not_there(tmp_path
     weights.run_checkpoints(str(tmp_path))
   with pytest.raises(ValueError, match=r"there is no checkpoint .*; give <run>/checkpoints"):
     weights.run_checkpoints(str(tmp_path / "nowhere"))
-
-
-def wrapped(cause: Exception) -> Exception:
-  """As Orbax passes on what TensorStore says of an array."""
-  error = Exception("Encountered error while reading array index: (slice(0, 4, 1),). See\nmore")
-  error.__cause__ = cause
-  return error
-
-
-# Of files that were cut or removed, with flipped bits, and of one that may not be read.
-CUT = 'OUT_OF_RANGE: Error reading "a/0.0" in OCDBT database: Requested byte range [0, 4) is not'
-FLIPPED = 'FAILED_PRECONDITION: Error reading "a": ZSTD_decompressStream() failed: Data corruption'
-DAMAGE = [
-  *(ValueError(CUT), ValueError(FLIPPED), ValueError("DATA_LOSS: Digest mismatch\nTrace")),
-  *(ValueError("NOT_FOUND: a"), ValueError("Failed to open: a [os_error_code='36']")),
-  *(FileNotFoundError("a"), json.JSONDecodeError("Expecting value", "", 0)),
-]
-
-
-@pytest.mark.parametrize("passed_on", [wrapped, lambda error: error], ids=["wrapped", "plain"])
-@pytest.mark.parametrize("error", DAMAGE, ids=str)
-def test_damage_of_a_file_is_a_sentence_with_advice(error, passed_on):
-  reason = re.escape(str(error).partition("\n")[0])
-  words = f"^/a cannot be read: {reason}; copy or write it again.$"
-  with pytest.raises(ValueError, match=words), weights.reading_arrays("/a"):
-    raise passed_on(error)
-
-
-def test_what_cannot_be_read_now_need_not_be_written_again():
-  stale = ValueError("ABORTED: Failed to open: \"/a/d\": Stale [os_error_code='116']")
-  words = r"^/a cannot be read: ABORTED: .*116'\]; mend that.$"
-  with pytest.raises(ValueError, match=words), weights.reading_arrays("/a"):
-    raise wrapped(stale)
-
-
-@pytest.mark.parametrize("passed_on", [lambda error: error, wrapped])
-def test_a_list_that_lacks_an_array_is_damaged(passed_on):
-  words = r"^/a cannot be read: a list of its arrays has no 'params.b'; copy or write it again.$"
-  with pytest.raises(ValueError, match=words), weights.reading_arrays("/a"):
-    raise passed_on(KeyError("params.b"))
-
-
-@pytest.mark.parametrize(
-  "error", [ValueError("Checkpoint does not match the model:\n - a"), RuntimeError("DATA_LOSS: a")]
-)
-def test_a_file_is_not_to_blame_for_shapes_and_devices(error):
-  with pytest.raises(type(error)) as raised, weights.reading_arrays("/a"):
-    raise error
-  assert raised.value is error
-  with pytest.raises(ValueError) as raised, weights.reading_arrays("/a"):
-    raise wrapped(error)
-  reason = str(error).partition("\n")[0].rstrip(":")
-  assert str(raised.value) == f"/a cannot be read: {reason}."
 
 
 def test_patterns_are_joined_by_commas(tmp_path):

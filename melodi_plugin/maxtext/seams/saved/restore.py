@@ -10,6 +10,7 @@ from typing import Any
 from melodi_plugin.config.systems import is_counted, is_melodi, reads_in_rows
 from melodi_plugin.errors import UserError, is_of_the_moment, user_errors
 from melodi_plugin.maxtext.seams.seam import Undo, parameters, replace
+from melodi_plugin.restoring import ending_reads, reading_arrays
 
 _RESTORE = (
   "checkpoint_manager",
@@ -109,7 +110,8 @@ def _reading(what: str) -> Iterator[None]:
   from melodi_plugin.data.place import BrokenPlace
 
   try:
-    yield
+    with ending_reads():
+      yield
   except BrokenPlace as error:
     raise _Broken(f"{what} {error}") from error
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -156,9 +158,7 @@ def _set_aside(manager: Any, step: int, broken: _Broken, config: Any) -> None:
 @contextlib.contextmanager
 def _arrays_of(path: str) -> Iterator[None]:
   """Arrays of the checkpoint `path` that cannot be read are one sentence."""
-  from melodi_plugin.maxtext import weights
-
-  with user_errors(ValueError), weights.reading_arrays(path):
+  with user_errors(ValueError), reading_arrays(path):
     yield
 
 
