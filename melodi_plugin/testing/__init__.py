@@ -6,7 +6,7 @@ Read in this order; each file imports only what stands above it:
   slots       an engine and a tokenizer without a model
   http        a service over them, and requests to it without a network
   states      states without a model
-  texts       texts for a scheduler, and what becomes of them alone
+  texts       texts for a scheduler, its turns by hand, and what becomes of texts alone
   tiny        small models, random inputs, comparisons
   variants    every kind of memory that a config can ask for
   segments    MELODI of two layers, and a segment of documents

@@ -1,4 +1,4 @@
-"""Texts for a scheduler in tests: what was heard of each, and what should have been."""
+"""Texts for a scheduler in tests: what was heard of each, what should have been; turns by hand."""
 
 import dataclasses
 from collections.abc import Collection, Sequence
@@ -6,9 +6,13 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from melodi_plugin.server.errors import Refused
+from melodi_plugin.server.queue import Limits
+from melodi_plugin.server.scheduler import Scheduler, Status
+from melodi_plugin.server.slots import Observer
 from melodi_plugin.server.texts import Event, Finished, Prompt, PromptRead, Text
 from melodi_plugin.serving.engine import NO_PREFIX, Row, extend_prefix
 from melodi_plugin.serving.sampling_settings import SamplingSettings
+from melodi_plugin.serving.snapshots import Snapshots
 from melodi_plugin.serving.writing import Ends, Written
 from melodi_plugin.testing.slots import ByteTokenizer, FakeEngine, answer, logprob_of, next_token
 
@@ -133,3 +137,45 @@ def row_after(ids: Sequence[int], engine: FakeEngine) -> Row:
   own = FakeEngine(1, engine.window, max(1, len(ids)))
   own.read({0: np.array(ids, np.int32)})
   return own.extract(0)
+
+
+class Clock:
+  """The time of a scheduler; it stands still unless a test sets `now`."""
+
+  now = 0.0
+
+  def __call__(self) -> float:
+    """Seconds."""
+    return self.now
+
+
+class Desk:
+  """A scheduler whose turns are taken by hand; a call reads up to 8 tokens."""
+
+  def __init__(self, slots: int = 4, snapshots: int = 0, metrics: Observer | None = None, **limits):
+    self.engine, self.snapshots = FakeEngine(slots, read_tokens=8), Snapshots(snapshots)
+    self.clock = Clock()
+    self.scheduler = Scheduler(
+      self.engine, ByteTokenizer(), self.snapshots, Limits(**limits), metrics, self.clock
+    )
+
+  def submit(self, *texts: Text) -> None:
+    """Hands texts to the scheduler: it takes all or none."""
+    self.scheduler.submit(texts)
+
+  def turn(self, count: int = 1) -> None:
+    """Takes turns."""
+    for _ in range(count):
+      self.scheduler.turn()
+
+  def finish(self) -> None:
+    """Takes turns until nothing is left to do, when all slots must be free."""
+    for _ in range(10_000):
+      if self.scheduler.idle():
+        break
+      self.turn()
+    assert self.scheduler.status() == Status(len(self.engine.slots), 0, 0, 0, 0)
+
+  def calls(self, name: str) -> list[tuple[int, ...]]:
+    """The slots of every call of that name."""
+    return [slots for called, slots in self.engine.calls if called == name]
