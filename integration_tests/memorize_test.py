@@ -7,8 +7,6 @@ import time
 import jax
 import numpy as np
 import pytest
-from array_record.python.array_record_module import ArrayRecordWriter
-from maxtext.input_pipeline.protos import example_pb2
 
 from integration_tests import running, saved_model
 from integration_tests.saved_model import WINDOW, random_text
@@ -17,6 +15,7 @@ from melodi_plugin.cli.main import main
 from melodi_plugin.evaluation import report
 from melodi_plugin.evaluation.probes.suites.forks import Forks
 from melodi_plugin.evaluation.probes.suites.questions import Question, Sample
+from melodi_plugin.testing.files.records import write_array_record
 
 LENGTHS = {"a": 40, "b": 700, "c": 7, "d": 1100, "e": 150, "f": 5 * WINDOW - 1, "g": 1}
 NEAR = 1e-4
@@ -138,13 +137,8 @@ def test_two_documents_of_one_name_do_not_share_a_file(documents, memorize, tmp_
   """An id shows only when an ArrayRecord is read."""
   for path in documents.iterdir():
     path.unlink()
-  writer = ArrayRecordWriter(str(documents / "all.array_record"), "group_size:1")
-  for text in ("abc", "defgh"):
-    example = example_pb2.Example()
-    for name, value in {"id": "x/y", "text": text}.items():
-      example.features.feature[name].bytes_list.value.append(value.encode())
-    writer.write(example.SerializeToString())
-  writer.close()
+  records = ({"id": "x/y", "text": text} for text in ("abc", "defgh"))
+  write_array_record(documents / "all.array_record", *records)
   status, _, error = memorize()
   assert status == 2 and "record 2 has the id 'x/y' of " in error
   status, said, _ = memorize("melodi_skip_broken_documents=true")

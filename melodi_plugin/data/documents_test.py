@@ -1,6 +1,5 @@
 """A corpus of files as one sequence: order, ids, what is left out, threads, pickles, memory."""
 
-import json
 import pickle
 import subprocess
 import sys
@@ -12,36 +11,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from array_record.python.array_record_module import ArrayRecordWriter
-from maxtext.input_pipeline.protos import example_pb2
 
 from melodi_plugin.data import documents
 from melodi_plugin.data.documents import BrokenDocument, Document, check_ids, open_documents
-
-
-def _write(path, *records):
-  lines = [
-    record if isinstance(record, bytes) else json.dumps(record).encode() for record in records
-  ]
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_bytes(b"\n".join(lines) + b"\n")
-  return path
-
-
-def _array_record(path, *records):
-  writer = ArrayRecordWriter(str(path), "group_size:1")
-  for record in records:
-    example = example_pb2.Example()
-    for name, value in record.items():
-      example.features.feature[name].bytes_list.value.append(value.encode())
-    writer.write(example.SerializeToString())
-  writer.close()
+from melodi_plugin.testing.files.records import write_array_record, write_jsonl
 
 
 def _corpus(folder):
   """One file of every format; the ids tell the order."""
-  _write(folder / "a.jsonl", {"text": "0"}, b"", {"text": "1", "id": "one"})
-  _array_record(folder / "b.array_record", {"text": "2"}, {"text": "3", "id": "three"})
+  write_jsonl(folder / "a.jsonl", {"text": "0"}, b"", {"text": "1", "id": "one"})
+  write_array_record(folder / "b.array_record", {"text": "2"}, {"text": "3", "id": "three"})
   (folder / "c.txt").write_bytes(b"4\r\n")
   pq.write_table(pa.table({"text": ["5", "6"]}), folder / "d.parquet")
   return folder
@@ -71,14 +50,16 @@ def test_formats_are_joined_in_the_order_of_the_paths(tmp_path):
 
 
 def test_text_is_read_as_it_is_and_ids_can_be_numbers(tmp_path):
-  path = _write(tmp_path / "a.jsonl", {"text": "zwei\n\r\nü\u0000"}, {"text": "three", "id": 7})
+  path = write_jsonl(
+    tmp_path / "a.jsonl", {"text": "zwei\n\r\nü\u0000"}, {"text": "three", "id": 7}
+  )
   first, second = open_documents(str(path))
   assert (first, second) == (Document("a:1", "zwei\n\r\nü\u0000"), Document("7", "three"))
 
 
 def test_glob_and_joined_patterns_read_each_file_once(tmp_path):
   for name in ("x/1.txt", "y/1.txt", "y/2.txt"):
-    _write(tmp_path / name, name.encode())
+    write_jsonl(tmp_path / name, name.encode())
   one = open_documents(f"{tmp_path}/*/1.txt")
   assert [document.id for document in one] == ["x/1.txt", "y/1.txt"]
   both = open_documents(f"{tmp_path}/y/2.txt; {tmp_path}/*/1.txt;{tmp_path}/y/1.txt")
@@ -87,7 +68,7 @@ def test_glob_and_joined_patterns_read_each_file_once(tmp_path):
 
 def test_source_can_be_pickled_after_reading_and_is_small(tmp_path):
   _corpus(tmp_path)
-  _write(tmp_path / "e.jsonl", *({"text": "x" * 1000} for _ in range(1000)))
+  write_jsonl(tmp_path / "e.jsonl", *({"text": "x" * 1000} for _ in range(1000)))
   source = open_documents(str(tmp_path))
   documents_read = list(source)
   raw = pickle.dumps(source)
@@ -146,10 +127,10 @@ def test_fingerprint_is_of_names_and_counts_not_of_the_place(tmp_path):
 
 
 def test_repeated_ids_are_found_when_files_are_opened(tmp_path):
-  _write(tmp_path / "a.jsonl", {"text": "0", "id": "x"}, b"{", {"text": "1", "id": "x"})
+  write_jsonl(tmp_path / "a.jsonl", {"text": "0", "id": "x"}, b"{", {"text": "1", "id": "x"})
   pq.write_table(pa.table({"text": ["2", "3"], "id": ["x", "y"]}), tmp_path / "b.parquet")
   (tmp_path / "c.txt").write_text("4")
-  _write(tmp_path / "d.jsonl", {"text": "5", "id": "c.txt"}, {"text": "6"})
+  write_jsonl(tmp_path / "d.jsonl", {"text": "5", "id": "c.txt"}, {"text": "6"})
   source = open_documents(str(tmp_path), skip_broken=True)
   assert [d[:2] for d in source] == [("x", "0"), ("y", "3"), ("c.txt", "4"), ("d:2", "6")]
   assert source.sizes().tolist() == [25, 1, 1, 14]
@@ -160,19 +141,21 @@ def test_repeated_ids_are_found_when_files_are_opened(tmp_path):
     "b.parquet, record 1 has the id 'x' of a.jsonl:1; give every document its own id.",
     "d.jsonl:1 has the id 'c.txt' of c.txt; give every document its own id.",
   ]
-  _write(tmp_path / "a.jsonl", {"text": "0", "id": "x"})
+  write_jsonl(tmp_path / "a.jsonl", {"text": "0", "id": "x"})
   with pytest.raises(BrokenDocument, match=r"b.parquet, record 1 has the id 'x' of .*a.jsonl:1;"):
     open_documents(str(tmp_path))
 
 
 def test_repeated_ids_in_array_records_are_found_by_check_ids(tmp_path):
-  _write(tmp_path / "a.jsonl", {"text": "0", "id": "x"})
+  write_jsonl(tmp_path / "a.jsonl", {"text": "0", "id": "x"})
   assert check_ids(open_documents(str(tmp_path))) == ()
-  _array_record(tmp_path / "b.array_record", {"text": "1", "id": "y"}, {"text": "2", "id": "x"})
+  write_array_record(
+    tmp_path / "b.array_record", {"text": "1", "id": "y"}, {"text": "2", "id": "x"}
+  )
   source = open_documents(str(tmp_path))
   with pytest.raises(BrokenDocument, match=r"b.array_record, record 2 has the id 'x' of .*:1;"):
     check_ids(source)
-  _array_record(tmp_path / "c.array_record", {"body": "3"}, {"text": "4", "id": "z"})
+  write_array_record(tmp_path / "c.array_record", {"body": "3"}, {"text": "4", "id": "z"})
   source = open_documents(str(tmp_path))
   assert [error.where for error in check_ids(source, skip_broken=True)] == [
     f"{tmp_path}/b.array_record, record 2",
@@ -197,7 +180,7 @@ def test_corpus_without_documents_is_refused(tmp_path, raw, skip_broken, message
 
 
 def test_long_scan_shows_its_progress_on_stderr(tmp_path, monkeypatch, capsys):
-  _write(tmp_path / "a.jsonl", *({"text": "x"} for _ in range(10)))
+  write_jsonl(tmp_path / "a.jsonl", *({"text": "x"} for _ in range(10)))
   open_documents(str(tmp_path))
   assert capsys.readouterr() == ("", "")
   monkeypatch.setattr(documents, "_SHOW_AFTER_SECONDS", -1.0)
@@ -214,7 +197,7 @@ def test_gigabyte_of_one_document_is_refused_within_little_memory(tmp_path):
   for name in ("a.txt", "b.jsonl"):
     with (tmp_path / name).open("wb") as file:
       file.truncate(2**30)
-  _write(tmp_path / "c.jsonl", {"text": "fine"})
+  write_jsonl(tmp_path / "c.jsonl", {"text": "fine"})
   script = """
     import re, resource, sys
     from melodi_plugin.data.documents import open_documents
