@@ -17,5 +17,5 @@ Read in this order; each file imports only what stands above it:
   stock_loops that cell in loops
   remat       two rows that read a segment, every cell rematerialized
   comparison  rows, results and probes as MaxText would have left them
-  files/      GGUF files, tokenizers and conversations, small
+  files/      GGUF files, memory files, records, tokenizers and conversations, small
 """
