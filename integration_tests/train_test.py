@@ -220,12 +220,25 @@ def test_compile_needs_a_topology(capsys):
   assert "compile_topology is not set; add the accelerators" in capsys.readouterr().err
 
 
-def test_compile_for_tpus_without_their_compiler_is_one_sentence(monkeypatch, capsys):
+@pytest.mark.parametrize(
+  "words, said",
+  [
+    (
+      "JAX TPU support not installed; cannot generate TPU topology.",
+      "needs the package libtpu: uv run --extra",
+    ),
+    (
+      "ABORTED: Internal error when accessing libtpu multi-process lockfile. Run ...",
+      "another process has libtpu, or one that was killed has left its lock: wait",
+    ),
+  ],
+)
+def test_compile_without_the_compiler_for_tpus_is_one_sentence(monkeypatch, capsys, words, said):
   from maxtext.trainers.pre_train import train_compile
 
   def fail(argv):
-    raise RuntimeError("JAX TPU support not installed; cannot generate TPU topology.")
+    raise RuntimeError(words)
 
   monkeypatch.setattr(train_compile, "main", fail)
   assert main(["compile", "own.yml", "hardware=cpu", "compile_topology=v5e-16"]) == 2
-  assert "needs the package libtpu: uv run --extra" in capsys.readouterr().err
+  assert said in capsys.readouterr().err

@@ -31,6 +31,10 @@ from melodi_plugin.training.progress import Screen
 _NO_LIBTPU = (
   "compiling for a TPU needs the package libtpu: uv run --extra tpu-compile melodi compile …"
 )
+_LIBTPU_TAKEN = (
+  "another process has libtpu, or one that was killed has left its lock: wait for it to end, or "
+  "remove /tmp/libtpu_lockfile."
+)
 
 
 def train(argv: Sequence[str]) -> Any:
@@ -170,6 +174,8 @@ def compile_ahead(argv: Sequence[str]) -> Any:
   except RuntimeError as error:  # a topology of TPUs for a model that was to run elsewhere
     if "TPU support not installed" in str(error):
       raise UserError(_NO_LIBTPU) from error
+    if "libtpu multi-process lockfile" in str(error):
+      raise UserError(_LIBTPU_TAKEN) from error
     raise
   finally:
     undo()

@@ -1,4 +1,4 @@
-"""Window outside, layers inside: only the activations of one window are alive.
+"""Window outside, layers inside: recomputed, only the activations of one window are alive.
 
 A layer with feedback tells its memory to all layers, so it can be read in this order only.
 """
@@ -30,6 +30,7 @@ def by_windows(
     begun.append(jax.lax.scan(begin, None, layers)[1])
   fixed, states = zip(*begun, strict=True)
 
+  @walk.remat
   def read_window(states, window):
     streams, plan, index = window
     seen, told = [], []
@@ -41,7 +42,6 @@ def by_windows(
     after, pushed = [], []
     for section, own, *layers in zip(sections, seen, fixed, states, strict=True):
 
-      @walk.remat
       def read_layer(streams, layer, cell=section.cell, own=own):
         params, fixed, state, number = layer
         rng = walk.rng_of(number, index)
@@ -54,10 +54,8 @@ def by_windows(
       pushed.append(new)
     return tuple(after), (streams.x, pushed)
 
-  # Only the state of the memories is kept from window to window; the rest is computed again.
-  states, (x_KBWD, pushed) = jax.lax.scan(
-    jax.checkpoint(read_window, prevent_cse=False), states, (streams, walk.windows, walk.indices)
-  )
+  windows = streams, walk.windows, walk.indices
+  states, (x_KBWD, pushed) = jax.lax.scan(read_window, states, windows)
   after = []
   for section, memory, state, new in zip(sections, memories, states, pushed, strict=True):
     # `pushed` came out with windows in front of layers.
