@@ -56,7 +56,9 @@ def test_setting_is_refused_in_one_sentence_that_names_it(settings, words):
 @pytest.mark.slow
 @each_case
 def test_setting_is_not_refused_without_melodi(settings, words):
-  running.initialize(decoder_block="llama2", **settings)
+  # Sinks are for a stock decoder what stays visible beside a sliding window.
+  window = {"melodi_sliding_window": 8} if "melodi_sink_tokens" in settings else {}
+  running.initialize(decoder_block="llama2", **settings, **window)
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,6 @@ class MemoryKeys(BaseModel):
   melodi_schedule: Literal["layers", "windows", "diagonal"] = Field(
     "layers",
     description="Order of the walk over (layer, window): 'layers' reads all windows with a layer "
-    "before the next, 'windows' keeps the activations of one window only, 'diagonal' reads a "
+    "before the next, 'windows' reads a window with all layers before the next, 'diagonal' reads a "
     "window with every layer at once, each a window behind the layer below.",
   )

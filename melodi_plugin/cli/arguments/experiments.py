@@ -37,7 +37,7 @@ def bench_windows(parser: Parser) -> None:
   text = "layers, windows, diagonal (default: the first two)"
   orders = {"choices": ("layers", "windows", "diagonal"), "metavar": "NAME"}
   parser.add_argument("--schedules", nargs="+", default=["layers", "windows"], help=text, **orders)
-  text = "MaxText's remat policies, as in none full minimal (default: none)"
+  text = "MaxText's remat policies around every cell, as in none full minimal (default: none)"
   parser.add_argument("--remat", nargs="+", default=["none"], metavar="NAME", help=text)
   parser.add_argument("--repeats", default=5, help="steps that are timed (default: 5)", **numbers)
   parser.add_argument("--json", action="store_true", help="all numbers, instead of a table")

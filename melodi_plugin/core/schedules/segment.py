@@ -52,7 +52,7 @@ def read_segment(
     hidden: per row the oldest windows of the queues that it does not see, as if they were shorter.
     schedule: 'layers', 'windows' or 'diagonal'.
     rng: for dropout; None turns dropout off.
-    remat: wrapped around every cell; in the schedule 'windows' around a window through all layers.
+    remat: wrapped around every cell.
     weights: how those of a layer come together, in the schedule 'layers'.
 
   Returns:

@@ -29,7 +29,7 @@ class Walk(NamedTuple):
 
   windows: Windows
   rng: Rng | None
-  remat: Wrap  # around every cell; in the order `windows` around a window through all layers
+  remat: Wrap  # around every cell
   weights: Weights | None = None  # None: every device can use them as they are
 
   @property

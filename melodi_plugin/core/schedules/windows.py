@@ -1,4 +1,4 @@
-"""Window outside, layers inside: recomputed, only the activations of one window are alive.
+"""Window outside, layers inside: the order in which text comes.
 
 A layer with feedback tells its memory to all layers, so it can be read in this order only.
 """
@@ -30,7 +30,6 @@ def by_windows(
     begun.append(jax.lax.scan(begin, None, layers)[1])
   fixed, states = zip(*begun, strict=True)
 
-  @walk.remat
   def read_window(states, window):
     streams, plan, index = window
     seen, told = [], []
@@ -42,6 +41,7 @@ def by_windows(
     after, pushed = [], []
     for section, own, *layers in zip(sections, seen, fixed, states, strict=True):
 
+      @walk.remat
       def read_layer(streams, layer, cell=section.cell, own=own):
         params, fixed, state, number = layer
         rng = walk.rng_of(number, index)

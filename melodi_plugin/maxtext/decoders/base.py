@@ -159,7 +159,7 @@ class MelodiDecoder(NNXDecoder):
     return self.config.remat_policy not in (None, "none")  # MaxText reads the word none as null
 
   def _remat(self, function):
-    """MaxText's remat policy, around every cell, or a window through all layers (`windows`)."""
+    """MaxText's remat policy, around every cell."""
     if not self._recomputes:
       return function
     prevent_cse = maxtext_utils.should_prevent_cse_in_remat(self.config)
