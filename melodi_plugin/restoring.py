@@ -5,6 +5,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import uvloop
+
 from melodi_plugin.errors import is_of_storage, is_of_the_moment
 
 
@@ -39,16 +41,15 @@ def ending_reads() -> Iterator[None]:
   Orbax reads all arrays at once and closes its loops with the first error.  Reads that are open
   then would write tracebacks on standard error, each when its thread or Python comes to end it.
   """
-  import uvloop  # Orbax takes it for a loop within a loop
-
-  policy, within = asyncio.get_event_loop_policy(), uvloop.new_event_loop
-  asyncio.set_event_loop_policy(_EndingLoops())
-  uvloop.new_event_loop = _EndingLoop
+  makers: list[Any] = [asyncio, uvloop]  # this one for a loop within a loop
+  before = [module.new_event_loop for module in makers]
+  for module in makers:
+    module.new_event_loop = _EndingLoop
   try:
     yield
   finally:
-    asyncio.set_event_loop_policy(policy)
-    uvloop.new_event_loop = within
+    for module, made in zip(makers, before, strict=True):
+      module.new_event_loop = made
 
 
 class _EndingLoop(asyncio.SelectorEventLoop):
@@ -65,8 +66,3 @@ class _EndingLoop(asyncio.SelectorEventLoop):
     except RuntimeError:
       if not self.is_closed():
         raise
-
-
-class _EndingLoops(asyncio.DefaultEventLoopPolicy):
-  def new_event_loop(self) -> asyncio.AbstractEventLoop:
-    return _EndingLoop()

@@ -79,7 +79,7 @@ def test_reads_beside_one_that_fails_end_before_their_loop(loops):
   async def read_all() -> None:
     await asyncio.gather(read(), fail(), fail())
 
-  policy, within = asyncio.get_event_loop_policy(), uvloop.new_event_loop
+  before = asyncio.new_event_loop, uvloop.new_event_loop
   with ending_reads():
     loop = loops.new_event_loop()
   with pytest.raises(ValueError, match="DATA_LOSS"):
@@ -88,4 +88,4 @@ def test_reads_beside_one_that_fails_end_before_their_loop(loops):
   assert ended == ["read"]
   loop.call_soon_threadsafe(ended.clear)  # as TensorStore says that a read has ended
   assert ended == ["read"]
-  assert (asyncio.get_event_loop_policy(), uvloop.new_event_loop) == (policy, within)
+  assert (asyncio.new_event_loop, uvloop.new_event_loop) == before
