@@ -153,13 +153,9 @@ def stored_shapes(path: str) -> dict[str, tuple[int, ...]]:
   Raises:
     ValueError: if there is no checkpoint of MaxText's parameters.
   """
-  import orbax.checkpoint as ocp  # slow, and not needed to tell parameters apart
-
   items = epath.Path(path) / "items"
   try:
-    with ending_reads():
-      metadata: Any = ocp.PyTreeCheckpointer().metadata(items if items.exists() else path)
-    stored = metadata.item_metadata.tree["params"]
+    stored = _listed(str(items) if items.exists() else path).tree["params"]
   except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
     raise ValueError(
       f"{path} is not a checkpoint of MaxText's parameters, or was not written to its end; give "
@@ -177,8 +173,7 @@ def read_arrays(path: str, names: Sequence[str]) -> dict[str, np.ndarray]:
   wanted = {tuple(name.split("/")): ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
   args = nnx.traversals.unflatten_mapping(wanted)
   with reading_arrays(path):
-    metadata: Any = ocp.PyTreeCheckpointer().metadata(path)
-    nested = "params" in metadata.item_metadata.tree["params"]
+    nested = "params" in _listed(path).tree["params"]
     args = {"params": {"params": args} if nested else args}
     handler = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
     restore = ocp.args.PyTreeRestore(item=args, restore_args=args, partial_restore=True)
@@ -199,14 +194,20 @@ def stored_names(path: str) -> set[str]:
     ValueError: if the list of them is damaged.
   """
   import jax  # slow, and not needed to tell parameters apart
-  import orbax.checkpoint as ocp  # likewise
+
+  if (listed := _listed(path)) is None:
+    raise ValueError(f"{path} has no list of arrays, or a damaged one.")
+  leaves = jax.tree.leaves_with_path(listed.tree)
+  return {jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves}
+
+
+def _listed(path: str) -> Any:
+  """Orbax's list of the arrays in a folder of them; None if there is none."""
+  import orbax.checkpoint as ocp  # slow, and not needed to tell parameters apart
 
   with ending_reads():
     metadata: Any = ocp.PyTreeCheckpointer().metadata(path)
-  if metadata.item_metadata is None:
-    raise ValueError(f"{path} has no list of arrays, or a damaged one.")
-  leaves = jax.tree.leaves_with_path(metadata.item_metadata.tree)
-  return {jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves}
+  return metadata.item_metadata
 
 
 def find_checkpoints(paths: str) -> list[str]:
