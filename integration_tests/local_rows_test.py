@@ -11,6 +11,8 @@ from flax import nnx
 from integration_tests import running, stock_model
 from melodi_plugin.bench.compiled import collectives
 from melodi_plugin.bench.hlo import executed
+from melodi_plugin.systems.paper import layer as paper_layer
+from melodi_plugin.systems.stock import reader as stock_reader
 
 pytestmark = pytest.mark.broad  # eight devices train as one by default in sharding_test.py
 
@@ -48,35 +50,42 @@ def batch() -> dict[str, jax.Array]:
   }
 
 
+def traced(params, **keys):
+  """MaxText's loss of a batch on a mesh with its gradients: traced, and what it is given."""
+  from flax.linen import logical_axis_rules
+  from maxtext.trainers.pre_train import train
+  from maxtext.utils import maxtext_utils, model_creation_utils
+
+  one = keys.items() >= ONE.items() and "ici_data_parallelism" not in keys
+  devices = jax.devices()[: 1 if one else 8]
+  keys |= {"per_device_batch_size": 1, "enable_dropout": False}
+  config = running.initialize(**keys)
+  mesh = maxtext_utils.get_mesh_from_config(config, devices)
+  with jax.set_mesh(mesh), logical_axis_rules(config.logical_axis_rules):
+    model = model_creation_utils.from_config(config, devices=devices, mesh=mesh, rngs=nnx.Rngs(0))
+    graphdef, own, rest = nnx.split(model, nnx.Param, ...)
+    if params is not None:
+      own = jax.tree.map(lambda leaf, value: jax.device_put(value, leaf.sharding), own, params)
+
+    def loss(params, rest, batch):
+      model = nnx.merge(graphdef, params, rest, copy=True)
+      value, _ = train.loss_fn(model, config, dict(batch), None, None, is_train=True)
+      memory = nnx.split(model, nnx.Param, ...)[2].decoder
+      return value, [leaf for path, leaf in nnx.to_flat_state(memory) if "memory" in str(path)]
+
+    given = own, rest, batch()
+    return jax.jit(jax.value_and_grad(loss, has_aux=True)).trace(*given), given
+
+
 class Reading:
   """MaxText's loss of a batch on a mesh: compiled, and what it gives."""
 
   def __init__(self, params, **keys):
-    from flax.linen import logical_axis_rules
-    from maxtext.trainers.pre_train import train
-    from maxtext.utils import maxtext_utils, model_creation_utils
-
-    one = keys.items() >= ONE.items() and "ici_data_parallelism" not in keys
-    devices = jax.devices()[: 1 if one else 8]
-    keys |= {"per_device_batch_size": 1, "enable_dropout": False}
-    config = running.initialize(**keys)
-    mesh = maxtext_utils.get_mesh_from_config(config, devices)
-    with jax.set_mesh(mesh), logical_axis_rules(config.logical_axis_rules):
-      model = model_creation_utils.from_config(config, devices=devices, mesh=mesh, rngs=nnx.Rngs(0))
-      graphdef, own, rest = nnx.split(model, nnx.Param, ...)
-      if params is not None:
-        own = jax.tree.map(lambda leaf, value: jax.device_put(value, leaf.sharding), own, params)
-      self.params = jax.tree.map(np.asarray, own)
-
-      def loss(params, rest, batch):
-        model = nnx.merge(graphdef, params, rest, copy=True)
-        value, _ = train.loss_fn(model, config, dict(batch), None, None, is_train=True)
-        memory = nnx.split(model, nnx.Param, ...)[2].decoder
-        return value, [leaf for path, leaf in nnx.to_flat_state(memory) if "memory" in str(path)]
-
-      read = jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(own, rest, batch()).compile()
-      self.text = read.as_text()
-      (self.loss, self.memory), self.gradients = jax.tree.map(np.asarray, read(own, rest, batch()))
+    trace, given = traced(params, **keys)
+    self.params = jax.tree.map(np.asarray, given[0])
+    read = trace.lower().compile()
+    self.text = read.as_text()
+    (self.loss, self.memory), self.gradients = jax.tree.map(np.asarray, read(*given))
 
   def in_windows(self) -> list:
     """The collectives that are executed in every window."""
@@ -135,3 +144,13 @@ def test_what_is_counted_above_can_be_found():
   """With windows outside of layers, weights move in every window."""
   keys = keys_of("melodi") | {"melodi_schedule": "windows"}
   assert Reading(alone("melodi").params, **keys, **MESHES["fsdp8"]).in_windows()
+
+
+@pytest.mark.parametrize("mesh, fits", [("fsdp8", True), ("fsdp4_tensor2", False)])
+@pytest.mark.parametrize("model", ["melodi", "llama2"])
+def test_a_kernel_reads_the_queue_where_no_axis_is_left_to_xla(mesh, fits, model, monkeypatch):
+  for module in (paper_layer, stock_reader):
+    monkeypatch.setattr(module, "are_many", lambda queries, slots: True)
+  keys = keys_of(model) | {"dtype": "bfloat16", "dropout_rate": 0.0}
+  step, _ = traced(None, **keys, **MESHES[mesh])
+  assert ("tpu_custom_call" in step.lower(lowering_platforms=("tpu",)).as_text()) == fits

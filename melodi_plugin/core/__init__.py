@@ -6,6 +6,7 @@ Read in this order; each file imports only what stands above it:
   segments      documents inside a segment: boundaries, masks, the one reset rule
   digests       digests of arrays
   attention     unit-norm attention, T5 bias, the null slot, the gate
+  flash         attention to many slots by JAX's kernel for TPUs
   many_slots    attention to many slots, without their logits in memory
   memory        what is stored between segments, and the queue
   token_mixer   a linear map along the token axis

@@ -1,7 +1,7 @@
 """Attention to many slots whose logits are never in memory all at once.
 
 Online softmax over chunks of slots (Milakov and Gimelshein 2018); the backward pass makes the
-logits of a chunk again (Dao et al. 2022).
+logits of a chunk again (Dao et al. 2022).  On TPUs JAX's own kernel, where it fits.
 """
 
 import functools
@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from melodi_plugin.core import flash
 from melodi_plugin.core.array_typing import Array, Bool, Float, Heads, Rng
 from melodi_plugin.core.attention import MASKED_LOGIT, NULL_LOGIT, dropout, wide_dtype
 
@@ -29,7 +30,7 @@ class How(NamedTuple):
   Attributes:
     soft_cap: bound of the logits, if there is one.
     null: whether there is a null slot (SEMANTICS 1.1): a query that sees nothing gets zeros.
-      Without, it gets some mean of values, and no gradient passes that anyone may use.
+      Without, what it gets means nothing, and no gradient passes that anyone may use.
     dropout_rate: of weights.
     chunk: slots whose logits are in memory at once.
   """
@@ -53,12 +54,20 @@ def attend_to_many(
 
   Logits and softmax are at least float32; weights are rounded to the type of the values.
   """
-  batch, count, heads, size = query.shape
-  groups = key.shape[2]
-  grouped = query.reshape(batch, count, groups, heads // groups, size)
-  scale = scale.astype(wide_dtype(query)).reshape(groups, heads // groups)
-  out = _attend(how, grouped, key, value, scale, visible, rng if how.dropout_rate else None)
-  return out.astype(value.dtype).reshape(query.shape)
+  rng, scale = rng if how.dropout_rate else None, scale.astype(wide_dtype(query))
+
+  def in_chunks(query: Heads, key: Array, value: Array, scale: Array, visible: Array) -> Heads:
+    batch, count, heads, size = query.shape
+    groups = key.shape[2]
+    grouped = query.reshape(batch, count, groups, heads // groups, size)
+    scale = scale.reshape(groups, heads // groups)
+    out = _attend(how, grouped, key, value, scale, visible, rng)
+    return out.astype(value.dtype).reshape(query.shape)
+
+  given = query, key, value, scale, visible
+  if rng is None and how.soft_cap is None and flash.fits(query, key, value):
+    return jax.lax.platform_dependent(*given, tpu=flash.flash_attention, default=in_chunks)
+  return in_chunks(*given)
 
 
 def _scores(how: How, query: Array, key: Array, scale: Array) -> Float[Array, "B G R t c"]:

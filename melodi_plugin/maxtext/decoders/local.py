@@ -2,7 +2,8 @@
 
 Left to XLA, weights that are sharded over fsdp are gathered in every window of every pass, and
 gradients are reduced in every window (docs/results.md).  Here both happen once per layer and pass:
-the walk runs under `jax.shard_map` over the axes of rows, all others being XLA's as before.
+the walk runs under `jax.shard_map` over the axes of rows, all others being XLA's as before.  Where
+there are no others, kernels fit in (`core.flash`).
 """
 
 import math
@@ -33,14 +34,16 @@ class Places(NamedTuple):
   Attributes:
     mesh: MaxText's.
     rows: the axes over which rows are spread.
+    mapped_axes: these, and all over which nothing is; what is left is XLA's.
     sharded: per section, the tree of axes that are sharded over fsdp; -1 where none is.
     dtype: in which weights are gathered.
-    rules: MaxText's rules of axes for what is spread over other axes than rows and weights, by
-      which its own layers shard their activations.
+    rules: MaxText's rules of axes for what is spread over what is left, by which its own layers
+      shard their activations.
   """
 
   mesh: jax.sharding.Mesh
   rows: tuple[str, ...]
+  mapped_axes: tuple[str, ...]
   sharded: list[Any]
   dtype: Any
   rules: list[Any]
@@ -89,7 +92,7 @@ class Places(NamedTuple):
     return jax.shard_map(
       local,
       mesh=self.mesh,
-      axis_names={*self.rows},
+      axis_names={*self.mapped_axes},
       in_specs=(jax.tree.map(spec, self.sharded), PartitionSpec(), PartitionSpec(), memory, rows),
       out_specs=(rows, memory),
       check_vma=False,
@@ -115,13 +118,14 @@ def places(decoder: Any, sections: list[Section], batch: int) -> Places | None:
     or config.num_experts > 1  # MaxText's experts map over the mesh themselves
   ):
     return None
-  rules = [(name, _without(rows, axes)) for name, axes in config.logical_axis_rules]
-  return Places(mesh, rows, _sharded(decoder, sections), config.dtype, rules)
+  mapped = (*rows, *(axis for axis, size in mesh.shape.items() if size == 1))
+  rules = [(name, _without(mapped, axes)) for name, axes in config.logical_axis_rules]
+  return Places(mesh, rows, mapped, _sharded(decoder, sections), config.dtype, rules)
 
 
-def _without(rows: tuple[str, ...], axes: Any) -> tuple[str, ...]:
+def _without(mapped: tuple[str, ...], axes: Any) -> tuple[str, ...]:
   axes = (axes,) if isinstance(axes, str) else tuple(axes or ())
-  return tuple(axis for axis in axes if axis not in rows)
+  return tuple(axis for axis in axes if axis not in mapped)
 
 
 def _mesh_axes(decoder: Any, names: tuple[str | None, ...]) -> list[tuple[str, ...]]:
