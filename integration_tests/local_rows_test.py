@@ -120,7 +120,7 @@ def check(spread: Reading, model: str, tolerance: float = 1e-5) -> None:
 
 
 def spread_over(mesh: str, model: str = "melodi", **keys) -> Reading:
-  return Reading(alone(model).params, **keys_of(model), **MESHES[mesh], **keys)
+  return Reading(alone(model).params, **(keys_of(model) | MESHES[mesh] | keys))
 
 
 @pytest.mark.parametrize("mesh", MESHES)
@@ -138,6 +138,18 @@ def test_so_it_is_of_other_systems_and_around_blocks(model):
   spread = spread_over("fsdp8", model)
   check(spread, model)
   assert not spread.in_windows()
+
+
+@pytest.mark.parametrize(
+  "keys",
+  [
+    {"remat_policy": "minimal_offloaded"},
+    {"remat_policy": "custom", "decoder_layer_input": "offload"},
+  ],
+  ids=lambda keys: keys["remat_policy"],
+)
+def test_what_is_kept_may_lie_in_the_hosts_memory(keys):
+  check(spread_over("fsdp8", "llama2", **keys), "llama2")
 
 
 def test_what_is_counted_above_can_be_found():

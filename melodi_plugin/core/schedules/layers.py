@@ -15,7 +15,9 @@ from melodi_plugin.core.memory import LayerMemory
 from melodi_plugin.core.schedules.walk import Walk
 from melodi_plugin.core.stack import Section
 
-STATE = "window_state"  # the name, for policies, of what a layer hands from window to window
+# Names for policies: what a layer is given, and what it hands from window to window.
+INPUT = "decoder_layer_input"  # MaxText's
+STATE = "window_state"
 
 
 def by_layers(
@@ -27,6 +29,7 @@ def by_layers(
 
     def read_layer(streams, layer, cell=section.cell, place=place):
       params, memory, number = layer
+      streams = _named(streams, INPUT)
       if walk.weights:
         params = walk.weights.whole(place, params)
       fixed, state = cell.begin(params, memory, walk.windows, walk.rng_of(number, -1))
@@ -37,8 +40,7 @@ def by_layers(
 
       def step(state, window):
         result = read_window(params, fixed, state, *window)
-        state = jax.tree.map(lambda leaf: checkpoint_name(leaf, STATE), result.state)
-        return state, (result.streams, result.pushed)
+        return _named(result.state, STATE), (result.streams, result.pushed)
 
       state, (streams, pushed) = jax.lax.scan(step, state, (streams, walk.windows, walk.indices))
       return streams, cell.end(memory, state, pushed, walk.windows)
@@ -48,3 +50,7 @@ def by_layers(
     streams, memory = jax.lax.scan(read_layer, streams, (section.params, memory, section.layers))
     after.append(memory)
   return streams.x, after
+
+
+def _named[T](tree: T, name: str) -> T:
+  return jax.tree.map(lambda leaf: checkpoint_name(leaf, name), tree)

@@ -50,14 +50,13 @@ class Places(NamedTuple):
 
   def weights(self, policy: Any, recomputes: bool) -> Weights:
     """See `Weights`; `policy` is MaxText's, of what a cell keeps, if it computes anything again."""
-    names = jax.checkpoint_policies.save_anything_except_these_names(_GATHERED)
+    policies = jax.checkpoint_policies
+    keeps = policies.save_anything_except_these_names(_GATHERED)
     if recomputes:
-      names = jax.checkpoint_policies.save_only_these_names(STATE)
-      if policy is not None:
-        names = jax.checkpoint_policies.save_from_both_policies(policy, names)
+      keeps = _either(policies.save_only_these_names(STATE), policy)
 
     def remat(layer: Callable) -> Callable:
-      return jax.checkpoint(layer, policy=names, prevent_cse=False)
+      return jax.checkpoint(layer, policy=keeps, prevent_cse=False)
 
     return Weights(self._whole, remat)
 
@@ -121,6 +120,18 @@ def places(decoder: Any, sections: list[Section], batch: int) -> Places | None:
   mapped = (*rows, *(axis for axis, size in mesh.shape.items() if size == 1))
   rules = [(name, _without(mapped, axes)) for name, axes in config.logical_axis_rules]
   return Places(mesh, rows, mapped, _sharded(decoder, sections), config.dtype, rules)
+
+
+def _either(keeps: Callable, policy: Callable | None) -> Callable:
+  """Two policies as one.
+
+  MaxText's may also answer where to put a value, and JAX's own joins yes and no alone.
+  """
+
+  def either(*operation: Any, **params: Any) -> Any:
+    return keeps(*operation, **params) or (policy is not None and policy(*operation, **params))
+
+  return either
 
 
 def _without(mapped: tuple[str, ...], axes: Any) -> tuple[str, ...]:
