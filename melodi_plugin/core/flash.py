@@ -15,11 +15,13 @@ _BLOCK = 512  # the largest block of queries, and of slots
 def fits(query: Heads, key: Array, value: Array) -> bool:
   """Whether the kernel may stand here, if this is compiled for a TPU.
 
-  XLA cannot partition it, so all of the mesh must have been mapped; and products of float32 have
-  the precision that JAX is told to have only outside of kernels.
+  XLA cannot partition it, so all of the mesh must have been mapped; products of float32 have the
+  precision that JAX is told to have only outside of kernels; and heads fill whole lanes or few.
   """
-  mesh = jax.sharding.get_abstract_mesh()
-  return mesh.are_all_axes_manual and query.dtype == key.dtype == value.dtype == jnp.bfloat16
+  mapped = jax.sharding.get_abstract_mesh().are_all_axes_manual
+  typed = query.dtype == key.dtype == value.dtype == jnp.bfloat16
+  size = query.shape[-1]
+  return mapped and typed and (size < _LANES or not size % _LANES)
 
 
 def flash_attention(

@@ -12,15 +12,15 @@ from jax.sharding import Mesh, PartitionSpec
 from melodi_plugin.core import flash
 from melodi_plugin.core.many_slots import How, attend_to_many
 
-BATCH, HEADS, SIZE = 2, 4, 8
+BATCH, HEADS = 2, 4
 PLAIN = How()
 
 
-def inputs(count: int, slots: int, groups: int, dtype=jnp.float32):
+def inputs(count: int, slots: int, groups: int, dtype=jnp.float32, size: int = 8):
   rng = np.random.default_rng(0)
   draw = lambda *shape: jnp.asarray(rng.normal(size=shape), dtype)  # noqa: E731
-  key, value = draw(BATCH, slots, groups, SIZE), draw(BATCH, slots, groups, SIZE)
-  given = draw(BATCH, count, HEADS, SIZE), key, value, draw(HEADS).astype(jnp.float32)
+  key, value = draw(BATCH, slots, groups, size), draw(BATCH, slots, groups, size)
+  given = draw(BATCH, count, HEADS, size), key, value, draw(HEADS).astype(jnp.float32)
   return given, jnp.asarray(rng.random((BATCH, slots)) < 0.7)
 
 
@@ -44,10 +44,10 @@ def test_outputs_and_gradients_are_those_of_chunks(count, slots, groups):
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), found, expected)
 
 
-def lowered(platform: str, how=PLAIN, dtype=jnp.bfloat16, mapped=("rows", "others")) -> str:
+def lowered(platform: str, *, how=PLAIN, mapped=("rows", "others"), **of_inputs) -> str:
   """The program of an attention in which these axes of a mesh are mapped."""
   mesh = Mesh(np.array(jax.devices()[:2]).reshape(2, 1), ("rows", "others"))
-  given, visible = inputs(8, 256, 2, dtype)
+  given, visible = inputs(8, 256, 2, **({"dtype": jnp.bfloat16} | of_inputs))
   specs = tuple(PartitionSpec() for _ in range(5))
 
   def attend(*given):
@@ -73,6 +73,7 @@ def test_it_stands_in_programs_for_tpus_alone():
     {"how": How(soft_cap=2.0)},
     {"dtype": jnp.float32},
     {"mapped": ("rows",)},
+    {"size": 192},
   ],
   ids=lambda own: next(iter(own)),
 )
