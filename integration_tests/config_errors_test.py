@@ -63,6 +63,11 @@ def test_segment_must_be_whole_windows():
   )
 
 
+def test_a_vocabulary_in_no_tiles_is_refused():
+  message = "num_vocab_tiling=0 is no number of tiles; set it to 1 or more."
+  assert message in error_of(num_vocab_tiling=0)
+
+
 def test_sizes_are_not_checked_without_melodi():
   running.initialize(decoder_block="llama2", melodi_window_length=24, melodi_long_term_layers="99")
 

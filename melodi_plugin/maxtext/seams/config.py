@@ -108,7 +108,10 @@ def _around(block: Any, base: str, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checked(values: dict[str, Any]) -> dict[str, Any]:
-  """Completed; raises ValueError for a `decoder_block` that nobody has registered."""
+  """Completed; raises ValueError for 0 tiles, or a `decoder_block` that nobody has registered."""
+  tiles = values.get("num_vocab_tiling")
+  if isinstance(tiles, int) and tiles < 1:  # MaxText divides by it before it has checked it
+    raise ValueError(f"num_vocab_tiling={tiles} is no number of tiles; set it to 1 or more.")
   block, known = values.get("decoder_block"), [member.value for member in _block_enum()]
   if block is None or as_written(block) in known:
     return complete(values)
