@@ -4,12 +4,13 @@ import asyncio
 import json
 import signal
 import subprocess
+import time
 
 import numpy as np
 import openai
 import pytest
 
-from integration_tests import saved_model, served
+from integration_tests import running, saved_model, served
 from integration_tests.saved_model import PROMPT, WINDOW, random_text
 from integration_tests.served import MODEL, SLOTS
 
@@ -176,6 +177,20 @@ def check_end(server) -> None:
   assert parts[-1].choices[0].finish_reason == "length"
   assert server.end() == 0
   assert "Traceback" not in server.log()
+
+
+@pytest.mark.broad
+def test_term_ends_it_in_the_middle_of_loading(words, tmp_path):
+  arguments = ("-m", "melodi_plugin", "serve", *words, "melodi_serve_port=0")
+  process = running.start(*arguments, cwd=tmp_path)
+  log = tmp_path / "log.txt"
+  while "listens" not in log.read_text():
+    assert process.poll() is None, log.read_text()
+    time.sleep(0.1)
+  time.sleep(3)  # XLA compiles
+  process.send_signal(signal.SIGTERM)
+  assert process.wait(timeout=60) == 0, log.read_text()
+  assert log.read_text().rstrip().endswith("ended; everything that was answered is kept")
 
 
 @pytest.mark.parametrize(

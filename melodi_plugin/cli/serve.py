@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 
 from melodi_plugin.errors import UserError, user_errors
@@ -38,8 +39,11 @@ def main(options: argparse.Namespace) -> None:
         f"{service.row_bytes / 1e6:,.1f} MB, kept in {kept}"
       )
 
-    process.run(make_app(service), service, load, listening, config.melodi_serve_drain_seconds)
+    seconds = config.melodi_serve_drain_seconds
+    all_ended = process.run(make_app(service), service, load, listening, seconds)
   _tell("ended; everything that was answered is kept")
+  if not all_ended:
+    os._exit(0)  # XLA crashes if Python is taken down under a thread that compiles
 
 
 def _tell(line: str) -> None:

@@ -45,7 +45,7 @@ def run(
   load: Callable[[], None],
   listening: socket.socket,
   drain_seconds: float,
-) -> None:
+) -> bool:
   """Answers until SIGTERM or SIGINT; then finishes what runs, and takes nothing new.
 
   A second signal ends it at once.
@@ -57,10 +57,13 @@ def run(
     listening: the socket.
     drain_seconds: for what runs.
 
+  Returns:
+    Whether all threads have ended; one that compiles or computes cannot be stopped.
+
   Raises:
     Exception: of `load`.
   """
-  asyncio.run(_run(app, service, load, listening, drain_seconds))
+  return asyncio.run(_run(app, service, load, listening, drain_seconds))
 
 
 class _Server(uvicorn.Server):
@@ -78,7 +81,7 @@ async def _run(
   load: Callable[[], None],
   listening: socket.socket,
   drain_seconds: float,
-) -> None:
+) -> bool:
   server = _Server(
     uvicorn.Config(
       app,
@@ -122,6 +125,7 @@ async def _run(
     await serving
     if service.store is not None:
       service.store.close()
+  return loaded.done() and not server.force_exit
 
 
 async def _sweep(service: Service) -> None:

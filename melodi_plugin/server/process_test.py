@@ -14,14 +14,15 @@ from melodi_plugin.testing.http import tiny_service
 from melodi_plugin.testing.slots import load_row, save_row
 
 
-def run(service, ask, drain_seconds=5.0):
+def run(service, ask, drain_seconds=5.0, load=lambda: None):
   """Serves while `ask(url)` runs in a thread, which has to end it by a signal."""
   listening = process.listen("127.0.0.1", 0)
   url = process.url_of(listening)
   thread = threading.Thread(target=ask, args=(url,))
   thread.start()
-  process.run(make_app(service), service, lambda: None, listening, drain_seconds)
+  all_ended = process.run(make_app(service), service, load, listening, drain_seconds)
   thread.join()
+  return all_ended
 
 
 def end():
@@ -43,9 +44,24 @@ def test_what_has_expired_goes_and_the_folder_is_free_at_the_end(tmp_path, monke
     swept.wait(10)
     end()
 
-  run(service, ask)
+  assert run(service, ask)
   assert swept.is_set()
   Store(str(tmp_path), save_row, load_row).close()
+
+
+def test_a_signal_ends_it_while_it_loads_and_says_that_loading_goes_on():
+  begun, released = threading.Event(), threading.Event()
+
+  def load():
+    begun.set()
+    released.wait(10)
+
+  def ask(_):
+    begun.wait(10)
+    end()
+
+  assert not run(tiny_service(), ask, load=load)
+  released.set()
 
 
 def test_an_answer_whose_state_is_slow_to_keep_is_told_while_the_server_drains(
