@@ -184,12 +184,15 @@ def test_term_ends_it_in_the_middle_of_loading(words, tmp_path):
   arguments = ("-m", "melodi_plugin", "serve", *words, "melodi_serve_port=0")
   process = running.start(*arguments, cwd=tmp_path)
   log = tmp_path / "log.txt"
-  while "listens" not in log.read_text():
-    assert process.poll() is None, log.read_text()
-    time.sleep(0.1)
-  time.sleep(3)  # XLA compiles
-  process.send_signal(signal.SIGTERM)
-  assert process.wait(timeout=60) == 0, log.read_text()
+  try:
+    while "listens" not in log.read_text():
+      assert process.poll() is None, log.read_text()
+      time.sleep(0.1)
+    time.sleep(3)  # XLA compiles
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 0, log.read_text()
+  finally:
+    process.kill()
   assert log.read_text().rstrip().endswith("ended; everything that was answered is kept")
 
 

@@ -49,7 +49,7 @@ def flash_attention(
   segments = pallas.SegmentIds(
     jnp.ones((batch, rows.shape[2]), jnp.int32), _padded(visible.astype(jnp.int32), 1)
   )
-  blocks = _blocks(pallas.BlockSizes, _block(rows.shape[2]), _block(keys.shape[2]))
+  blocks = pallas.BlockSizes(**_blocks(_block(rows.shape[2]), _block(keys.shape[2])))
   out = pallas.flash_attention(rows, keys, values, None, segments, block_sizes=blocks)
   out = out[:, :, : count * heads // groups].reshape(batch, groups, -1, count, size)
   out = jnp.moveaxis(out, 3, 1).reshape(query.shape)
@@ -68,10 +68,10 @@ def _block(length: int) -> int:
   return max(size for size in range(_LANES, _BLOCK + 1, _LANES) if not length % size)
 
 
-def _blocks(sizes: type, queries: int, slots: int):
-  """The kernel's block sizes, forward and backward."""
+def _blocks(queries: int, slots: int) -> dict[str, int]:
+  """The kernel's block sizes by name, forward and backward."""
   forward = {"block_q": queries, "block_k_major": slots, "block_k": slots, "block_b": 1}
   to_slots = {"block_q_major_dkv": queries, "block_q_dkv": queries}
   to_slots |= {"block_k_major_dkv": slots, "block_k_dkv": slots}
   to_queries = {"block_q_dq": queries, "block_k_major_dq": slots, "block_k_dq": slots}
-  return sizes(**forward, **to_slots, **to_queries)
+  return forward | to_slots | to_queries
